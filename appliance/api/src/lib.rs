@@ -1,1 +1,38 @@
-//! Placeholder until the crate is written.
+//! Wire types of the control API (design section 6), and its client.
+//!
+//! The types are what travels as JSON between the backup server, the monitor's page, the console and the recovery
+//! program; they hold no behaviour beyond checking themselves. One crate for all of them, so that both ends cannot
+//! drift apart; the price is that a change here rebuilds every program.
+
+mod backup;
+mod client;
+mod peer;
+mod status;
+
+pub use backup::{
+    Backup, Collation, CreateBackup, MANIFEST_FORMAT, MonitorRef, PostgresInfo, Reason, Sizes, Verification,
+};
+pub use client::{Client, ClientError};
+pub use peer::{Peer, PeerError, PeerInfo, Secret};
+pub use status::{Check, Level, Space, State, Status, Versions};
+
+use serde::{Deserialize, Serialize};
+
+/// TCP port of the control API (design section 2).
+pub const CONTROL_PORT: u16 = 50000;
+/// TCP port of the monitor's PostgreSQL for replication (design section 2).
+pub const REPLICATION_PORT: u16 = 50001;
+/// The one user name of the API and of FTP (design section 2).
+pub const USER: &str = "backup";
+/// Stable name in the backup server's certificate; clients pin the certificate, never the address (design D14).
+pub const SERVER_NAME: &str = "backup-server";
+
+/// Body of every answer that is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One sentence: the thing, the cause and the way out.
+    pub error: String,
+    /// The field of the request body that was wrong, as a path such as `port`, where one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}

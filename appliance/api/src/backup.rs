@@ -1,0 +1,120 @@
+//! A backup as listed by the API and as recorded in the manifest beside its snapshot: the same document (design D8).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Version of the manifest's form; a reader refuses a higher one.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// A backup: its manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    /// [`MANIFEST_FORMAT`] of the writer.
+    pub format: u32,
+    /// Id that sorts by time, such as `20261123T205430Z`.
+    pub id: String,
+    /// When the snapshot was made.
+    pub created: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// Free text of whoever asked for it.
+    #[serde(default)]
+    pub comment: String,
+    /// Kept until unpinned at the console.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Whose database it is.
+    pub monitor: MonitorRef,
+    /// What is in it.
+    pub postgresql: PostgresInfo,
+    /// How large it is.
+    pub sizes: Sizes,
+    /// Milliseconds that the snapshot took.
+    pub snapshot_ms: f64,
+    /// Whether it was proven to restore.
+    pub verification: Verification,
+}
+
+/// Why a backup was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Asked for through the API or the console.
+    OnDemand,
+    /// By the schedule.
+    Schedule,
+    /// Protection before a full copy replaces the replica.
+    BeforeResync,
+}
+
+/// The monitor that a backup belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorRef {
+    /// Its UUID.
+    pub id: Uuid,
+    /// Its version when the backup was made.
+    pub version: String,
+}
+
+/// What a restore has to know of the cluster, from `pg_control` and from the standby.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresInfo {
+    /// Major version, such as 17.
+    pub major: u32,
+    /// Full version of the server that replicated it, such as `17.6`.
+    pub version: String,
+    /// System identifier. Text, since JSON readers round 64-bit numbers.
+    pub system_identifier: String,
+    /// Timeline.
+    pub timeline: u32,
+    /// WAL flushed by the standby before the snapshot: a restore must replay at least to here.
+    pub flushed_lsn: String,
+    /// Database block size in bytes.
+    pub block_size: u32,
+    /// Whether data pages carry checksums.
+    pub checksums: bool,
+    /// Locale and collation version of each database.
+    pub collations: Vec<Collation>,
+}
+
+/// Locale of one database (`pg_database`); restore compares it with the machine's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collation {
+    /// `datname`
+    pub database: String,
+    /// `datlocprovider`: `c` libc, `i` ICU, `b` builtin.
+    pub provider: String,
+    /// `datcollate`
+    pub collate: String,
+    /// `datctype`
+    pub ctype: String,
+    /// `datcollversion`
+    pub version: Option<String>,
+}
+
+/// Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Sum of the files' sizes.
+    pub files: u64,
+    /// Size of the tar that FTP serves.
+    pub tar: u64,
+}
+
+/// Proof that the backup restores (design D9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "kebab-case")]
+pub enum Verification {
+    /// Not tried yet.
+    Pending,
+}
+
+/// Body of `POST /v1/backups`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBackup {
+    /// Free text, at most 1000 characters.
+    #[serde(default)]
+    pub comment: String,
+}

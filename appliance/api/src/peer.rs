@@ -1,0 +1,238 @@
+//! The paired monitor: how the backup server reaches its PostgreSQL.
+//!
+//! Everything here comes from the network and ends up in connection strings, file names and configuration files, so
+//! [`Peer::check`] refuses what could mean something else there, before anything is stored.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use uuid::Uuid;
+
+/// A string that never shows itself in logs or error texts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Body of `PUT /v1/peer`: what `monitor-link setup` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// The monitor's own UUID; pairing goes by it, never by the address (design D13).
+    pub id: Uuid,
+    /// Version of the monitor (the image's on our node, else what a configured command prints).
+    pub version: String,
+    /// IPv4 or IPv6 address, or host name.
+    pub address: String,
+    /// TCP port of PostgreSQL there, normally [`crate::REPLICATION_PORT`].
+    pub port: u16,
+    /// PostgreSQL role with LOGIN and REPLICATION.
+    pub user: String,
+    /// The role's password.
+    pub password: Secret,
+    /// Name of the physical replication slot.
+    pub slot: String,
+    /// Database in which the role may ask for the state of the slot.
+    pub database: String,
+    /// The certificate that the monitor's PostgreSQL shows, PEM; it is pinned.
+    pub certificate: String,
+}
+
+/// What is wrong with a [`Peer`], by field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct PeerError {
+    /// Name of the JSON field.
+    pub field: &'static str,
+    /// What is wrong and what is allowed.
+    pub problem: String,
+}
+
+/// `NAMEDATALEN - 1` of PostgreSQL: the longest identifier, in bytes.
+const IDENTIFIER_MAX: usize = 63;
+/// Longest host name by RFC 1035, in bytes.
+const HOST_MAX: usize = 253;
+/// A certificate is about 1 KiB; a chain with room to spare.
+const CERTIFICATE_MAX: usize = 64 * 1024;
+
+impl Peer {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that could not be used safely, with what is allowed.
+    pub fn check(&self) -> Result<(), PeerError> {
+        let refuse = |field, problem: &str| Err(PeerError { field, problem: problem.into() });
+        if self.id.is_nil() {
+            return refuse("id", "must be the monitor's UUID, not the nil UUID");
+        }
+        if self.version.is_empty() || self.version.len() > 64 || self.version.chars().any(char::is_control) {
+            return refuse("version", "must have 1 to 64 characters, none of them a control character");
+        }
+        if !is_host(&self.address) {
+            return refuse("address", "must be an IPv4 or IPv6 address or a host name, without brackets or port");
+        }
+        if self.port == 0 {
+            return refuse("port", "must be between 1 and 65535");
+        }
+        if !is_identifier(&self.user) {
+            return refuse("user", "must be a PostgreSQL role name of 1 to 63 characters a-z, 0-9 and _");
+        }
+        if self.password.reveal().is_empty()
+            || self.password.reveal().len() > 1024
+            || self.password.reveal().chars().any(char::is_control)
+        {
+            return refuse("password", "must have 1 to 1024 bytes, none of them a control character");
+        }
+        if !is_identifier(&self.slot) {
+            return refuse("slot", "must be a replication slot name of 1 to 63 characters a-z, 0-9 and _");
+        }
+        if !is_identifier(&self.database) {
+            return refuse("database", "must be a database name of 1 to 63 characters a-z, 0-9 and _");
+        }
+        if self.certificate.len() > CERTIFICATE_MAX || !self.certificate.contains("-----BEGIN CERTIFICATE-----") {
+            return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
+        }
+        Ok(())
+    }
+
+    /// The peer without its secrets, for showing.
+    pub fn info(&self) -> PeerInfo {
+        PeerInfo {
+            id: self.id,
+            version: self.version.clone(),
+            address: self.address.clone(),
+            port: self.port,
+            user: self.user.clone(),
+            slot: self.slot.clone(),
+        }
+    }
+}
+
+/// Answer of `GET /v1/peer`: the pairing without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// The monitor's UUID.
+    pub id: Uuid,
+    /// The monitor's version.
+    pub version: String,
+    /// Address or host name.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// PostgreSQL role.
+    pub user: String,
+    /// Replication slot.
+    pub slot: String,
+}
+
+impl PeerInfo {
+    /// `address:port`, an IPv6 address in brackets, for sentences.
+    pub fn endpoint(&self) -> String {
+        endpoint(&self.address, self.port)
+    }
+}
+
+/// `address:port`, an IPv6 address in brackets.
+pub(crate) fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Lower case as PostgreSQL folds it, so that a name means the same quoted and unquoted, in SQL, hba and file names.
+fn is_identifier(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= IDENTIFIER_MAX
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn is_host(host: &str) -> bool {
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return true;
+    }
+    !host.is_empty()
+        && host.len() <= HOST_MAX
+        && host.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer {
+            id: Uuid::from_u128(1),
+            version: "1.0".into(),
+            address: "192.0.2.1".into(),
+            port: 50001,
+            user: "backup_server".into(),
+            password: Secret::new("s3cret"),
+            slot: "backup_server".into(),
+            database: "postgres".into(),
+            certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
+        }
+    }
+
+    #[test]
+    fn a_field_that_could_mean_something_else_is_refused_by_name() {
+        type Change = fn(&mut Peer);
+        let table: &[(&str, Change)] = &[
+            ("id", |p| p.id = Uuid::nil()),
+            ("version", |p| p.version = "1\n2".into()),
+            ("address", |p| p.address = "host' port='1".into()),
+            ("address", |p| p.address = "[::1]:5".into()),
+            ("address", |p| p.address = "".into()),
+            ("address", |p| p.address = "-x".into()),
+            ("port", |p| p.port = 0),
+            ("user", |p| p.user = "a b".into()),
+            ("password", |p| p.password = Secret::new("a\nb")),
+            ("slot", |p| p.slot = "../x".into()),
+            ("database", |p| p.database = "x".repeat(64)),
+            ("certificate", |p| p.certificate = "nothing".into()),
+        ];
+        for (field, change) in table {
+            let mut changed = peer();
+            change(&mut changed);
+            assert_eq!(changed.check().unwrap_err().field, *field);
+        }
+    }
+
+    #[test]
+    fn addresses_of_every_kind_are_taken() {
+        for address in ["192.0.2.1", "2001:db8::1", "monitor", "monitor.example.org", "a_b.c-d"] {
+            let mut p = peer();
+            p.address = address.into();
+            assert_eq!(p.check(), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_show_itself() {
+        assert!(!format!("{:?}", peer()).contains("s3cret"));
+    }
+
+    #[test]
+    fn ipv6_endpoints_are_bracketed() {
+        assert_eq!(endpoint("2001:db8::1", 1), "[2001:db8::1]:1");
+        assert_eq!(endpoint("monitor", 1), "monitor:1");
+    }
+}
