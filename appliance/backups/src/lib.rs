@@ -1,1 +1,15 @@
-//! Placeholder until the crate is written.
+//! Backups on disk: their ids, their manifests, and the list of them (design D8).
+//!
+//! A backup is a read-only snapshot `<id>/` with its manifest `<id>.json` and its tar index `<id>.index` beside it,
+//! in one folder per monitor. Whatever is found there is listed: a snapshot whose manifest is gone or unreadable shows
+//! as damaged, it is neither hidden nor deleted.
+
+mod catalog;
+mod id;
+mod manifest;
+
+pub use catalog::{Entry, PARTIAL_PREFIX, list};
+pub use id::{BackupId, BackupIdError};
+pub use manifest::{
+    ManifestError, index_path, manifest_path, read_manifest, write_atomically, write_manifest,
+};

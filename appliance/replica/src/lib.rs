@@ -1,1 +1,33 @@
-//! Placeholder until the crate is written.
+//! Following a monitor's PostgreSQL: every decision and every text format, and no effects.
+//!
+//! The daemon (`backupd`) observes and carries out; the privileged process (`hostd`) runs the cluster. What state the
+//! observations mean, what our configuration files say, how PostgreSQL's programs are called and how their output is
+//! read stands here, as pure functions that tables can test.
+
+mod config;
+mod conninfo;
+mod controldata;
+mod lsn;
+mod progress;
+mod state;
+
+pub use config::{CERTIFICATE_FILE, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig};
+pub use conninfo::{Source, passfile_line};
+pub use controldata::{ControlData, ControlDataError};
+pub use lsn::{Lsn, LsnError};
+pub use progress::{CopyProgress, Meter, parse_basebackup_progress};
+pub use state::{
+    LagClock, MonitorView, Observations, ReplicaView, SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, state,
+};
+
+/// The PostgreSQL major that this product replicates (design D6).
+pub const POSTGRESQL_MAJOR: u32 = 17;
+
+/// Where a cluster sees its subvolume, in its own mount namespace (docs/architecture.md).
+pub const CLUSTER_ROOT: &str = "/srv/cluster";
+/// The data directory below [`CLUSTER_ROOT`].
+pub const PGDATA: &str = "/srv/cluster/pgdata";
+/// Tablespaces, one folder per OID, below [`CLUSTER_ROOT`].
+pub const TABLESPACES: &str = "/srv/cluster/tablespaces";
+/// The monitor's own configuration files, kept for the restore and never read, below [`CLUSTER_ROOT`].
+pub const MONITOR_CONFIG: &str = "/srv/cluster/monitor-config";

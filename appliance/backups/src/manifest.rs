@@ -1,0 +1,167 @@
+//! Reading and writing manifests: JSON, written atomically, of a known form.
+
+use crate::BackupId;
+use api::{Backup, MANIFEST_FORMAT};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A manifest that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is not there or cannot be read.
+    #[error("manifest {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no manifest.
+    #[error("manifest {path} is damaged: {source}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// It says something else than its place.
+    #[error("manifest {path} is damaged: {problem}")]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+/// Manifests are small; what is larger is none (bytes).
+const MANIFEST_MAX: u64 = 16 * 1024 * 1024;
+
+/// `<folder>/<id>.json`
+pub fn manifest_path(folder: &Path, id: &BackupId) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+/// `<folder>/<id>.index`
+pub fn index_path(folder: &Path, id: &BackupId) -> PathBuf {
+    folder.join(format!("{id}.index"))
+}
+
+/// Reads the manifest of `id`.
+///
+/// # Errors
+/// Not readable, no manifest, of a newer form, or of another backup.
+pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestError> {
+    let path = manifest_path(folder, id);
+    let io = |source| ManifestError::Io { path: path.clone(), source };
+    let contradiction = |problem: String| ManifestError::Contradiction { path: path.clone(), problem };
+    let size = fs::metadata(&path).map_err(io)?.len();
+    if size > MANIFEST_MAX {
+        return Err(contradiction(format!("it has {size} bytes, more than any manifest")));
+    }
+    let text = fs::read(&path).map_err(io)?;
+    let backup: Backup = serde_json::from_slice(&text)
+        .map_err(|source| ManifestError::Malformed { path: path.clone(), source })?;
+    if backup.format > MANIFEST_FORMAT {
+        return Err(contradiction(format!(
+            "its format is {}, this version reads up to {MANIFEST_FORMAT}; update the backup server",
+            backup.format
+        )));
+    }
+    if backup.id != id.as_str() {
+        return Err(contradiction(format!("it is of backup {:?}", backup.id)));
+    }
+    Ok(backup)
+}
+
+/// Writes the manifest of a backup beside its snapshot, readable by owner and group.
+///
+/// # Errors
+/// As [`write_atomically`]; an id that is none.
+pub fn write_manifest(folder: &Path, backup: &Backup) -> io::Result<()> {
+    let id: BackupId = backup.id.parse().map_err(io::Error::other)?;
+    let mut text = serde_json::to_vec_pretty(backup)?;
+    text.push(b'\n');
+    write_atomically(&manifest_path(folder, &id), 0o640, |file| file.write_all(&text))
+}
+
+/// Writes a file so that a power cut leaves the old one or the new one: beside it, synced, renamed, folder synced.
+///
+/// # Errors
+/// Those of the file system or of `write`; nothing is left behind then.
+pub fn write_atomically(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder =
+        path.parent().ok_or_else(|| io::Error::other(format!("{} has no folder", path.display())))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.new"));
+    let attempt = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        write(&mut file)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if attempt.is_err() {
+        // The first error counts; a leftover is overwritten by the next attempt.
+        drop(fs::remove_file(&beside));
+    }
+    attempt
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn backup(id: &str) -> Backup {
+        serde_json::from_value(serde_json::json!({
+            "format": 1, "id": id, "created": "2026-11-23T20:54:30Z", "reason": "on-demand",
+            "monitor": {"id": "00000000-0000-0000-0000-000000000001", "version": "1.0"},
+            "postgresql": {"major": 17, "version": "17.6", "system_identifier": "1", "timeline": 1,
+                "flushed_lsn": "0/1", "block_size": 8192, "checksums": true, "collations": []},
+            "sizes": {"files": 1, "tar": 2}, "snapshot_ms": 1.0, "verification": {"status": "pending"}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let backup = backup("20261123T205430Z");
+        write_manifest(folder.path(), &backup).unwrap();
+        let id = backup.id.parse().unwrap();
+        assert_eq!(read_manifest(folder.path(), &id).unwrap(), backup);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_manifest_of_this_backup_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let id: BackupId = "20261123T205430Z".parse().unwrap();
+        let other = serde_json::to_string(&backup("20261123T205431Z")).unwrap();
+        let newer = serde_json::to_string(&Backup { format: 2, ..backup(id.as_str()) }).unwrap();
+        for (text, problem) in
+            [("{", "damaged"), (&*other, "of backup"), (&*newer, "update the backup server")]
+        {
+            fs::write(manifest_path(folder.path(), &id), text).unwrap();
+            let error = read_manifest(folder.path(), &id).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, "old").unwrap();
+        assert!(write_atomically(&path, 0o600, |_| Err(io::Error::other("full"))).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

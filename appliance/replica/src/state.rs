@@ -1,0 +1,240 @@
+//! What the observations mean: one pure function from what was seen to the state that is shown (design section 5).
+
+use crate::{CopyProgress, Lsn, Meter};
+use api::State;
+use jiff::Timestamp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// WAL bytes behind which a replica still counts as synchronized: one WAL segment.
+pub const SYNCHRONIZED_BYTES: u64 = 16 * 1024 * 1024;
+/// Seconds behind which a replica still counts as synchronized.
+pub const SYNCHRONIZED_SECONDS: f64 = 10.0;
+
+/// What the monitor said when it was last asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MonitorView {
+    /// Nothing yet.
+    NotAsked,
+    /// It answered.
+    Answers {
+        /// `pg_current_wal_lsn()`
+        position: Lsn,
+        /// The slot is in use, that is, somebody streams.
+        slot_active: bool,
+        /// `wal_status` is `lost`, or there is no such slot.
+        slot_lost: Option<String>,
+    },
+    /// It cannot be reached.
+    Unreachable {
+        /// Since when.
+        since: Timestamp,
+        /// Why, with address and port.
+        reason: String,
+    },
+    /// It answers with another PostgreSQL major.
+    OtherMajor {
+        /// Which versions.
+        reason: String,
+    },
+    /// It refuses: wrong certificate, password, or right.
+    Refuses {
+        /// What and why.
+        reason: String,
+    },
+}
+
+/// What the replica here looks like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplicaView {
+    /// There is none.
+    Absent,
+    /// It is being copied.
+    Copying {
+        /// Bytes, once the copy has begun.
+        progress: Option<CopyProgress>,
+        /// Time since the beginning.
+        elapsed: Duration,
+    },
+    /// It is there but does not run or does not answer.
+    Down {
+        /// Why, from its log, once that was tried often.
+        reason: Option<String>,
+    },
+    /// It runs and answers.
+    Running {
+        /// Replayed position.
+        replayed: Lsn,
+    },
+}
+
+/// All that the state depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observations {
+    /// A monitor is paired.
+    pub paired: bool,
+    /// The monitor's side.
+    pub monitor: MonitorView,
+    /// Our side.
+    pub replica: ReplicaView,
+    /// Seconds by which the replay is behind, from [`LagClock`].
+    pub lag_seconds: f64,
+    /// The last full copy failed for this reason.
+    pub copy_failure: Option<String>,
+}
+
+/// The state that the observations mean.
+pub fn state(seen: &Observations) -> State {
+    if !seen.paired {
+        return State::NotConnected;
+    }
+    if let ReplicaView::Copying { progress, elapsed } = seen.replica {
+        let progress = progress.unwrap_or(CopyProgress { done: 0, total: 0 });
+        let Meter { percent, rate, seconds_left } = Meter::read(progress, elapsed);
+        return State::InitialSync {
+            done: progress.done,
+            total: progress.total,
+            percent,
+            rate,
+            seconds_left,
+        };
+    }
+    let (position, slot_active) = match &seen.monitor {
+        MonitorView::NotAsked => return State::Connecting,
+        MonitorView::Refuses { reason } => return State::Failed { reason: reason.clone() },
+        MonitorView::OtherMajor { reason } => return State::Incompatible { reason: reason.clone() },
+        MonitorView::Unreachable { since, reason } => {
+            return State::Disconnected { since: *since, reason: reason.clone() };
+        }
+        MonitorView::Answers { slot_lost: Some(reason), .. } if seen.replica != ReplicaView::Absent => {
+            return State::OutOfSync { reason: reason.clone() };
+        }
+        MonitorView::Answers { position, slot_active, .. } => (*position, *slot_active),
+    };
+    match &seen.replica {
+        ReplicaView::Absent | ReplicaView::Copying { .. } => match &seen.copy_failure {
+            Some(reason) => State::Failed { reason: reason.clone() },
+            None => State::Connecting,
+        },
+        ReplicaView::Down { reason: Some(reason) } => State::Failed { reason: reason.clone() },
+        ReplicaView::Down { reason: None } => State::Connecting,
+        ReplicaView::Running { replayed } => {
+            let lag_bytes = position.bytes_since(*replayed);
+            let lag_seconds = seen.lag_seconds;
+            if slot_active && lag_bytes <= SYNCHRONIZED_BYTES && lag_seconds <= SYNCHRONIZED_SECONDS {
+                State::Synchronized { lag_bytes, lag_seconds }
+            } else {
+                State::Lagging { lag_bytes, lag_seconds }
+            }
+        }
+    }
+}
+
+/// Measures lag in seconds from positions: the time since the monitor passed what is replayed here.
+///
+/// `now() - pg_last_xact_replay_timestamp()` would misreport an idle monitor as falling behind (facts).
+#[derive(Debug, Default)]
+pub struct LagClock {
+    /// When the monitor was seen at a position, oldest first; time since some fixed start.
+    passed: VecDeque<(Duration, Lsn)>,
+}
+
+/// Positions remembered: an hour at one observation every two seconds. A longer lag is reported as at least that.
+const REMEMBERED: usize = 1800;
+
+impl LagClock {
+    /// Records that the monitor was at `position` at `now`, and gives the lag of `replayed` in seconds.
+    pub fn observe(&mut self, now: Duration, position: Lsn, replayed: Lsn) -> f64 {
+        if self.passed.back().is_none_or(|(_, last)| *last < position) {
+            self.passed.push_back((now, position));
+        }
+        while self.passed.len() > REMEMBERED || self.passed.front().is_some_and(|(_, lsn)| *lsn <= replayed) {
+            self.passed.pop_front();
+        }
+        self.passed.front().map_or(0.0, |(when, _)| now.saturating_sub(*when).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(monitor: MonitorView, replica: ReplicaView) -> Observations {
+        Observations { paired: true, monitor, replica, lag_seconds: 0.0, copy_failure: None }
+    }
+
+    fn answers(position: u64, slot_active: bool) -> MonitorView {
+        MonitorView::Answers { position: Lsn(position), slot_active, slot_lost: None }
+    }
+
+    #[test]
+    fn each_observation_has_its_state() {
+        let running = ReplicaView::Running { replayed: Lsn(1000) };
+        let lost =
+            MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
+        let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
+        let since = Timestamp::UNIX_EPOCH;
+        let table = [
+            (seen(MonitorView::NotAsked, ReplicaView::Absent), "connecting"),
+            (seen(answers(1, false), ReplicaView::Absent), "connecting"),
+            (seen(lost.clone(), ReplicaView::Absent), "connecting"),
+            (seen(lost, running.clone()), "out-of-sync"),
+            (
+                seen(MonitorView::Unreachable { since, reason: "x".into() }, ReplicaView::Absent),
+                "disconnected",
+            ),
+            (seen(MonitorView::Unreachable { since, reason: "x".into() }, running.clone()), "disconnected"),
+            (seen(MonitorView::Refuses { reason: "x".into() }, running.clone()), "failed"),
+            (seen(MonitorView::OtherMajor { reason: "x".into() }, ReplicaView::Absent), "incompatible"),
+            (seen(answers(1000, true), running.clone()), "synchronized"),
+            (seen(answers(1000 + SYNCHRONIZED_BYTES, true), running.clone()), "synchronized"),
+            (seen(answers(1001 + SYNCHRONIZED_BYTES, true), running.clone()), "lagging"),
+            (seen(answers(1000, false), running.clone()), "lagging"),
+            (Observations { lag_seconds: 11.0, ..seen(answers(2000, true), running.clone()) }, "lagging"),
+            (seen(answers(1, true), down(None)), "connecting"),
+            (seen(answers(1, true), down(Some("x"))), "failed"),
+            (
+                Observations {
+                    copy_failure: Some("x".into()),
+                    ..seen(answers(1, true), ReplicaView::Absent)
+                },
+                "failed",
+            ),
+            (Observations { paired: false, ..seen(answers(1, true), running) }, "not-connected"),
+        ];
+        for (observations, expected) in table {
+            assert_eq!(state(&observations).name(), expected, "{observations:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_shows_its_progress() {
+        let copying = ReplicaView::Copying {
+            progress: Some(CopyProgress { done: 50, total: 200 }),
+            elapsed: Duration::from_secs(5),
+        };
+        assert_eq!(
+            state(&seen(answers(1, true), copying)),
+            State::InitialSync { done: 50, total: 200, percent: 25, rate: 10, seconds_left: Some(15) }
+        );
+    }
+
+    #[test]
+    fn an_idle_monitor_does_not_fall_behind() {
+        let mut clock = LagClock::default();
+        for second in 0..100 {
+            assert_eq!(clock.observe(Duration::from_secs(second), Lsn(500), Lsn(500)), 0.0);
+        }
+    }
+
+    #[test]
+    fn lag_is_the_time_since_the_monitor_passed_the_replayed_position() {
+        let mut clock = LagClock::default();
+        let second = Duration::from_secs;
+        assert_eq!(clock.observe(second(0), Lsn(100), Lsn(100)), 0.0);
+        assert_eq!(clock.observe(second(2), Lsn(200), Lsn(100)), 0.0);
+        assert_eq!(clock.observe(second(6), Lsn(300), Lsn(100)), 4.0);
+        assert_eq!(clock.observe(second(7), Lsn(300), Lsn(200)), 1.0);
+        assert_eq!(clock.observe(second(8), Lsn(300), Lsn(300)), 0.0);
+    }
+}
