@@ -1,0 +1,136 @@
+//! What an index holds, and where each entry lies in the tar. Pure.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::{BLOCK_BYTES, Error, RECORD_BYTES, Reader, header};
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file and its size in bytes when the index was made.
+    File(u64),
+    /// A symbolic link and where it points.
+    Symlink(Box<[u8]>),
+}
+
+/// One entry of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Path relative to the root: any bytes but NUL, no empty, `.` or `..` component.
+    pub path: Box<[u8]>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Permission bits with set-user-ID, set-group-ID and sticky, 0 to 0o7777.
+    pub mode: u16,
+    /// Last modification, seconds since 1970-01-01 UTC.
+    pub mtime: i64,
+}
+
+impl Entry {
+    /// Bytes of content in the tar: a file's size, nothing for others.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::File(size) => size,
+            Kind::Directory | Kind::Symlink(_) => 0,
+        }
+    }
+}
+
+/// A whole tree: what a tar of it looks like, without the contents. See the crate's documentation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Index {
+    entries: Vec<Entry>,
+    /// Where each entry's first header begins in the tar, in bytes; as many as entries.
+    starts: Vec<u64>,
+    /// Where the end marker begins.
+    end: u64,
+    skipped: u64,
+}
+
+impl Index {
+    /// Puts entries, already in order and checked, at their places. `None` when the tar would exceed 2^63 bytes.
+    pub(crate) fn place(entries: Vec<Entry>, skipped: u64) -> Option<Self> {
+        let mut starts = Vec::with_capacity(entries.len());
+        let mut end = 0_u64;
+        for entry in &entries {
+            starts.push(end);
+            let content = entry.content_bytes().checked_next_multiple_of(BLOCK_BYTES)?;
+            end = end.checked_add(header::len(entry))?.checked_add(content)?;
+        }
+        // Seek positions are signed: what lies beyond could be recorded but not reached.
+        (end < i64::MAX as u64 - 2 * RECORD_BYTES).then_some(Self { entries, starts, end, skipped })
+    }
+
+    /// Size of the tar in bytes.
+    #[allow(clippy::len_without_is_empty)] // a tar is never empty: it has an end marker
+    pub fn len(&self) -> u64 {
+        (self.end + 2 * BLOCK_BYTES).next_multiple_of(RECORD_BYTES)
+    }
+
+    /// The entries, in the order of the tar.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// How many sockets, FIFOs and devices were left out.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Sum of the files' sizes in bytes.
+    pub fn content_bytes(&self) -> u64 {
+        self.entries.iter().map(Entry::content_bytes).sum()
+    }
+
+    /// Opens the tar for reading; `root` is the directory that the index was built from.
+    pub fn reader(self: &Arc<Self>, root: impl Into<PathBuf>) -> Result<Reader, Error> {
+        Reader::open(Arc::clone(self), root.into())
+    }
+
+    /// Which entry the byte at `offset` belongs to, and where that entry begins. `None` from the end marker on.
+    pub(crate) fn locate(&self, offset: u64) -> Option<(usize, u64)> {
+        if offset >= self.end {
+            return None;
+        }
+        let number = self.starts.partition_point(|start| *start <= offset).checked_sub(1)?;
+        Some((number, *self.starts.get(number)?))
+    }
+}
+
+/// Whether a path may stand in an index: relative, and no component that would lead elsewhere.
+pub(crate) fn path_is_sound(path: &[u8]) -> bool {
+    !path.contains(&0) && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_relative_paths_without_detours_are_sound() {
+        for good in [&b"a"[..], b"a/b", b"...", b"a/..b", b"\xff\n", b"-", b" "] {
+            assert!(path_is_sound(good), "{good:?}");
+        }
+        for bad in [&b""[..], b"/a", b"a/", b"a//b", b".", b"..", b"a/../b", b"./a", b"a\0b"] {
+            assert!(!path_is_sound(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_tree_is_one_record_of_end_marker() {
+        let index = Index::place(Vec::new(), 0).unwrap();
+        assert_eq!(index.len(), RECORD_BYTES);
+        assert_eq!(index.locate(0), None);
+    }
+
+    #[test]
+    fn sizes_that_no_tar_can_have_are_refused() {
+        let file = |size| Entry { path: (*b"a").into(), kind: Kind::File(size), mode: 0o600, mtime: 0 };
+        assert!(Index::place(vec![file(u64::MAX)], 0).is_none());
+        assert!(Index::place(vec![file(i64::MAX as u64)], 0).is_none());
+        assert!(Index::place(vec![file(1 << 60)], 0).is_some());
+    }
+}
