@@ -1,1 +1,16 @@
-//! Placeholder until the crate is written.
+//! The password of the user `backup`, which the control API and FTP ask for.
+//!
+//! - [`hash`]: the password file, one Argon2id PHC string, and how it is written.
+//! - [`throttle`]: how many wrong passwords a source may try; pure.
+//! - [`verifier`]: both together, for a network-facing process.
+//!
+//! The trade-off: the throttle is asked *before* anything is compared, so a source that has guessed too often is
+//! refused even with the right password until its delay is over. In return guessing is slow and costs the machine
+//! nothing (design D14).
+
+pub mod hash;
+pub mod throttle;
+pub mod verifier;
+
+pub use hash::{AuthError, DEFAULT_PASSWORD, USER, hash_password, validate_hash, write_password_file};
+pub use verifier::{Outcome, Verifier};

@@ -1,0 +1,170 @@
+//! The password file: one line, an Argon2id PHC string.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use argon2::password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash};
+use argon2::{Algorithm, Argon2, Params, Version};
+use thiserror::Error;
+
+/// The one user of the control API and of FTP (design section 2).
+pub const USER: &str = "backup";
+/// The password until another one is set; a check warns while it is in use (design section 2).
+pub const DEFAULT_PASSWORD: &str = "backup";
+
+/// Argon2 memory in KiB: 19 MiB (OWASP Password Storage Cheat Sheet, with [`PASSES`] and [`LANES`]).
+pub const MEMORY_KIB: u32 = 19 * 1024;
+/// Argon2 passes over the memory.
+pub const PASSES: u32 = 2;
+/// Argon2 lanes.
+pub const LANES: u32 = 1;
+
+/// The most memory that a foreign hash may ask for, in KiB: a provisioned hash must not exhaust a 1 GB machine.
+const MAXIMUM_MEMORY_KIB: u32 = 256 * 1024;
+/// The most passes that a foreign hash may ask for.
+const MAXIMUM_PASSES: u32 = 16;
+
+/// Why a password cannot be hashed, stored or read.
+#[derive(Debug, Error)]
+pub enum AuthError {
+    /// The text is no Argon2id PHC string that this machine accepts.
+    #[error("not an Argon2id PHC string ($argon2id$v=19$m=…,t=…,p=…$salt$hash): {0}")]
+    Hash(String),
+    /// Hashing failed (no memory, no random numbers).
+    #[error("cannot hash a password: {0}")]
+    Hashing(String),
+    /// The file cannot be read or written.
+    #[error("password file {path}: {source}", path = path.display())]
+    File {
+        /// The password file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Hashes a password with a random salt.
+///
+/// # Errors
+/// [`AuthError::Hashing`] without memory or random numbers.
+pub fn hash_password(password: &str) -> Result<String, AuthError> {
+    let failed = |error: &dyn std::fmt::Display| AuthError::Hashing(error.to_string());
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|e| failed(&e))?;
+    let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password(password.as_bytes())
+        .map_err(|e| failed(&e))?;
+    Ok(hash.to_string())
+}
+
+/// Checks that `text` is an Argon2id hash with bearable costs; returns it without surrounding white space.
+///
+/// # Errors
+/// [`AuthError::Hash`] says what is wrong with it.
+pub fn validate_hash(text: &str) -> Result<String, AuthError> {
+    let text = text.trim();
+    let bad = |why: String| AuthError::Hash(why);
+    let hash = PasswordHash::new(text).map_err(|error| bad(error.to_string()))?;
+    let algorithm = hash.algorithm.as_str();
+    if algorithm != "argon2id" {
+        return Err(bad(format!("the algorithm is {algorithm}")));
+    }
+    if hash.salt.is_none() || hash.hash.is_none() {
+        return Err(bad("salt or hash is missing".into()));
+    }
+    let params = Params::try_from(&hash).map_err(|error| bad(error.to_string()))?;
+    if params.m_cost() > MAXIMUM_MEMORY_KIB || params.t_cost() > MAXIMUM_PASSES {
+        return Err(bad(format!(
+            "m={},t={} is too costly, at most m={MAXIMUM_MEMORY_KIB},t={MAXIMUM_PASSES}",
+            params.m_cost(),
+            params.t_cost()
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether `password` belongs to `hash`: the costly comparison.
+///
+/// # Errors
+/// [`AuthError::Hash`] if the hash is malformed, [`AuthError::Hashing`] without memory.
+pub fn matches(password: &str, hash: &str) -> Result<bool, AuthError> {
+    let hash = PasswordHash::new(hash).map_err(|error| AuthError::Hash(error.to_string()))?;
+    match Argon2::default().verify_password(password.as_bytes(), &hash) {
+        Ok(()) => Ok(true),
+        Err(password_hash::Error::PasswordInvalid) => Ok(false),
+        Err(error) => Err(AuthError::Hashing(error.to_string())),
+    }
+}
+
+/// Replaces the password file by `hash`, mode 0640, group `gid`: completely or not at all, also in a power cut.
+///
+/// # Errors
+/// [`AuthError::Hash`] for a text that [`validate_hash`] refuses, [`AuthError::File`].
+pub fn write_password_file(path: &Path, hash: &str, gid: u32) -> Result<(), AuthError> {
+    let hash = validate_hash(hash)?;
+    replace(path, &hash, gid).map_err(|source| AuthError::File { path: path.into(), source })
+}
+
+fn replace(path: &Path, hash: &str, gid: u32) -> io::Result<()> {
+    let directory = path.parent().ok_or_else(|| io::Error::other("has no directory"))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    writeln!(file, "{hash}")?;
+    fchown(file.as_file(), None, Some(gid))?;
+    file.as_file().set_permissions(Permissions::from_mode(0o640))?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_hash_belongs_to_its_password_only_and_carries_the_costs() {
+        let hash = hash_password("Sesam, öffne dich").unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(matches("Sesam, öffne dich", &hash).unwrap());
+        assert!(!matches("sesam, öffne dich", &hash).unwrap());
+        assert_ne!(hash, hash_password("Sesam, öffne dich").unwrap(), "salts must differ");
+    }
+
+    #[test]
+    fn hashes_of_other_kinds_and_excessive_costs_are_refused() {
+        let good = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0$\
+                    4GdCtpBqB9FCbZnRSQnVaZ4fnTcQ5iKTbs1UcGKwyxs";
+        assert_eq!(validate_hash(&format!(" {good}\n")).unwrap(), good);
+        let table = [
+            ("", "not an Argon2id PHC string"),
+            ("backup", "not an Argon2id PHC string"),
+            ("$6$abc$def", "not an Argon2id PHC string"),
+            ("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0", "salt or hash is missing"),
+            (&good.replace("argon2id", "argon2i"), "the algorithm is argon2i"),
+            (&good.replace("m=8", "m=4194304"), "too costly"),
+            (&good.replace("t=1", "t=1000"), "too costly"),
+        ];
+        for (text, expected) in table {
+            let error = validate_hash(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_replaced_with_its_mode_and_nothing_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let gid = std::fs::metadata(dir.path()).unwrap().gid();
+        std::fs::write(&path, "old").unwrap();
+        let hash = hash_password("a").unwrap();
+        write_password_file(&path, &hash, gid).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{hash}\n"));
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o640);
+        assert_eq!(metadata.gid(), gid);
+        assert!(write_password_file(&path, "rubbish", gid).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{hash}\n"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
