@@ -1,0 +1,148 @@
+//! The files that a VM needs before it starts: overlay, blank disks, firmware variables, provisioning data.
+//!
+//! A VM that lasts finds its overlay again. An overlay holds only differences to the image below it, so it is
+//! worthless as soon as that image changes: the image's identity is kept beside it and compared.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tools::Toolbox;
+
+use crate::argv::Flash;
+use crate::spec::{ExtraDisk, Firmware};
+
+const OVMF: &str = "/usr/share/OVMF";
+
+/// The overlay of `image` in `folder`: a new one, or the one that is there when the image is still the same.
+pub(crate) fn overlay(toolbox: &Toolbox, image: &Path, folder: &Path) -> Result<PathBuf> {
+    let image = image.canonicalize().with_context(|| {
+        format!("there is no disk image {} (`cargo xtask build` makes it)", image.display())
+    })?;
+    let (overlay, stamp) = (folder.join("disk.qcow2"), folder.join("disk.image"));
+    let identity = identity(&image)?;
+    if overlay.exists() {
+        let made_over = fs::read_to_string(&stamp).unwrap_or_default();
+        if made_over != identity {
+            bail!(
+                "{} was built anew since the VM in {} began: begin anew too (`--fresh`), or delete that folder",
+                image.display(),
+                folder.display()
+            );
+        }
+        return Ok(overlay);
+    }
+    let format =
+        if image.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" };
+    let image = image.display().to_string();
+    let backing = ["-F", format, "-b", &image];
+    qemu_img(toolbox, &["create", "-q", "-f", "qcow2"], &backing, &overlay, None)?;
+    fs::write(&stamp, identity).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(overlay)
+}
+
+/// Blank disks in `folder`; those that are there stay as they are.
+pub(crate) fn blanks(toolbox: &Toolbox, disks: &[ExtraDisk], folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for (number, disk) in disks.iter().enumerate() {
+        let path = folder.join(format!("extra-{number}.qcow2"));
+        if !path.exists() {
+            let size = format!("{}G", disk.gib);
+            qemu_img(toolbox, &["create", "-q", "-f", "qcow2"], &[], &path, Some(&size))?;
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Firmware for this VM, with variables of its own; none where the firmware has no flash.
+pub(crate) fn flash(toolbox: &Toolbox, firmware: Firmware, folder: &Path) -> Result<Option<Flash>> {
+    let (code, blank) = match firmware {
+        Firmware::SeaBios => return Ok(None),
+        Firmware::Ovmf => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+        Firmware::OvmfSecureBoot => ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"),
+    };
+    let variables = folder.join("firmware-variables.fd");
+    if !variables.exists() {
+        let blank = toolbox.path_of(&format!("{OVMF}/{blank}"));
+        fs::copy(&blank, &variables)
+            .with_context(|| format!("cannot copy {} to {}", blank.display(), variables.display()))?;
+    }
+    // QEMU runs inside the tools tree and finds the code at its own place.
+    Ok(Some(Flash { code: PathBuf::from(format!("{OVMF}/{code}")), variables }))
+}
+
+/// Writes a file that only its owner can read. Without a newline: QEMU takes the content as it is.
+pub(crate) fn secret_file(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot make {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn qemu_img(
+    toolbox: &Toolbox,
+    verb: &[&str],
+    options: &[&str],
+    path: &Path,
+    size: Option<&str>,
+) -> Result<()> {
+    let output = toolbox
+        .command("qemu-img")
+        .args(verb)
+        .args(options)
+        .arg(path)
+        .args(size)
+        .output()
+        .context("cannot run qemu-img")?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!("qemu-img could not make {}: {}", path.display(), reason.trim_end());
+    }
+    Ok(())
+}
+
+/// Tells an image from another at the same path: a build replaces the file or writes it anew.
+fn identity(image: &Path) -> Result<String> {
+    let metadata = fs::metadata(image).with_context(|| format!("cannot look at {}", image.display()))?;
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    let path = image.display();
+    Ok(format!("{path} inode {} size {} modified {seconds}.{nanoseconds:09}", metadata.ino(), metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_image_that_was_replaced_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("disk.raw");
+        fs::write(&image, "one").unwrap();
+        let first = identity(&image).unwrap();
+        assert_eq!(identity(&image).unwrap(), first);
+        let newer = folder.path().join("newer");
+        fs::write(&newer, "two").unwrap();
+        fs::rename(&newer, &image).unwrap();
+        assert_ne!(identity(&image).unwrap(), first);
+    }
+
+    #[test]
+    fn provisioning_data_is_readable_by_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = secret_file(folder.path(), "oem-string", "infimonitor.answers:eA==").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "infimonitor.answers:eA==");
+    }
+}

@@ -1,0 +1,452 @@
+//! One VM: from its description to a running QEMU, and what a scenario does to it.
+//!
+//! The disk that was built is never written: a VM runs on a qcow2 overlay in its folder. The power cut is SIGKILL
+//! to QEMU. That loses what QEMU itself still held (queued requests, unwritten qcow2 metadata), not what it had
+//! handed to the host's page cache: milder than a real cut, which a replay of logged writes has to cover.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::json;
+use tools::Toolbox;
+
+use crate::address;
+use crate::argv::{Files, argv, nic_id};
+use crate::client::Client;
+use crate::disks;
+use crate::lab::Lab;
+use crate::process;
+use crate::qmp::Qmp;
+use crate::serial::SerialLog;
+use crate::shell::{Output, Shell};
+use crate::spec::{Accelerator, Bus, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SerialPort, Spec};
+use crate::wait::{BOOT, COMMAND, MachineEnded, wait_until};
+
+/// How long a shell may take to answer when a failed scenario asks for journals.
+const EVIDENCE: Duration = Duration::from_secs(30);
+/// What is asked then. Compressed nowhere: it is read by people.
+const EVIDENCE_SCRIPT: &str = "systemctl --no-pager --failed; ip address; mount | grep -v '^proc\\|^sys'; df -h; \
+     journalctl --boot --no-pager --output=short-monotonic";
+
+/// Describes a VM; [`MachineBuilder::start`] switches it on.
+#[derive(Debug)]
+pub struct MachineBuilder<'lab> {
+    lab: &'lab Lab,
+    spec: Spec,
+    disk: Option<PathBuf>,
+    oem_string: Option<String>,
+    root_password: Option<String>,
+    address: Option<Ipv4Addr>,
+}
+
+impl<'lab> MachineBuilder<'lab> {
+    pub(crate) fn new(lab: &'lab Lab, name: &str, accelerator: Accelerator) -> Self {
+        let spec = Spec::new(name, accelerator);
+        MachineBuilder { lab, spec, disk: None, oem_string: None, root_password: None, address: None }
+    }
+
+    /// The disk image (raw or qcow2) to boot from; it is read, never written.
+    pub fn disk(mut self, image: &Path) -> Self {
+        self.disk = Some(image.to_owned());
+        self
+    }
+
+    /// What starts the VM; UEFI without Secure Boot when not said.
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.spec.firmware = firmware;
+        self
+    }
+
+    /// Memory in MiB; 2048 when not said.
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.spec.memory_mib = mib;
+        self
+    }
+
+    /// Processors; 2 when not said.
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.spec.cpus = cpus;
+        self
+    }
+
+    /// How the system disk is attached; virtio-blk when not said.
+    pub fn bus(mut self, bus: Bus) -> Self {
+        self.spec.bus = bus;
+        self
+    }
+
+    /// Adds a blank disk.
+    pub fn extra_disk(mut self, gib: u64, bus: Bus, serial: &str) -> Self {
+        self.spec.extra_disks.push(ExtraDisk { gib, bus, serial: serial.to_owned() });
+        self
+    }
+
+    /// Provisioning data: the OEM string, as `provisioning::to_oem_string` makes it.
+    pub fn provisioning(mut self, oem_string: String) -> Self {
+        self.oem_string = Some(oem_string);
+        self
+    }
+
+    /// Root's password in the guest, for [`Machine::run`]. The guest knows it by its provisioning data.
+    pub fn root_password(mut self, password: &str) -> Self {
+        self.root_password = Some(password.to_owned());
+        self
+    }
+
+    /// Adds a network card whose guest ports the host reaches at the VM's own loopback address, see
+    /// [`Machine::endpoint`]. The guest itself reaches nothing.
+    pub fn user_nic(self, mac: &str, ports: &[u16]) -> Self {
+        self.add_user_nic(mac, ports, true)
+    }
+
+    /// The same, and the guest reaches the host as 10.0.2.2, and through it what the host reaches.
+    pub fn user_nic_with_way_out(self, mac: &str, ports: &[u16]) -> Self {
+        self.add_user_nic(mac, ports, false)
+    }
+
+    fn add_user_nic(mut self, mac: &str, ports: &[u16], isolated: bool) -> Self {
+        let forward = |port: &u16| Forward {
+            // The address is filled in when the VM starts.
+            host: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port),
+            guest_port: *port,
+        };
+        let network = Network::User { forwards: ports.iter().map(forward).collect(), isolated };
+        self.spec.nics.push(Nic { mac: mac.to_owned(), network });
+        self
+    }
+
+    /// Adds a network card with a cable to another VM.
+    pub fn link_nic(mut self, mac: &str, end: LinkEnd) -> Self {
+        self.spec.nics.push(Nic { mac: mac.to_owned(), network: Network::Link(end) });
+        self
+    }
+
+    /// Forwards from this address of the host instead of one that nobody else uses.
+    pub fn listen_at(mut self, address: Ipv4Addr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Puts the first serial port into the calling program's terminal.
+    pub fn terminal(mut self) -> Self {
+        self.spec.serial_port = SerialPort::Terminal;
+        self
+    }
+
+    /// Switches the VM on. It belongs to the lab from then on and ends with it.
+    pub fn start(mut self) -> Result<Machine> {
+        let name = self.spec.name.clone();
+        let image = self.disk.take().with_context(|| format!("VM {name} has no disk"))?;
+        let folder = self.lab.folder().join(&name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let ports = forwarded_ports(&self.spec);
+        let address = match self.address {
+            Some(address) => address,
+            None => address::free(&ports)?,
+        };
+        set_address(&mut self.spec, address);
+        let toolbox = self.lab.toolbox();
+        let files = Files {
+            disk: disks::overlay(toolbox, &image, &folder)?,
+            extra_disks: disks::blanks(toolbox, &self.spec.extra_disks, &folder)?,
+            flash: disks::flash(toolbox, self.spec.firmware, &folder)?,
+            oem_string: self
+                .oem_string
+                .map(|text| disks::secret_file(&folder, "oem-string", &text))
+                .transpose()?,
+            qmp: self.lab.sockets().join(format!("{name}-qmp")),
+            serial: self.lab.sockets().join(format!("{name}-ttyS0")),
+            serial_log: folder.join("serial.log"),
+            hvc0: self.lab.sockets().join(format!("{name}-hvc0")),
+            hvc0_log: folder.join("hvc0.log"),
+            pid: folder.join("pid"),
+        };
+        let machine = Machine(Arc::new(Inner {
+            toolbox: toolbox.clone(),
+            serial_log: Mutex::new(SerialLog::at(&files.serial_log)),
+            folder,
+            spec: self.spec,
+            files,
+            address,
+            root_password: self.root_password,
+            child: Mutex::new(None),
+            qmp: Mutex::new(None),
+            shell: Mutex::new(None),
+        }));
+        self.lab.machines().push(machine.clone());
+        machine.boot_again()?;
+        Ok(machine)
+    }
+}
+
+fn forwarded_ports(spec: &Spec) -> Vec<u16> {
+    let forwards = |nic: &Nic| match &nic.network {
+        Network::User { forwards, .. } => forwards.clone(),
+        Network::Link(_) => Vec::new(),
+    };
+    spec.nics.iter().flat_map(forwards).map(|forward| forward.host.port()).collect()
+}
+
+fn set_address(spec: &mut Spec, address: Ipv4Addr) {
+    for nic in &mut spec.nics {
+        if let Network::User { forwards, .. } = &mut nic.network {
+            for forward in forwards {
+                forward.host.set_ip(address);
+            }
+        }
+    }
+}
+
+/// A VM. Clones are the same VM.
+#[derive(Debug, Clone)]
+pub struct Machine(Arc<Inner>);
+
+/// Each resource has a lock of its own, so that one thread may cut the power while another waits for a command.
+#[derive(Debug)]
+struct Inner {
+    toolbox: Toolbox,
+    spec: Spec,
+    files: Files,
+    folder: PathBuf,
+    address: Ipv4Addr,
+    root_password: Option<String>,
+    child: Mutex<Option<Child>>,
+    qmp: Mutex<Option<Qmp>>,
+    shell: Mutex<Option<Shell>>,
+    serial_log: Mutex<SerialLog>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.spec.name
+    }
+
+    /// Its folder: disks, `serial.log`, `hvc0.log`, `qemu.stderr`.
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
+    /// Where the host reaches a forwarded port of the guest.
+    pub fn endpoint(&self, guest_port: u16) -> Result<SocketAddrV4> {
+        if !forwarded_ports(&self.0.spec).contains(&guest_port) {
+            bail!("port {guest_port} of VM {} is not forwarded: name it in user_nic", self.name());
+        }
+        Ok(SocketAddrV4::new(self.0.address, guest_port))
+    }
+
+    /// A client of a forwarded port of the guest.
+    pub fn client(&self, guest_port: u16) -> Result<Client> {
+        Ok(Client::new(&self.0.toolbox, self.endpoint(guest_port)?))
+    }
+
+    /// Switches a VM on that is off, with the disks that it had.
+    pub fn boot_again(&self) -> Result<()> {
+        let inner = &self.0;
+        if self.alive().is_ok() {
+            bail!("VM {} is running", self.name());
+        }
+        if let Some(reason) = address::taken(inner.address, &forwarded_ports(&inner.spec)) {
+            bail!("cannot forward ports to VM {}: {reason}", self.name());
+        }
+        self.forget_connections();
+        *lock(&inner.serial_log) = SerialLog::at(&inner.files.serial_log);
+        let stderr = inner.folder.join("qemu.stderr");
+        let interactive = inner.spec.serial_port == SerialPort::Terminal;
+        let child = process::start(&inner.toolbox, argv(&inner.spec, &inner.files), &stderr, interactive)?;
+        let id = child.id();
+        *lock(&inner.child) = Some(child);
+        let qmp = wait_until(&format!("QEMU of VM {} to start", self.name()), COMMAND, || {
+            self.alive()?;
+            Qmp::connect(&inner.files.qmp)
+        })?;
+        process::check_id(&inner.files.pid, id)?;
+        *lock(&inner.qmp) = Some(qmp);
+        Ok(())
+    }
+
+    /// Cuts the power: QEMU is killed, the guest notices nothing. Does nothing to a VM that is off.
+    pub fn kill(&self) -> Result<()> {
+        let mut child = lock(&self.0.child);
+        if let Some(child) = child.as_mut() {
+            child.kill().with_context(|| format!("cannot kill VM {}", self.name()))?;
+            child.wait().with_context(|| format!("cannot wait for the end of VM {}", self.name()))?;
+        }
+        *child = None;
+        drop(child);
+        self.forget_connections();
+        Ok(())
+    }
+
+    /// Presses the power button and waits until the guest has shut down.
+    pub fn shutdown(&self, within: Duration) -> Result<()> {
+        self.qmp(Qmp::system_powerdown)?;
+        wait_until(&format!("VM {} to shut down", self.name()), within, || match self.alive() {
+            Ok(()) => bail!("still running; console: {}", self.console_end()),
+            Err(_) => Ok(()),
+        })?;
+        self.kill()
+    }
+
+    /// Restarts the guest cleanly, from inside, and returns when the firmware starts again.
+    pub fn reboot(&self, within: Duration) -> Result<()> {
+        self.run_ok("systemctl --no-block reboot", COMMAND)?;
+        self.qmp(|qmp| qmp.wait_event("RESET", within).map(drop))?;
+        *lock(&self.0.shell) = None;
+        *lock(&self.0.serial_log) = SerialLog::at(&self.0.files.serial_log);
+        Ok(())
+    }
+
+    /// Fails with [`MachineEnded`] when QEMU is not running.
+    pub fn alive(&self) -> Result<()> {
+        let detail = match lock(&self.0.child).as_mut() {
+            None => "it is switched off".to_owned(),
+            Some(child) => match child.try_wait().context("cannot ask for QEMU's state")? {
+                None => return Ok(()),
+                Some(status) => {
+                    format!("{status}: {}", process::last_words(&self.0.folder.join("qemu.stderr")))
+                }
+            },
+        };
+        Err(anyhow::Error::new(MachineEnded { machine: self.name().to_owned(), detail }))
+    }
+
+    /// Waits until the VM ends by itself or by its user.
+    pub fn wait_for_end(&self) -> Result<()> {
+        let mut child = lock(&self.0.child);
+        let Some(child) = child.as_mut() else { return Ok(()) };
+        let status = child.wait().context("cannot wait for QEMU")?;
+        if !status.success() {
+            bail!("QEMU failed ({status}): {}", process::last_words(&self.0.folder.join("qemu.stderr")));
+        }
+        Ok(())
+    }
+
+    /// Talks to QEMU itself.
+    pub fn qmp<T>(&self, talk: impl FnOnce(&mut Qmp) -> Result<T>) -> Result<T> {
+        self.alive()?;
+        let mut qmp = lock(&self.0.qmp);
+        let qmp = qmp.as_mut().ok_or_else(|| anyhow!("VM {} has no control connection", self.name()))?;
+        talk(qmp).with_context(|| format!("VM {}", self.name()))
+    }
+
+    /// Writes what the screen shows to a PNG file.
+    pub fn screendump(&self, png: &Path) -> Result<()> {
+        self.qmp(|qmp| qmp.screendump(png))
+    }
+
+    /// Plugs the cable of the n-th network card (from 0) in or out.
+    pub fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        self.qmp(|qmp| qmp.set_link(&nic_id(nic), up))
+    }
+
+    /// Types on the serial port.
+    pub fn type_on_serial(&self, keys: &str) -> Result<()> {
+        process::type_into(&self.0.files.serial, keys)
+    }
+
+    /// Waits for a text on the serial port, in this boot, and returns all that was said there.
+    pub fn wait_for_serial(&self, text: &str, within: Duration) -> Result<String> {
+        let log = lock(&self.0.serial_log).clone();
+        log.wait_for(text, within, || self.alive())
+    }
+
+    /// What the serial port said in this boot.
+    pub fn serial(&self) -> Result<String> {
+        lock(&self.0.serial_log).this_boot()
+    }
+
+    fn console_end(&self) -> String {
+        self.serial().map_or_else(|error| format!("{error:#}"), |said| crate::serial::last_lines(&said, 8))
+    }
+
+    /// Waits until root can log in on the virtio console.
+    pub fn wait_for_login(&self, within: Duration) -> Result<()> {
+        self.shell(within, |_| Ok(()))
+    }
+
+    /// Runs a bash script as root in the guest, logging in first where needed.
+    pub fn run(&self, script: &str, within: Duration) -> Result<Output> {
+        self.shell(BOOT, |shell| shell.run(script, within))
+    }
+
+    /// Runs a bash script that must succeed, and returns its standard output without white space at its end.
+    pub fn run_ok(&self, script: &str, within: Duration) -> Result<String> {
+        let output = self.run(script, within)?;
+        output.success(script).with_context(|| format!("VM {}", self.name()))
+    }
+
+    /// Writes a file of the guest (mode 0600 when it is new). Slow: for kilobytes.
+    pub fn write_file(&self, path: &str, bytes: &[u8], within: Duration) -> Result<()> {
+        self.shell(BOOT, |shell| shell.write_file(path, bytes, within))
+    }
+
+    /// Reads a file of the guest. Slow: for a few megabytes.
+    pub fn read_file(&self, path: &str, within: Duration) -> Result<Vec<u8>> {
+        self.shell(BOOT, |shell| shell.read_file(path, within))
+    }
+
+    fn shell<T>(&self, login_within: Duration, talk: impl FnOnce(&mut Shell) -> Result<T>) -> Result<T> {
+        self.alive()?;
+        let mut slot = lock(&self.0.shell);
+        let result = self.logged_in(&mut slot, login_within).and_then(talk);
+        if result.is_err() {
+            // A lost shell is replaced at the next call; one that merely timed out goes on.
+            slot.take_if(|shell| shell.is_lost());
+            // When QEMU has ended, that is the reason to be told.
+            self.alive()?;
+        }
+        result.with_context(|| format!("VM {}", self.name()))
+    }
+
+    fn logged_in<'a>(&self, slot: &'a mut Option<Shell>, within: Duration) -> Result<&'a mut Shell> {
+        if slot.is_none() {
+            let password = self.0.root_password.as_deref();
+            let password = password.context("no root password was given for this VM")?;
+            *slot = Some(Shell::login(&self.0.files.hvc0, password, within)?);
+        }
+        slot.as_mut().context("no shell")
+    }
+
+    fn forget_connections(&self) {
+        *lock(&self.0.qmp) = None;
+        *lock(&self.0.shell) = None;
+    }
+
+    /// Saves what explains a failure: `screen.png`, `journal.log`. Returns what could not be had.
+    pub(crate) fn save_evidence(&self) -> Vec<anyhow::Error> {
+        if self.alive().is_err() {
+            return Vec::new();
+        }
+        let screen = self.screendump(&self.0.folder.join("screen.png"));
+        let journal = self.save_journal();
+        [screen, journal].into_iter().filter_map(Result::err).collect()
+    }
+
+    fn save_journal(&self) -> Result<()> {
+        if self.0.root_password.is_none() {
+            return Ok(());
+        }
+        // Another thread may hang in a command: its shell cannot be had.
+        let Ok(mut slot) = self.0.shell.try_lock() else { bail!("no journal: the shell is in use") };
+        let shell = self.logged_in(&mut slot, EVIDENCE).context("no journal")?;
+        let output = shell.run(EVIDENCE_SCRIPT, EVIDENCE).context("no journal")?;
+        let path = self.0.folder.join("journal.log");
+        fs::write(&path, output.stdout).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Asks QEMU for its version: shows that it answers.
+    pub fn qemu_version(&self) -> Result<String> {
+        let answer = self.qmp(|qmp| qmp.execute("query-version", json!({})))?;
+        Ok(format!("{}.{}", answer["qemu"]["major"], answer["qemu"]["minor"]))
+    }
+}

@@ -1,0 +1,71 @@
+//! QEMU as a process of the host.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, bail};
+use tools::Toolbox;
+
+use crate::serial::last_lines;
+use crate::spawn::{DIE_WITH_PARENT, spawn};
+
+const SHOWN_LINES: usize = 5;
+
+/// Starts QEMU; its errors are appended to `stderr`. Interactive: it has the caller's terminal.
+pub(crate) fn start(toolbox: &Toolbox, argv: Vec<String>, stderr: &Path, interactive: bool) -> Result<Child> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(stderr)
+        .with_context(|| format!("cannot open {}", stderr.display()))?;
+    let mut command = toolbox.command("setpriv");
+    command.args(DIE_WITH_PARENT).arg("qemu-system-x86_64").args(argv).stderr(log);
+    if !interactive {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+    }
+    spawn(command)
+}
+
+/// A kill must reach QEMU itself, not a wrapper that leaves it running: the id that QEMU wrote must be ours.
+pub(crate) fn check_id(pid_file: &Path, child: u32) -> Result<()> {
+    let text = fs::read_to_string(pid_file).with_context(|| format!("cannot read {}", pid_file.display()))?;
+    if text.trim() != child.to_string() {
+        bail!(
+            "QEMU's process id is {}, but the process started is {child}: it could not be killed",
+            text.trim()
+        );
+    }
+    Ok(())
+}
+
+/// What QEMU said last on its standard error.
+pub(crate) fn last_words(stderr: &Path) -> String {
+    match fs::read_to_string(stderr) {
+        Ok(said) => last_lines(&said, SHOWN_LINES),
+        Err(error) => format!("cannot read {}: {error}", stderr.display()),
+    }
+}
+
+/// Types into a character device's socket.
+pub(crate) fn type_into(socket: &Path, keys: &str) -> Result<()> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+    stream.write_all(keys.as_bytes()).with_context(|| format!("cannot type into {}", socket.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_id_that_is_not_qemus_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        fs::write(&file, "4242\n").unwrap();
+        check_id(&file, 4242).unwrap();
+        assert!(check_id(&file, 4241).unwrap_err().to_string().contains("4242"));
+    }
+}
