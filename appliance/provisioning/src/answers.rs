@@ -1,0 +1,321 @@
+//! The answer document (docs/architecture.md, "Provisioning"): types, reading, and writing for tests and the lab.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::values::{Cidr, CryptHash, HostName, Mac, PasswordHash};
+
+/// What a machine is for. Each role is a systemd target of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Protects a monitor.
+    BackupServer,
+    /// The monitoring node: PostgreSQL and monitor-link.
+    Monitor,
+    /// A monitoring node that is restored from a backup.
+    MonitorRecovery,
+    /// Installs one of the others; only on the ISO.
+    Installer,
+}
+
+impl Role {
+    /// The role's name, which is also its target's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BackupServer => "backup-server",
+            Self::Monitor => "monitor",
+            Self::MonitorRecovery => "monitor-recovery",
+            Self::Installer => "installer",
+        }
+    }
+}
+
+/// A network interface with fixed addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedInterface")]
+pub struct Interface {
+    /// Which interface.
+    pub mac: Mac,
+    /// Its addresses, at least one.
+    pub addresses: Vec<Cidr>,
+    /// Default gateway; lies in the network of one of the addresses, or is an IPv6 link-local address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedInterface {
+    mac: Mac,
+    addresses: Vec<Cidr>,
+    gateway: Option<IpAddr>,
+    #[serde(default)]
+    dns: Vec<IpAddr>,
+}
+
+impl TryFrom<UncheckedInterface> for Interface {
+    type Error = String;
+
+    fn try_from(raw: UncheckedInterface) -> Result<Self, String> {
+        let UncheckedInterface { mac, addresses, gateway, dns } = raw;
+        if addresses.is_empty() {
+            return Err(format!("addresses of {mac} is empty; leave the interface out to use DHCP"));
+        }
+        if let Some(gateway) = gateway {
+            let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let reachable = link_local || addresses.iter().any(|a| a.contains(gateway));
+            if !reachable {
+                return Err(format!("gateway {gateway} of {mac} lies in no network of its addresses"));
+            }
+            if addresses.iter().any(|a| a.address() == gateway) {
+                return Err(format!("gateway {gateway} of {mac} is the interface's own address"));
+            }
+        }
+        Ok(Self { mac, addresses, gateway, dns })
+    }
+}
+
+/// The answer document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedAnswers")]
+pub struct Answers {
+    /// What the machine is to be.
+    pub role: Role,
+    /// Host name; the role's name without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<HostName>,
+    /// Interfaces with fixed addresses; every other one uses DHCP.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<Interface>,
+    /// root's password at the console; locked without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_password_hash: Option<CryptHash>,
+    /// The `backup` user's password; the default one without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_hash: Option<PasswordHash>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedAnswers {
+    role: Role,
+    hostname: Option<HostName>,
+    #[serde(default)]
+    network: Vec<Interface>,
+    root_password_hash: Option<CryptHash>,
+    password_hash: Option<PasswordHash>,
+}
+
+impl TryFrom<UncheckedAnswers> for Answers {
+    type Error = String;
+
+    fn try_from(raw: UncheckedAnswers) -> Result<Self, String> {
+        let UncheckedAnswers { role, hostname, network, root_password_hash, password_hash } = raw;
+        let mut seen = BTreeSet::new();
+        for interface in &network {
+            if !seen.insert(&interface.mac) {
+                return Err(format!("network names {} twice", interface.mac));
+            }
+        }
+        Ok(Self { role, hostname, network, root_password_hash, password_hash })
+    }
+}
+
+impl Answers {
+    /// What a machine becomes that nobody told anything (docs/architecture.md).
+    pub fn unattended_default() -> Self {
+        Self::for_role(Role::BackupServer)
+    }
+
+    /// Answers that name the role only.
+    pub fn for_role(role: Role) -> Self {
+        Self { role, hostname: None, network: Vec::new(), root_password_hash: None, password_hash: None }
+    }
+
+    /// Reads an answer document.
+    ///
+    /// # Errors
+    /// [`AnswersError::Document`] with field, line and cause; never with a hash that stands in the document.
+    pub fn from_yaml(text: &str) -> Result<Self, AnswersError> {
+        let mut field = None;
+        serde_saphyr::with_deserializer_from_str(text, |deserializer| {
+            serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                field = Some(error.path().to_string()).filter(|path| path != "." && path != "?");
+                error.into_inner()
+            })
+        })
+        .map_err(|error| describe(field.as_deref().unwrap_or("the document"), &error))
+    }
+
+    /// The document as YAML.
+    ///
+    /// # Errors
+    /// [`AnswersError::Write`] if it cannot be represented.
+    pub fn to_yaml(&self) -> Result<String, AnswersError> {
+        serde_saphyr::to_string(self).map_err(|error| AnswersError::Write(error.to_string()))
+    }
+}
+
+fn describe(field: &str, error: &serde_saphyr::Error) -> AnswersError {
+    // Without the snippet: it quotes the document, which holds password hashes.
+    let error = error.without_snippet();
+    let place = match error.location() {
+        Some(location) => format!("{field}, line {}", location.line()),
+        None => field.to_owned(),
+    };
+    let text = error.to_string();
+    // The first line ends with the place once more.
+    let cause = text.lines().next().unwrap_or_default();
+    let cause = cause.rsplit_once(" at line ").map_or(cause, |(cause, _)| cause).to_owned();
+    AnswersError::Document { place, cause }
+}
+
+/// Why an answer document cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum AnswersError {
+    /// The document is malformed or a value is invalid.
+    #[error("answers: {place}: {cause}")]
+    Document {
+        /// Field and line, such as `network[0].mac, line 3`.
+        place: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The document cannot be written.
+    #[error("cannot write answers as YAML: {0}")]
+    Write(String),
+    /// The OEM string is not base64 of UTF-8 text.
+    #[error("answers: the SMBIOS string after {prefix:?} is not base64 of a text: {cause}", prefix = crate::smbios::PREFIX)]
+    Encoding {
+        /// What is wrong.
+        cause: String,
+    },
+    /// Several answer strings.
+    #[error("answers: {0} SMBIOS strings carry answers, only one may")]
+    Several(usize),
+    /// The table is damaged where the answers are.
+    #[error("answers: the SMBIOS table is damaged before the answers end")]
+    Table,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARGON: &str =
+        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0$4GdCtpBqB9FCbZnRSQnVaZ4fnTcQ5iKTbs1UcGKwyxs";
+
+    fn full() -> String {
+        format!(
+            r#"role: backup-server
+hostname: backup1
+network:
+  - mac: "52:54:00:00:00:02"
+    addresses: ["192.168.77.2/24", "2001:db8::2/64"]
+    gateway: 192.168.77.1
+    dns: [192.168.77.1]
+  - mac: "52:54:00:00:00:03"
+    addresses: ["10.0.0.2/8"]
+root_password_hash: "$6$salt${}"
+password_hash: "{ARGON}"
+"#,
+            "a".repeat(86)
+        )
+    }
+
+    #[test]
+    fn a_full_document_is_understood_and_survives_a_round_trip() {
+        let answers = Answers::from_yaml(&full()).unwrap();
+        assert_eq!(answers.role, Role::BackupServer);
+        assert_eq!(answers.hostname.as_ref().unwrap().to_string(), "backup1");
+        assert_eq!(answers.network.len(), 2);
+        assert_eq!(answers.network[0].gateway, Some("192.168.77.1".parse().unwrap()));
+        assert_eq!(answers.password_hash.as_ref().unwrap().reveal(), ARGON);
+        assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
+    }
+
+    #[test]
+    fn the_role_alone_is_enough() {
+        for role in [Role::BackupServer, Role::Monitor, Role::MonitorRecovery, Role::Installer] {
+            let answers = Answers::from_yaml(&format!("role: {}", role.name())).unwrap();
+            assert_eq!(answers, Answers::for_role(role));
+        }
+    }
+
+    #[test]
+    fn a_wrong_document_is_refused_with_field_line_and_cause() {
+        let table = [
+            ("", "answers: the document, line ", ""),
+            ("hostname: a\n", "answers: the document, line 1", "missing field `role`"),
+            ("role: mainframe\n", "answers: role, line 1", "unknown variant `mainframe`"),
+            ("role: monitor\nhostnam: a\n", "answers: hostnam, line 2", "unknown field `hostnam`"),
+            ("role: monitor\nhostname: a b\n", "answers: hostname, line 2", "\"a b\" is no host name"),
+            ("role: monitor\nrole: monitor\n", "line 2", "duplicate"),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00\n    addresses: [10.0.0.1/8]\n",
+                "answers: network[0].mac, line 3",
+                "is no MAC address",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1]\n",
+                "answers: network[0].addresses[0], line 4",
+                "is no address with prefix length",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: []\n",
+                "answers: network[0], line 3",
+                "addresses of 52:54:00:00:00:01 is empty",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    gateway: 11.0.0.1\n",
+                "answers: network[0], line 3",
+                "gateway 11.0.0.1 of 52:54:00:00:00:01 lies in no network of its addresses",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    gateway: 10.0.0.1\n",
+                "answers: network[0], line 3",
+                "is the interface's own address",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    dns: [ns]\n",
+                "answers: network[0].dns[0], line 5",
+                "invalid IP address",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n  \
+                 - mac: 52-54-00-00-00-01\n    addresses: [10.0.0.2/8]\n",
+                "answers: the document: ",
+                "network names 52:54:00:00:00:01 twice",
+            ),
+            ("role: [monitor\n", "answers: ", ""),
+            ("role: monitor\n---\nrole: monitor\n", "answers: the document", ""),
+        ];
+        for (text, place, cause) in table {
+            let error = Answers::from_yaml(text).unwrap_err().to_string();
+            assert!(error.contains(place), "{text:?}: {error}");
+            assert!(error.contains(cause), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_quotes_a_secret() {
+        let table = [
+            "role: monitor\nroot_password_hash: hunter2\n",
+            "role: monitor\npassword_hash: hunter2\n",
+            "role: monitor\npassword_hash: [hunter2]\n",
+            "role: monitor\nroot_password_hash: {hunter2: 1}\n",
+            "role: monitor\nroot_password_hash: \"hunter2\"\nwrong: 1\n",
+        ];
+        for text in table {
+            let error = Answers::from_yaml(text).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+}
