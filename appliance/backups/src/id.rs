@@ -25,7 +25,7 @@ const MAX_NUMBER: u32 = 999;
 impl BackupId {
     /// The id of a backup made at `now`, which none of `taken` has; `None` when a second's numbers are used up.
     pub fn at(now: Timestamp, taken: impl Fn(&BackupId) -> bool) -> Option<Self> {
-        let time = now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
+        let time = now.to_zoned_datetime(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ").to_string();
         std::iter::once(time.clone())
             .chain((2..=MAX_NUMBER).map(|number| format!("{time}-{number}")))
             .map(Self)

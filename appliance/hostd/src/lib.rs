@@ -1,1 +1,12 @@
-//! Placeholder until the crate is written.
+//! The privileged process of the backup server: its protocol and the client for it.
+//!
+//! What listens on the network has no privileges (design D14). What needs root, that is subvolumes, snapshots and
+//! PostgreSQL clusters of another user in mount namespaces of their own, is done by `hostd` on typed requests over a
+//! local socket. A request names a monitor's UUID, never a path or a command, so a compromised network process can
+//! ask for nothing but what the product does anyway.
+
+mod client;
+mod protocol;
+
+pub use client::{Client, ClientError};
+pub use protocol::{BackupRequest, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};

@@ -1,2 +1,63 @@
-//! Placeholder until the crate is written.
-fn main() {}
+//! `hostd`, the privileged process of the backup server (see the library's page for its place).
+//!
+//! `hostd serve` answers requests; `hostd cluster-exec` and `hostd adopt` are the steps that it takes in processes of
+//! their own.
+
+mod adopt;
+mod backup;
+mod btrfs;
+mod cluster;
+mod cluster_exec;
+mod full_copy;
+mod places;
+mod replies;
+mod server;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Parser)]
+#[command(about = "Privileged process of the backup server", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer requests on the local socket
+    Serve {
+        /// Socket to listen on
+        #[arg(long, default_value = hostd::SOCKET)]
+        socket: PathBuf,
+        #[command(flatten)]
+        places: places::Places,
+    },
+    /// Become a program of a cluster, in the cluster's namespace
+    ClusterExec(cluster_exec::Args),
+    /// Turn the base backup at /srv/cluster into a replica
+    Adopt,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
+        Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::Serve { socket, places } => {
+            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+            // The journal adds the time.
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .without_time()
+                .with_writer(std::io::stderr)
+                .init();
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?
+                .block_on(server::serve(places, &socket))
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `hostd adopt`: turns a fresh base backup into a replica under our configuration (design D7).
+//!
+//! Runs in the cluster's namespace as the cluster user: the tree came from the monitor, and whatever its links and
+//! names do, they do it without privileges and with nothing else in sight.
+
+use anyhow::{Context, Result};
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Files that a data directory may bring and that PostgreSQL would read or act on.
+const FOREIGN: [&str; 6] = [
+    "postgresql.conf",
+    "postgresql.auto.conf",
+    "pg_hba.conf",
+    "pg_ident.conf",
+    "recovery.signal",
+    "postmaster.opts",
+];
+
+/// Folders and files: the group may read, nobody else anything (design D14: FTP reads snapshots by group).
+const FOLDER_MODE: u32 = 0o750;
+const FILE_MODE: u32 = 0o640;
+
+/// Adopts the tree below `root`, that is `pgdata/` and `tablespaces/`.
+pub fn run(root: &Path) -> Result<()> {
+    let pgdata = root.join("pgdata");
+    let kept = root.join("monitor-config");
+    fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    for name in FOREIGN {
+        let from = pgdata.join(name);
+        match fs::rename(&from, kept.join(name)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot set aside {}", from.display())),
+        }
+    }
+    // It would be read after config_file, whatever that says; ALTER SYSTEM is impossible on a standby.
+    for name in ["postgresql.auto.conf", "standby.signal"] {
+        let path = pgdata.join(name);
+        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    grant_group_read(root)
+}
+
+/// Opens the tree to the group, before the first start: PostgreSQL takes the mode of new files from the folder's.
+/// Symbolic links are left alone and not followed.
+fn grant_group_read(folder: &Path) -> Result<()> {
+    set_mode(folder, FOLDER_MODE)?;
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            grant_group_read(&entry.path())?;
+        } else if kind.is_file() {
+            set_mode(&entry.path(), FILE_MODE)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn foreign_configuration_is_set_aside_and_links_are_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::set_permissions(outside.path(), Permissions::from_mode(0o700)).unwrap();
+        let pgdata = root.path().join("pgdata");
+        fs::create_dir_all(pgdata.join("base")).unwrap();
+        fs::write(pgdata.join("base/1"), "x").unwrap();
+        fs::set_permissions(pgdata.join("base/1"), Permissions::from_mode(0o600)).unwrap();
+        for name in FOREIGN {
+            fs::write(pgdata.join(name), "archive_cleanup_command = 'sh'").unwrap();
+        }
+        symlink(outside.path(), pgdata.join("link")).unwrap();
+        run(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(pgdata.join("postgresql.auto.conf")).unwrap(), "");
+        assert_eq!(fs::read_to_string(pgdata.join("standby.signal")).unwrap(), "");
+        assert!(!pgdata.join("recovery.signal").exists());
+        assert!(root.path().join("monitor-config/postgresql.auto.conf").exists());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&pgdata), 0o750);
+        assert_eq!(mode(&pgdata.join("base/1")), 0o640);
+        assert_eq!(mode(outside.path()), 0o700);
+    }
+}

@@ -1,0 +1,108 @@
+//! Making a backup: snapshot, tar index, manifest, and only then its name (design D8).
+//!
+//! The snapshot is made under a name that says "partial"; the backup appears by one rename when everything is beside
+//! it. So a backup is there completely or not at all, and what is left of a power cut can be deleted safely.
+
+use crate::places::Places;
+use crate::{btrfs, cluster};
+use anyhow::{Context, Result, ensure};
+use api::{Backup, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
+use backups::{BackupId, PARTIAL_PREFIX, index_path, write_atomically, write_manifest};
+use hostd::BackupRequest;
+use jiff::Timestamp;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::Path;
+use std::time::Instant;
+
+/// Longest comment in characters.
+const COMMENT_MAX: usize = 1000;
+
+/// Makes a backup of the replica.
+pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
+    ensure!(request.comment.chars().count() <= COMMENT_MAX, "a comment has at most {COMMENT_MAX} characters");
+    let replica = places.replica(request.monitor.id);
+    ensure!(replica.is_dir(), "there is no replica of monitor {} to back up", request.monitor.id);
+    let folder = places.backups(request.monitor.id);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let created = Timestamp::now();
+    let id = BackupId::at(created, |id| folder.join(id.as_str()).exists())
+        .context("there are too many backups of this second; try again")?;
+    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let started = Instant::now();
+    btrfs::snapshot(&replica, &partial).await?;
+    let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
+    let attempt = complete(places, request, &folder, &id, created, snapshot_ms).await;
+    if attempt.is_err() {
+        for path in [index_path(&folder, &id), backups::manifest_path(&folder, &id)] {
+            remove_if_there(&path)?;
+        }
+        btrfs::delete(&partial).await.context("cannot delete the snapshot of a backup that failed")?;
+    }
+    attempt
+}
+
+async fn complete(
+    places: &Places,
+    request: BackupRequest,
+    folder: &Path,
+    id: &BackupId,
+    created: Timestamp,
+    snapshot_ms: f64,
+) -> Result<Backup> {
+    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let control = cluster::control_data(places, &partial).await?;
+    let tree = partial.clone();
+    let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;
+    let readers = cluster::group_id(&places.readers)?.as_raw();
+    let backup = Backup {
+        format: MANIFEST_FORMAT,
+        id: id.to_string(),
+        created,
+        reason: request.reason,
+        comment: request.comment,
+        pinned: false,
+        monitor: request.monitor,
+        postgresql: PostgresInfo {
+            major: replica::POSTGRESQL_MAJOR,
+            version: request.version,
+            system_identifier: control.system_identifier.to_string(),
+            timeline: request.timeline,
+            flushed_lsn: request.flushed_lsn,
+            block_size: control.block_size,
+            checksums: control.checksums,
+            collations: request.collations,
+        },
+        sizes: Sizes { files: index.content_bytes(), tar: index.len() },
+        snapshot_ms,
+        verification: Verification::Pending,
+    };
+    let index_file = index_path(folder, id);
+    write_atomically(&index_file, 0o640, |file| index.write_to(file).map_err(io::Error::other))
+        .with_context(|| format!("cannot write {}", index_file.display()))?;
+    write_manifest(folder, &backup).with_context(|| format!("cannot write the manifest of {id}"))?;
+    for path in [&index_file, &backups::manifest_path(folder, id)] {
+        chown(path, None, Some(readers))
+            .with_context(|| format!("cannot give {} to its group", path.display()))?;
+    }
+    fs::rename(&partial, folder.join(id.as_str()))
+        .with_context(|| format!("cannot name the snapshot {id}"))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .context("cannot sync the folder of the backups")?;
+    Ok(backup)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

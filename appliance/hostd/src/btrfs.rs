@@ -1,0 +1,33 @@
+//! The few btrfs operations, by `btrfs` of btrfs-progs.
+
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::path::Path;
+use tokio::process::Command;
+
+/// Makes an empty subvolume.
+pub async fn create(path: &Path) -> Result<()> {
+    btrfs(["subvolume".as_ref(), "create".as_ref(), path.as_os_str()]).await
+}
+
+/// Makes a read-only snapshot of `source` at `target`.
+pub async fn snapshot(source: &Path, target: &Path) -> Result<()> {
+    btrfs(["subvolume".as_ref(), "snapshot".as_ref(), "-r".as_ref(), source.as_os_str(), target.as_os_str()])
+        .await
+}
+
+/// Deletes a subvolume; its space is free later.
+pub async fn delete(path: &Path) -> Result<()> {
+    btrfs(["subvolume".as_ref(), "delete".as_ref(), "--commit-after".as_ref(), path.as_os_str()]).await
+}
+
+async fn btrfs<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<()> {
+    let mut command = Command::new("btrfs");
+    command.args(arguments);
+    let output = command.output().await.context("cannot run btrfs; is btrfs-progs installed?")?;
+    if !output.status.success() {
+        let arguments: Vec<_> = command.as_std().get_args().map(OsStr::to_string_lossy).collect();
+        bail!("btrfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

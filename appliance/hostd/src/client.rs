@@ -1,0 +1,110 @@
+//! Client of `hostd`, for the processes on the same machine.
+
+use crate::{BackupRequest, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
+use api::{Backup, Peer};
+use replica::CopyProgress;
+use std::path::PathBuf;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// `hostd` did what it could and says why it failed.
+    #[error("{0}")]
+    Failed(String),
+    /// `hostd` does not answer.
+    #[error(
+        "the privileged process does not answer on {socket}: {cause}; see `systemctl status infimonitor-hostd`"
+    )]
+    NoAnswer {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Connects anew for each request, so a restarted `hostd` is no event.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client for the `hostd` that listens on `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Makes a full copy; `progress` is called as it goes. Dropping the future ends the copy.
+    pub async fn full_copy(
+        &self,
+        peer: &Peer,
+        tablespaces: Vec<Tablespace>,
+        progress: impl FnMut(CopyProgress),
+    ) -> Result<(), ClientError> {
+        let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces };
+        self.ask(&request, progress).await.map(drop)
+    }
+
+    /// Starts the replica of `peer`.
+    pub async fn start_replica(&self, peer: &Peer) -> Result<(), ClientError> {
+        self.ask(&Request::StartReplica { peer: Box::new(peer.clone()) }, drop).await.map(drop)
+    }
+
+    /// Stops the replica of `monitor`.
+    pub async fn stop_replica(&self, monitor: Uuid) -> Result<(), ClientError> {
+        self.ask(&Request::StopReplica { monitor }, drop).await.map(drop)
+    }
+
+    /// Asks for the replica of `monitor`.
+    pub async fn replica(&self, monitor: Uuid) -> Result<ReplicaInfo, ClientError> {
+        match self.ask(&Request::Replica { monitor }, drop).await? {
+            Reply::Replica(info) => Ok(info),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Makes a backup.
+    pub async fn create_backup(&self, request: BackupRequest) -> Result<Backup, ClientError> {
+        match self.ask(&Request::CreateBackup(Box::new(request)), drop).await? {
+            Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: &Request,
+        mut progress: impl FnMut(CopyProgress),
+    ) -> Result<Reply, ClientError> {
+        let no_answer = |error: std::io::Error| self.no_answer(error.to_string());
+        let mut line = serde_json::to_vec(request).map_err(|error| self.no_answer(error.to_string()))?;
+        line.push(b'\n');
+        let (read, mut write) = UnixStream::connect(&self.socket).await.map_err(no_answer)?.into_split();
+        write.write_all(&line).await.map_err(no_answer)?;
+        let mut replies = BufReader::new(read);
+        loop {
+            let mut line = String::new();
+            let mut limited = (&mut replies).take(MAX_FRAME);
+            if limited.read_line(&mut line).await.map_err(no_answer)? == 0 {
+                return Err(self.no_answer("it closed the connection".into()));
+            }
+            match serde_json::from_str(&line).map_err(|error| self.no_answer(error.to_string()))? {
+                Reply::Progress(at) => progress(at),
+                Reply::Failed { error } => return Err(ClientError::Failed(error)),
+                last => return Ok(last),
+            }
+        }
+    }
+
+    fn no_answer(&self, cause: String) -> ClientError {
+        ClientError::NoAnswer { socket: self.socket.clone(), cause }
+    }
+
+    fn unexpected(&self, reply: &Reply) -> ClientError {
+        self.no_answer(format!("it gave an unexpected reply: {reply:?}"))
+    }
+}

@@ -1,0 +1,230 @@
+//! One PostgreSQL cluster: its run folder, its programs in their namespace, its running server.
+
+use crate::places::Places;
+use anyhow::{Context, Result, bail};
+use api::Peer;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Group, Pid, Uid, User};
+use replica::{
+    CERTIFICATE_FILE, ControlData, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig, Source,
+};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+/// Lines of a server's log that are kept for the status.
+const LOG_LINES: usize = 40;
+/// Time for a fast shutdown, which writes a restartpoint; then it is killed, which costs a longer recovery.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Ids of a user.
+pub fn user_ids(name: &str) -> Result<(Uid, Gid)> {
+    let user = User::from_name(name)
+        .with_context(|| format!("cannot look up user {name}"))?
+        .with_context(|| format!("there is no user {name}"))?;
+    Ok((user.uid, user.gid))
+}
+
+/// Id of a group.
+pub fn group_id(name: &str) -> Result<Gid> {
+    Ok(Group::from_name(name)
+        .with_context(|| format!("cannot look up group {name}"))?
+        .with_context(|| format!("there is no group {name}"))?
+        .gid)
+}
+
+/// A command that runs in the namespace of the cluster whose subvolume is `subvolume`, as the cluster user.
+pub fn command<I, S>(places: &Places, subvolume: &Path, program: &Path, arguments: I) -> Result<Command>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let own = std::env::current_exe().context("cannot find my own program")?;
+    let mut command = Command::new(own);
+    command.arg("cluster-exec").arg("--subvolume").arg(subvolume).arg("--user").arg(&places.cluster_user);
+    for folder in &places.hide {
+        command.arg("--hide").arg(folder);
+    }
+    command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+/// Runs a program of the cluster to its end and gives what it printed.
+pub async fn output<I, S>(places: &Places, subvolume: &Path, program: &Path, arguments: I) -> Result<String>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let output = command(places, subvolume, program, arguments)?
+        .output()
+        .await
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed ({}): {}", program.display(), output.status, text.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What `pg_control` of the cluster says.
+pub async fn control_data(places: &Places, subvolume: &Path) -> Result<ControlData> {
+    let printed = output(places, subvolume, &places.program("pg_controldata"), [replica::PGDATA]).await?;
+    Ok(ControlData::parse(&printed)?)
+}
+
+/// Writes the run folder with what connects to the monitor: passfile and pinned certificate.
+pub fn write_credentials(places: &Places, peer: &Peer) -> Result<PathBuf> {
+    let run = places.cluster_run(peer.id);
+    fs::create_dir_all(&run).with_context(|| format!("cannot make {}", run.display()))?;
+    let (uid, gid) = user_ids(&places.cluster_user)?;
+    let passfile = replica::passfile_line(peer.password.reveal());
+    for (name, text) in [(PASS_FILE, passfile.as_str()), (CERTIFICATE_FILE, peer.certificate.as_str())] {
+        write_owned(&run.join(name), text, uid, gid)?;
+    }
+    Ok(run)
+}
+
+/// Writes everything under which the replica runs: ours alone (design D7).
+fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> Result<PathBuf> {
+    let run = write_credentials(places, peer)?;
+    let (uid, gid) = user_ids(&places.cluster_user)?;
+    let socket = run.join("socket");
+    fs::create_dir_all(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
+    chown(&socket, Some(uid.as_raw()), Some(gid.as_raw()))
+        .with_context(|| format!("cannot give {} to {}", socket.display(), places.cluster_user))?;
+    let run_dir = run.to_str().context("the run folder's path is not UTF-8")?;
+    let source = Source::from(peer);
+    let memory = memory_mib(&fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?);
+    let config = ReplicaConfig {
+        run_dir,
+        source: &source,
+        control,
+        observer: &places.observer,
+        shared_buffers_mib: shared_buffers_mib(memory),
+    };
+    for (name, text) in
+        [(POSTGRESQL_CONF, config.postgresql_conf()), (HBA_FILE, config.hba()), (IDENT_FILE, config.ident())]
+    {
+        write_owned(&run.join(name), &text, uid, gid)?;
+    }
+    Ok(run)
+}
+
+fn write_owned(path: &Path, text: &str, uid: Uid, gid: Gid) -> Result<()> {
+    backups::write_atomically(path, 0o600, |file| {
+        std::os::unix::fs::fchown(&*file, Some(uid.as_raw()), Some(gid.as_raw()))?;
+        file.write_all(text.as_bytes())
+    })
+    .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// `MemTotal` of /proc/meminfo in MiB; 0 where it is not there.
+fn memory_mib(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// An eighth of the memory, from 64 MiB to 1 GiB: a standby only replays, the rest serves as page cache.
+fn shared_buffers_mib(memory_mib: u64) -> u32 {
+    u32::try_from((memory_mib / 8).clamp(64, 1024)).unwrap_or(64)
+}
+
+/// A server that was started here.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Server {
+    /// Starts the replica of `peer`.
+    pub async fn start(places: &Places, peer: &Peer) -> Result<Self> {
+        let subvolume = places.replica(peer.id);
+        let control = control_data(places, &subvolume).await?;
+        let run = write_configuration(places, peer, &control)?;
+        let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
+        let mut command = command(
+            places,
+            &subvolume,
+            &places.program("postgres"),
+            ["-D", replica::PGDATA, "-c", config.as_str()],
+        )?;
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start PostgreSQL for the replica")?;
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let errors = child.stderr.take().context("the server's log is not connected")?;
+        tokio::spawn(keep_log(errors, peer.id, Arc::clone(&log)));
+        Ok(Self { child, log })
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Stops it: fast shutdown, and the hard way where that takes too long.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(pid) = self.child.id() else { return Ok(()) };
+        let pid = Pid::from_raw(i32::try_from(pid).context("a process id that is none")?);
+        kill(pid, Signal::SIGINT).context("cannot ask PostgreSQL to stop")?;
+        if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
+            tracing::warn!(
+                "PostgreSQL did not stop within {STOP_TIMEOUT:?}; it is killed and recovers at its next start"
+            );
+            kill(pid, Signal::SIGQUIT).context("cannot kill PostgreSQL")?;
+            self.child.wait().await.context("cannot wait for PostgreSQL")?;
+        }
+        Ok(())
+    }
+}
+
+async fn keep_log(errors: tokio::process::ChildStderr, monitor: Uuid, log: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(errors).lines();
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => {
+                tracing::info!(%monitor, "postgresql: {line}");
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                if log.len() == LOG_LINES {
+                    log.pop_front();
+                }
+                log.push_back(line);
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%monitor, "cannot read PostgreSQL's log: {error}");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_buffers_are_an_eighth_within_bounds() {
+        for (memory, buffers) in [(0, 64), (512, 64), (1024, 128), (6 * 1024, 768), (64 * 1024, 1024)] {
+            assert_eq!(shared_buffers_mib(memory), buffers);
+        }
+        assert_eq!(memory_mib("MemFree: 1 kB\nMemTotal:       24689152 kB\n"), 24110);
+    }
+}

@@ -1,0 +1,102 @@
+//! `hostd cluster-exec`: becomes a program of the cluster user that sees one cluster and none of the others.
+//!
+//! A process of its own, not a `pre_exec` hook: it has one thread, so every step is a safe call, and it can be tried by
+//! hand. It unshares the mount namespace, puts the cluster's subvolume at its fixed place, hides the other clusters,
+//! the backups and our secrets, gives up every privilege, and executes the program in its own place, so that the
+//! process id that `hostd` knows is the program's.
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Arguments of `hostd cluster-exec`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Subvolume that becomes /srv/cluster
+    #[arg(long)]
+    subvolume: PathBuf,
+    /// User to become
+    #[arg(long)]
+    user: String,
+    /// Folder to hide; may be given several times
+    #[arg(long)]
+    hide: Vec<PathBuf>,
+    /// Program and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Sets up and executes; returns only on failure.
+pub fn run(args: &Args) -> Result<std::convert::Infallible> {
+    let user = User::from_name(&args.user)
+        .with_context(|| format!("cannot look up user {}", args.user))?
+        .with_context(|| format!("there is no user {}", args.user))?;
+    enter_namespace(&args.subvolume, &args.hide)?;
+    give_up_privileges(user.uid, user.gid)?;
+    let (program, arguments) = args.command.split_first().context("no program was given")?;
+    let error = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/bin:/usr/sbin")
+        .env("LC_ALL", "C")
+        .env("HOME", "/")
+        .current_dir(replica::CLUSTER_ROOT)
+        .exec();
+    Err(error).with_context(|| format!("cannot execute {}", program.display()))
+}
+
+fn enter_namespace(subvolume: &Path, hide: &[PathBuf]) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot make mounts private")?;
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Bound before its parent is hidden.
+    let cluster = Path::new(replica::CLUSTER_ROOT);
+    let srv = cluster.parent().context("the cluster's place has a parent")?;
+    let holder = tempfs_with(srv, cluster)?;
+    mount(Some(subvolume), &holder, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("cannot bind {} to {}", subvolume.display(), holder.display()))?;
+    mount(none, &holder, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | safe, none)
+        .with_context(|| format!("cannot restrict {}", holder.display()))?;
+    for place in ["/tmp", "/dev/shm"].iter().map(Path::new).filter(|place| place.is_dir()) {
+        tmpfs(place, "mode=1777")?;
+    }
+    for place in hide.iter().filter(|place| place.is_dir()) {
+        tmpfs(place, "mode=0555,size=4k")?;
+    }
+    Ok(())
+}
+
+/// An empty file system on `parent` that has only `folder`.
+fn tempfs_with(parent: &Path, folder: &Path) -> Result<PathBuf> {
+    tmpfs(parent, "mode=0755,size=64k")?;
+    std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder.into())
+}
+
+fn tmpfs(place: &Path, options: &str) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), place, Some("tmpfs"), flags, Some(options))
+        .with_context(|| format!("cannot mount a tmpfs on {}", place.display()))
+}
+
+fn give_up_privileges(uid: Uid, gid: Gid) -> Result<()> {
+    setgroups(&[gid]).context("cannot drop supplementary groups")?;
+    setresgid(gid, gid, gid).context("cannot change the group")?;
+    setresuid(uid, uid, uid).context("cannot change the user")?;
+    prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+    // After the change of user, which would clear it: no cluster outlives the process that supervises it. SIGINT is
+    // PostgreSQL's fast shutdown.
+    prctl::set_pdeathsig(Signal::SIGINT).context("cannot set the parent death signal")?;
+    umask(Mode::S_IWGRP | Mode::S_IRWXO);
+    Ok(())
+}

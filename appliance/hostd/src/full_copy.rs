@@ -1,0 +1,137 @@
+//! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
+
+use crate::places::Places;
+use crate::replies::Replies;
+use crate::{btrfs, cluster};
+use anyhow::{Context, Result, bail, ensure};
+use api::Peer;
+use hostd::{Reply, Tablespace};
+use nix::sys::statvfs::statvfs;
+use replica::{CERTIFICATE_FILE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Lines of `pg_basebackup`'s output that go into an error.
+const ERROR_LINES: usize = 4;
+
+/// Copies the cluster of `peer`. What an earlier attempt left is deleted first; after a failure nothing is left.
+pub async fn run(
+    places: &Places,
+    peer: &Peer,
+    tablespaces: &[Tablespace],
+    replies: &mut Replies,
+) -> Result<()> {
+    let replica = places.replica(peer.id);
+    ensure!(
+        !replica.exists(),
+        "there is a replica at {} already; a full copy never overwrites one",
+        replica.display()
+    );
+    let copying = places.copying(peer.id);
+    if copying.exists() {
+        btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
+    }
+    btrfs::create(&copying).await?;
+    let attempt = copy_into(places, peer, tablespaces, &copying, replies).await;
+    if let Err(error) = attempt {
+        if let Err(cleanup) = btrfs::delete(&copying).await {
+            tracing::error!("cannot delete the incomplete copy {}: {cleanup:#}", copying.display());
+        }
+        return Err(error);
+    }
+    fs::rename(&copying, &replica)
+        .with_context(|| format!("cannot rename {} to {}", copying.display(), replica.display()))?;
+    sync_folder(replica.parent().context("a replica has a folder")?)
+}
+
+async fn copy_into(
+    places: &Places,
+    peer: &Peer,
+    tablespaces: &[Tablespace],
+    copying: &Path,
+    replies: &mut Replies,
+) -> Result<()> {
+    let (uid, gid) = cluster::user_ids(&places.cluster_user)?;
+    chown(copying, Some(uid.as_raw()), Some(gid.as_raw()))
+        .with_context(|| format!("cannot give {} to {}", copying.display(), places.cluster_user))?;
+    let run = cluster::write_credentials(places, peer)?;
+    let conninfo = Source::from(peer)
+        .conninfo(&run.join(PASS_FILE).to_string_lossy(), &run.join(CERTIFICATE_FILE).to_string_lossy());
+    let mut arguments: Vec<String> = [
+        "--dbname",
+        &conninfo,
+        "--pgdata",
+        replica::PGDATA,
+        "--wal-method",
+        "stream",
+        "--slot",
+        &peer.slot,
+        "--checkpoint",
+        "fast",
+        "--manifest-checksums",
+        "CRC32C",
+        "--no-password",
+        "--progress",
+        "--verbose",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for Tablespace { oid, location } in tablespaces {
+        arguments.push("--tablespace-mapping".into());
+        arguments.push(format!("{}={}/{oid}", escape_mapping(location), replica::TABLESPACES));
+    }
+    let mut child = cluster::command(places, copying, &places.program("pg_basebackup"), &arguments)?
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start pg_basebackup")?;
+    let mut lines =
+        BufReader::new(child.stderr.take().context("pg_basebackup's output is not connected")?).lines();
+    let mut last: VecDeque<String> = VecDeque::new();
+    while let Some(line) = lines.next_line().await.context("cannot read pg_basebackup's output")? {
+        if let Some(at) = parse_basebackup_progress(&line) {
+            check_room(&places.data, at)?;
+            replies.send(&Reply::Progress(at)).await?;
+        } else {
+            tracing::info!("pg_basebackup: {line}");
+            if last.len() == ERROR_LINES {
+                last.pop_front();
+            }
+            last.push_back(line.trim_start_matches("pg_basebackup: ").to_owned());
+        }
+    }
+    let status = child.wait().await.context("cannot wait for pg_basebackup")?;
+    if !status.success() {
+        bail!("the full copy failed: {}", Vec::from(last).join(" "));
+    }
+    let own = std::env::current_exe().context("cannot find my own program")?;
+    cluster::output(places, copying, &own, ["adopt"]).await?;
+    cluster::control_data(places, copying).await.map(drop)
+}
+
+/// Refuses a copy that does not fit, as soon as its size is known, and before the volume is full.
+fn check_room(data: &Path, at: CopyProgress) -> Result<()> {
+    let volume = statvfs(data).with_context(|| format!("cannot ask for free space on {}", data.display()))?;
+    let free = volume.blocks_available() * volume.fragment_size();
+    let left = at.total - at.done;
+    ensure!(
+        free > left,
+        "the data volume has {free} bytes free and the monitor's database needs {left} more; use a larger disk"
+    );
+    Ok(())
+}
+
+/// `pg_basebackup` takes `=` in a location as `\=` (its documentation, `--tablespace-mapping`).
+fn escape_mapping(location: &str) -> String {
+    location.replace('=', "\\=")
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("cannot sync {}", folder.display()))
+}

@@ -1,0 +1,119 @@
+//! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
+
+use api::{Backup, Collation, MonitorRef, Peer, Reason};
+use replica::{ControlData, CopyProgress};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Where `hostd` listens.
+pub const SOCKET: &str = "/run/infimonitor/hostd.sock";
+/// Longest line in bytes; a peer with its certificate is the longest that anyone sends.
+pub const MAX_FRAME: u64 = 1024 * 1024;
+
+/// What may be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Copy the monitor's cluster into a new replica. Replies [`Reply::Progress`] until [`Reply::Done`].
+    FullCopy {
+        /// Where to copy from.
+        peer: Box<Peer>,
+        /// The monitor's tablespaces.
+        tablespaces: Vec<Tablespace>,
+    },
+    /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
+    StartReplica {
+        /// Whom to follow.
+        peer: Box<Peer>,
+    },
+    /// Stop the replica. Replies [`Reply::Done`] when it has stopped.
+    StopReplica {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
+    /// Replies [`Reply::Replica`].
+    Replica {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
+    /// Snapshot the replica. Replies [`Reply::Backup`].
+    CreateBackup(Box<BackupRequest>),
+}
+
+/// What the manifest says that only the caller knows; the rest `hostd` finds out itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// Whose replica.
+    pub monitor: MonitorRef,
+    /// Why.
+    pub reason: Reason,
+    /// Free text.
+    pub comment: String,
+    /// `server_version` of the standby.
+    pub version: String,
+    /// WAL flushed by the standby at the time of asking.
+    pub flushed_lsn: String,
+    /// Timeline that is replayed.
+    pub timeline: u32,
+    /// Locales of the databases.
+    pub collations: Vec<Collation>,
+}
+
+/// A tablespace of the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tablespace {
+    /// `pg_tablespace.oid`
+    pub oid: u32,
+    /// `pg_tablespace_location(oid)` on the monitor.
+    pub location: String,
+}
+
+/// State of a replica as `hostd` sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaInfo {
+    /// There is a complete copy.
+    pub present: bool,
+    /// Its PostgreSQL runs.
+    pub running: bool,
+    /// What `pg_control` says, where there is a copy.
+    pub control: Option<ControlData>,
+    /// Folder of its PostgreSQL's socket.
+    pub socket_dir: String,
+    /// The last lines of its PostgreSQL's log.
+    pub log: Vec<String>,
+}
+
+/// What `hostd` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Not the last reply: how far the copy is.
+    Progress(CopyProgress),
+    /// Done, nothing to tell.
+    Done,
+    /// Answer to [`Request::Replica`].
+    Replica(ReplicaInfo),
+    /// The new backup.
+    Backup(Box<Backup>),
+    /// It could not be done.
+    Failed {
+        /// The thing, the cause and the way out.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_wire_and_unknown_ones_are_refused() {
+        let request = Request::StopReplica { monitor: Uuid::from_u128(7) };
+        let line = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        assert!(serde_json::from_str::<Request>(r#"{"request":"run","command":"sh"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(&line.replace('}', r#","path":"/"}"#)).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! Serving requests: who may ask, one connection per request, one server per monitor.
+
+use crate::cluster::{self, Server};
+use crate::places::{Places, leftovers};
+use crate::replies::Replies;
+use crate::{backup, btrfs, full_copy};
+use anyhow::{Context, Result, bail, ensure};
+use api::Peer;
+use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
+use nix::unistd::Uid;
+use std::collections::HashMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// The servers that run, by monitor. One lock: requests are rare, and two that change the same replica must wait.
+type Servers = Arc<Mutex<HashMap<Uuid, Server>>>;
+
+/// Serves until SIGTERM or SIGINT, then stops every cluster.
+pub async fn serve(places: Places, socket: &Path) -> Result<()> {
+    clean_up(&places).await;
+    let (observer, observer_group) = cluster::user_ids(&places.observer)?;
+    let listener = listen(socket, observer_group.as_raw())?;
+    let servers: Servers = Arc::default();
+    let places = Arc::new(places);
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    tracing::info!("listening on {}", socket.display());
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted.context("cannot accept a connection")?.0,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        };
+        let (places, servers) = (Arc::clone(&places), Arc::clone(&servers));
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, observer, &places, &servers).await {
+                tracing::warn!("a request ended early: {error:#}");
+            }
+        });
+    }
+    for (monitor, server) in servers.lock().await.iter_mut() {
+        tracing::info!(%monitor, "stopping the replica");
+        server.stop().await?;
+    }
+    Ok(())
+}
+
+fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
+    if let Some(folder) = socket.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace {}", socket.display()));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    chown(socket, None, Some(group))
+        .with_context(|| format!("cannot give {} to its group", socket.display()))?;
+    fs::set_permissions(socket, Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {}", socket.display()))?;
+    Ok(listener)
+}
+
+/// Deletes what a power cut left half made. What cannot be deleted is reported and does not keep the rest from working.
+async fn clean_up(places: &Places) {
+    match leftovers(&places.data) {
+        Ok(paths) => {
+            for path in paths {
+                match btrfs::delete(&path).await {
+                    Ok(()) => tracing::info!("deleted what was left half made: {}", path.display()),
+                    Err(error) => tracing::error!("cannot delete what was left half made: {error:#}"),
+                }
+            }
+        }
+        Err(error) => tracing::error!("cannot look for leftovers below {}: {error}", places.data.display()),
+    }
+}
+
+async fn answer(stream: UnixStream, observer: Uid, places: &Places, servers: &Servers) -> Result<()> {
+    let asking = stream.peer_cred().context("cannot tell who asks")?.uid();
+    let (read, write) = stream.into_split();
+    let mut replies = Replies::new(write);
+    if asking != observer.as_raw() && asking != 0 {
+        bail!("user {asking} may not send requests");
+    }
+    let mut line = String::new();
+    BufReader::new(read.take(MAX_FRAME)).read_line(&mut line).await.context("cannot read the request")?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => match carry_out(request, places, servers, &mut replies).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                Reply::Failed { error: format!("{error:#}") }
+            }
+        },
+        Err(error) => Reply::Failed { error: format!("unreadable request: {error}") },
+    };
+    replies.send(&reply).await
+}
+
+async fn carry_out(
+    request: Request,
+    places: &Places,
+    servers: &Servers,
+    replies: &mut Replies,
+) -> Result<Reply> {
+    match request {
+        Request::FullCopy { peer, tablespaces } => {
+            checked(&peer)?;
+            ensure!(!runs(servers, peer.id).await, "the replica runs; it is stopped before a full copy");
+            full_copy::run(places, &peer, &tablespaces, replies).await?;
+            Ok(Reply::Done)
+        }
+        Request::StartReplica { peer } => {
+            checked(&peer)?;
+            let mut servers = servers.lock().await;
+            if !servers.get_mut(&peer.id).is_some_and(Server::runs) {
+                servers.insert(peer.id, Server::start(places, &peer).await?);
+            }
+            Ok(Reply::Done)
+        }
+        Request::StopReplica { monitor } => {
+            if let Some(server) = servers.lock().await.get_mut(&monitor) {
+                server.stop().await?;
+            }
+            Ok(Reply::Done)
+        }
+        Request::Replica { monitor } => {
+            let replica = places.replica(monitor);
+            let present = replica.is_dir();
+            let control = if present { Some(cluster::control_data(places, &replica).await?) } else { None };
+            let mut servers = servers.lock().await;
+            let server = servers.get_mut(&monitor);
+            let (running, log) = server.map_or((false, Vec::new()), |server| (server.runs(), server.log()));
+            let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
+            Ok(Reply::Replica(ReplicaInfo { present, running, control, socket_dir, log }))
+        }
+        Request::CreateBackup(request) => {
+            Ok(Reply::Backup(Box::new(backup::create(places, *request).await?)))
+        }
+    }
+}
+
+/// The network process checked the peer; here it is checked again, since that process may be compromised.
+fn checked(peer: &Peer) -> Result<()> {
+    peer.check().context("the peer is refused")
+}
+
+async fn runs(servers: &Servers, monitor: Uuid) -> bool {
+    servers.lock().await.get_mut(&monitor).is_some_and(Server::runs)
+}
