@@ -118,3 +118,21 @@ pub struct CreateBackup {
     #[serde(default)]
     pub comment: String,
 }
+
+/// Answer of `GET /v1/backups`, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackupList {
+    /// What is there and readable.
+    pub backups: Vec<Backup>,
+    /// Snapshots whose manifest is missing or cannot be used; they are kept.
+    pub damaged: Vec<DamagedBackup>,
+}
+
+/// A snapshot without a usable manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBackup {
+    /// Id, by the snapshot's name.
+    pub id: String,
+    /// What is wrong.
+    pub problem: String,
+}

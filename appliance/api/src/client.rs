@@ -4,7 +4,9 @@
 //! resolves it to the address it was given; the pinned certificate is the only trust anchor. A server that moves or
 //! gets another address keeps its identity; another machine at the same address does not get the password.
 
-use crate::{Backup, CONTROL_PORT, CreateBackup, ErrorBody, Peer, PeerInfo, SERVER_NAME, Status, USER};
+use crate::{
+    Backup, BackupList, CONTROL_PORT, CreateBackup, ErrorBody, Peer, PeerInfo, SERVER_NAME, Status, USER,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -91,7 +93,7 @@ impl Client {
     }
 
     /// `GET /v1/backups`
-    pub fn backups(&self) -> Result<Vec<Backup>, ClientError> {
+    pub fn backups(&self) -> Result<BackupList, ClientError> {
         self.get("/v1/backups")
     }
 
@@ -112,14 +114,17 @@ impl Client {
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, ClientError> {
-        let no_answer =
-            |cause: String| ClientError::NoAnswer { endpoint: self.endpoint.clone(), cause };
+        let no_answer = |cause: String| ClientError::NoAnswer { endpoint: self.endpoint.clone(), cause };
         let mut answer = answer.map_err(|error| no_answer(error.to_string()))?;
         let status = answer.status();
         if !status.is_success() {
             let text = answer.body_mut().read_to_string().map_err(|error| no_answer(error.to_string()))?;
             let message = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
-            return Err(ClientError::Refused { endpoint: self.endpoint.clone(), status: status.as_u16(), message });
+            return Err(ClientError::Refused {
+                endpoint: self.endpoint.clone(),
+                status: status.as_u16(),
+                message,
+            });
         }
         answer.body_mut().read_json().map_err(|error| no_answer(format!("unreadable answer: {error}")))
     }

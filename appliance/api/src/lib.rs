@@ -10,7 +10,8 @@ mod peer;
 mod status;
 
 pub use backup::{
-    Backup, Collation, CreateBackup, MANIFEST_FORMAT, MonitorRef, PostgresInfo, Reason, Sizes, Verification,
+    Backup, BackupList, Collation, CreateBackup, DamagedBackup, MANIFEST_FORMAT, MonitorRef, PostgresInfo,
+    Reason, Sizes, Verification,
 };
 pub use client::{Client, ClientError};
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
@@ -24,6 +25,8 @@ pub const CONTROL_PORT: u16 = 50000;
 pub const REPLICATION_PORT: u16 = 50001;
 /// The one user name of the API and of FTP (design section 2).
 pub const USER: &str = "backup";
+/// Longest comment of a backup, in characters.
+pub const COMMENT_MAX: usize = 1000;
 /// Stable name in the backup server's certificate; clients pin the certificate, never the address (design D14).
 pub const SERVER_NAME: &str = "backup-server";
 

@@ -85,7 +85,10 @@ impl Peer {
             return refuse("version", "must have 1 to 64 characters, none of them a control character");
         }
         if !is_host(&self.address) {
-            return refuse("address", "must be an IPv4 or IPv6 address or a host name, without brackets or port");
+            return refuse(
+                "address",
+                "must be an IPv4 or IPv6 address or a host name, without brackets or port",
+            );
         }
         if self.port == 0 {
             return refuse("port", "must be between 1 and 65535");
@@ -105,7 +108,9 @@ impl Peer {
         if !is_identifier(&self.database) {
             return refuse("database", "must be a database name of 1 to 63 characters a-z, 0-9 and _");
         }
-        if self.certificate.len() > CERTIFICATE_MAX || !self.certificate.contains("-----BEGIN CERTIFICATE-----") {
+        if self.certificate.len() > CERTIFICATE_MAX
+            || !self.certificate.contains("-----BEGIN CERTIFICATE-----")
+        {
             return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
         }
         Ok(())

@@ -6,7 +6,7 @@
 use crate::places::Places;
 use crate::{btrfs, cluster};
 use anyhow::{Context, Result, ensure};
-use api::{Backup, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
+use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
 use backups::{BackupId, PARTIAL_PREFIX, index_path, write_atomically, write_manifest};
 use hostd::BackupRequest;
 use jiff::Timestamp;
@@ -15,9 +15,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::time::Instant;
-
-/// Longest comment in characters.
-const COMMENT_MAX: usize = 1000;
 
 /// Makes a backup of the replica.
 pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {

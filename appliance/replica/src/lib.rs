@@ -10,6 +10,7 @@ mod controldata;
 mod lsn;
 mod progress;
 mod state;
+mod step;
 
 pub use config::{CERTIFICATE_FILE, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig};
 pub use conninfo::{Source, passfile_line};
@@ -19,6 +20,7 @@ pub use progress::{CopyProgress, Meter, parse_basebackup_progress};
 pub use state::{
     LagClock, MonitorView, Observations, ReplicaView, SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, state,
 };
+pub use step::{Backoff, Step, next_step};
 
 /// The PostgreSQL major that this product replicates (design D6).
 pub const POSTGRESQL_MAJOR: u32 = 17;

@@ -1,0 +1,246 @@
+//! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
+
+use crate::shared::{Refusal, Shared};
+use api::{Backup, BackupList, CreateBackup, ErrorBody, Peer, PeerInfo, Status};
+use auth::{Outcome, Verifier};
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use base64::Engine as _;
+use serde::de::DeserializeOwned;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Longest request body in bytes: a peer with its certificate, with room to spare.
+const BODY_MAX: usize = 128 * 1024;
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Shared with the loop.
+    pub shared: Arc<Shared>,
+    /// Checks passwords.
+    pub verifier: Arc<Verifier>,
+}
+
+/// The routes.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/peer", get(peer).put(pair))
+        .route("/v1/backups", get(backups).post(create_backup))
+        .route("/v1/backups/{id}", get(backup))
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such call; see /v1/status") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this call does not know that method")
+        })
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), authenticate))
+        .with_state(app)
+}
+
+async fn status(State(app): State<App>) -> Result<Json<Status>, ApiError> {
+    let verifier = Arc::clone(&app.verifier);
+    let is_default = blocking(move || Ok(verifier.is_default().map_err(|error| error.to_string()))).await?;
+    Ok(Json(app.shared.status(is_default)))
+}
+
+async fn peer(State(app): State<App>) -> Result<Json<PeerInfo>, ApiError> {
+    let peer =
+        app.shared.peer().ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "no monitor is paired"))?;
+    Ok(Json(peer.info()))
+}
+
+async fn pair(State(app): State<App>, body: Bytes) -> Result<Json<PeerInfo>, ApiError> {
+    let peer: Peer = parse(&body)?;
+    peer.check().map_err(|error| ApiError::field(error.field, error.to_string()))?;
+    let info = peer.info();
+    app.shared.pair(peer)?;
+    Ok(Json(info))
+}
+
+async fn backups(State(app): State<App>) -> Result<Json<BackupList>, ApiError> {
+    Ok(Json(blocking(move || app.shared.backups()).await?))
+}
+
+async fn backup(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Backup>, ApiError> {
+    let list = blocking(move || app.shared.backups()).await?;
+    if let Some(damaged) = list.damaged.into_iter().find(|damaged| damaged.id == id) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("backup {id} is damaged: {}", damaged.problem),
+        ));
+    }
+    let found = list.backups.into_iter().find(|backup| backup.id == id);
+    found.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("there is no backup {id}")))
+}
+
+async fn create_backup(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Backup>), ApiError> {
+    let request: CreateBackup = if body.is_empty() { CreateBackup::default() } else { parse(&body)? };
+    if request.comment.chars().count() > api::COMMENT_MAX {
+        let problem = format!("comment: must have at most {} characters", api::COMMENT_MAX);
+        return Err(ApiError::field("comment", problem));
+    }
+    Ok((StatusCode::CREATED, Json(app.shared.create_backup(request.comment).await?)))
+}
+
+/// Lets through who knows the password; costly hashing happens beside the runtime.
+async fn authenticate(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some((user, password)) = credentials(request.headers()) else {
+        return unauthorized("this call needs Basic authentication as user `backup`");
+    };
+    let checked = tokio::task::spawn_blocking(move || app.verifier.verify(&user, &password, from.ip())).await;
+    match checked {
+        Ok(Outcome::Accepted) => next.run(request).await,
+        Ok(Outcome::Rejected) => {
+            tracing::warn!("wrong password from {}", from.ip());
+            unauthorized("wrong user or password")
+        }
+        Ok(Outcome::Throttled { retry_after }) => {
+            let seconds = retry_after.as_secs() + 1;
+            let error = format!("too many wrong passwords from your address; try again in {seconds} s");
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, error);
+            ([(header::RETRY_AFTER, seconds.to_string())], error).into_response()
+        }
+        Err(error) => ApiError::internal(&error.into()).into_response(),
+    }
+}
+
+fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
+    let header = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, encoded) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
+}
+
+fn unauthorized(why: &str) -> Response {
+    const CHALLENGE: [(HeaderName, &str); 1] = [(header::WWW_AUTHENTICATE, "Basic realm=\"backup-server\"")];
+    (CHALLENGE, ApiError::new(StatusCode::UNAUTHORIZED, why)).into_response()
+}
+
+/// Reads a JSON body; an error names the field.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let problem = error.inner().to_string();
+        let path = error.path().to_string();
+        match field_of(&path, &problem) {
+            Some(field) => ApiError::field(&field, format!("{field}: {problem}")),
+            None => {
+                ApiError::new(StatusCode::BAD_REQUEST, format!("the body is no JSON document: {problem}"))
+            }
+        }
+    })?;
+    deserializer.end().map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, format!("text after the JSON document: {error}"))
+    })?;
+    Ok(parsed)
+}
+
+/// The field that an error is about: by the path, or, where the path ends above it (a missing or unknown field), by the
+/// name that serde puts between backticks.
+fn field_of(path: &str, problem: &str) -> Option<String> {
+    // "." is the document itself, "?" a place in a broken one.
+    if !matches!(path, "." | "?") {
+        return Some(path.to_owned());
+    }
+    let (_, after) = problem.split_once("field `")?;
+    after.split_once('`').map(|(field, _)| field.to_owned())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(ApiError::internal(&error)),
+        Err(error) => Err(ApiError::internal(&error.into())),
+    }
+}
+
+/// An error answer.
+#[derive(Debug)]
+struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody { error: error.into(), field: None } }
+    }
+
+    fn field(field: &str, error: String) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: ErrorBody { error, field: Some(field.into()) } }
+    }
+
+    fn internal(error: &anyhow::Error) -> Self {
+        tracing::error!("{error:#}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Conflict(why) => Self::new(StatusCode::CONFLICT, why),
+            Refusal::Failed(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_bodies_name_the_field() {
+        let peer = r#"{"id":"00000000-0000-0000-0000-000000000001","version":"1","address":"a","port":"x"}"#;
+        let table = [
+            (peer, Some("port")),
+            (r#"{"id":"x"}"#, Some("id")),
+            (r#"{"version":"1"}"#, Some("id")),
+            (r#"{"color":1}"#, Some("color")),
+            ("{", None),
+            ("", None),
+        ];
+        for (body, field) in table {
+            let error = parse::<Peer>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+            assert_eq!(error.body.field.as_deref(), field, "{body}: {}", error.body.error);
+        }
+        assert!(parse::<CreateBackup>(br#"{"comment":"x"} y"#).is_err());
+    }
+
+    #[test]
+    fn basic_credentials_are_read() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            credentials(&headers)
+        };
+        assert_eq!(read("Basic YmFja3VwOmE6Yg=="), Some(("backup".into(), "a:b".into())));
+        for other in ["Basic !", "Bearer YmFja3VwOmE6Yg==", "Basic", "Basic YQ=="] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+}

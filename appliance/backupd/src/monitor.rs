@@ -1,0 +1,255 @@
+//! Asking the monitor's PostgreSQL: who it is, where it is, how the slot stands.
+//!
+//! The connection is kept and asked every few seconds. Whatever goes wrong becomes one sentence with address and port
+//! ([`Trouble`]), within [`ANSWER_TIMEOUT`].
+
+use crate::pinned;
+use anyhow::{Context, Result};
+use api::Peer;
+use hostd::Tablespace;
+use replica::{Lsn, POSTGRESQL_MAJOR};
+use std::time::Duration;
+use tokio_postgres::config::{ChannelBinding, SslMode};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Longest time until a question is answered or the monitor counts as unreachable; a status must say so within 10 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// Why the monitor cannot be followed, as a sentence with address and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It does not answer; it may come back.
+    Unreachable(String),
+    /// It refuses, or shows the wrong certificate: someone has to act.
+    Refuses(String),
+    /// Another PostgreSQL major.
+    OtherMajor(String),
+}
+
+/// How the monitor stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// `pg_current_wal_lsn()`, or what is replayed where the monitor is itself a standby.
+    pub position: Lsn,
+    /// The slot is in use.
+    pub slot_active: bool,
+    /// Why the slot cannot be used any more.
+    pub slot_lost: Option<String>,
+}
+
+/// A connection to the monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    client: Client,
+    endpoint: String,
+    slot: String,
+}
+
+impl Monitor {
+    /// Connects and checks that the monitor can be replicated.
+    pub async fn connect(peer: &Peer) -> Result<Self, Trouble> {
+        let endpoint = peer.info().endpoint();
+        tokio::time::timeout(ANSWER_TIMEOUT, Self::connect_now(peer, endpoint.clone()))
+            .await
+            .unwrap_or_else(|_| Err(silent(&endpoint)))
+    }
+
+    async fn connect_now(peer: &Peer, endpoint: String) -> Result<Self, Trouble> {
+        let refuses = |why: String| Trouble::Refuses(format!("the monitor at {endpoint} {why}"));
+        let tls =
+            pinned::client_config(&peer.certificate).map_err(|error| Trouble::Refuses(error.to_string()))?;
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(&peer.address)
+            .port(peer.port)
+            .user(&peer.user)
+            .password(peer.password.reveal())
+            .dbname(&peer.database)
+            .ssl_mode(SslMode::Require)
+            .channel_binding(ChannelBinding::Require)
+            .application_name("backup-server")
+            .connect_timeout(ANSWER_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(10))
+            .connect(MakeRustlsConnect::new(tls))
+            .await
+            .map_err(|error| diagnose(&endpoint, peer, &error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to the monitor ended: {error}");
+            }
+        });
+        let monitor = Self { client, endpoint: endpoint.clone(), slot: peer.slot.clone() };
+        let row = monitor
+            .row(
+                "select current_setting('server_version_num'), current_setting('server_version'), \
+                 (select rolreplication from pg_catalog.pg_roles where rolname = current_user)",
+            )
+            .await
+            .map_err(|error| refuses(format!("does not say what it is: {error:#}")))?;
+        let number: u32 = row.get(0).and_then(|number| number.parse().ok()).unwrap_or(0);
+        let version = row.get(1).unwrap_or("unknown");
+        if number / 10_000 != POSTGRESQL_MAJOR {
+            return Err(Trouble::OtherMajor(format!(
+                "the monitor at {endpoint} runs PostgreSQL {version}; this backup server replicates PostgreSQL \
+                 {POSTGRESQL_MAJOR}"
+            )));
+        }
+        if row.get(2) != Some("t") {
+            return Err(refuses(format!(
+                "does not let role {} replicate: it lacks the REPLICATION attribute; run `monitor-link setup` there",
+                peer.user
+            )));
+        }
+        Ok(monitor)
+    }
+
+    /// Asks how the monitor and the slot stand.
+    pub async fn ask(&self) -> Result<Answer, Trouble> {
+        let question = format!(
+            "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
+             else pg_catalog.pg_current_wal_lsn() end, s.active, s.wal_status, s.invalidation_reason \
+             from (select 1) as one left join pg_catalog.pg_replication_slots as s on s.slot_name = '{}'",
+            self.slot
+        );
+        let row = tokio::time::timeout(ANSWER_TIMEOUT, self.row(&question))
+            .await
+            .map_err(|_| silent(&self.endpoint))?
+            .map_err(|error| {
+                Trouble::Unreachable(format!(
+                    "the connection to the monitor at {} ended: {error:#}",
+                    self.endpoint
+                ))
+            })?;
+        let position = row.get(0).unwrap_or_default().parse().map_err(|error| {
+            Trouble::Refuses(format!(
+                "the monitor at {} does not say its WAL position: {error}",
+                self.endpoint
+            ))
+        })?;
+        let slot_lost = slot_problem(&self.slot, row.get(1).is_some(), row.get(2), row.get(3));
+        Ok(Answer { position, slot_active: row.get(1) == Some("t"), slot_lost })
+    }
+
+    /// The monitor's own tablespaces.
+    pub async fn tablespaces(&self) -> Result<Vec<Tablespace>> {
+        let question = "select oid, pg_catalog.pg_tablespace_location(oid) from pg_catalog.pg_tablespace \
+                        where spcname not in ('pg_default', 'pg_global')";
+        let messages =
+            self.client.simple_query(question).await.context("cannot ask for the monitor's tablespaces")?;
+        rows(messages)
+            .map(|row| {
+                let oid = row.get(0).unwrap_or_default().parse().context("a tablespace without OID")?;
+                Ok(Tablespace { oid, location: row.get(1).unwrap_or_default().to_owned() })
+            })
+            .collect()
+    }
+
+    async fn row(&self, question: &str) -> Result<SimpleQueryRow> {
+        rows(self.client.simple_query(question).await?).next().context("it answers with nothing")
+    }
+}
+
+/// The rows among the messages of a simple query.
+pub fn rows(messages: Vec<SimpleQueryMessage>) -> impl Iterator<Item = SimpleQueryRow> {
+    messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// Why the slot cannot be used, from `pg_replication_slots`.
+fn slot_problem(
+    slot: &str,
+    exists: bool,
+    wal_status: Option<&str>,
+    invalidation: Option<&str>,
+) -> Option<String> {
+    if !exists {
+        return Some(format!("the monitor has no replication slot {slot}; a full copy is needed"));
+    }
+    (wal_status == Some("lost")).then(|| {
+        let why = invalidation.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("the monitor's replication slot {slot} is lost{why}; a full copy is needed")
+    })
+}
+
+fn silent(endpoint: &str) -> Trouble {
+    Trouble::Unreachable(format!(
+        "the monitor at {endpoint} does not answer within {} s; check address, port and firewall",
+        ANSWER_TIMEOUT.as_secs()
+    ))
+}
+
+/// What a failed connection means.
+fn diagnose(endpoint: &str, peer: &Peer, error: &tokio_postgres::Error) -> Trouble {
+    let refuses = |why: String| Trouble::Refuses(format!("the monitor at {endpoint} {why}"));
+    if let Some(answer) = error.as_db_error() {
+        let message = answer.message();
+        return match *answer.code() {
+            SqlState::INVALID_PASSWORD => refuses(format!(
+                "refuses the password of role {}; run `monitor-link setup` there and pair again",
+                peer.user
+            )),
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                refuses(format!("does not admit role {} from this server: {message}", peer.user))
+            }
+            // It is starting, stopping or full: that passes.
+            SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS => {
+                Trouble::Unreachable(format!("the monitor at {endpoint} takes no connections now: {message}"))
+            }
+            _ => refuses(format!("answers: {message}")),
+        };
+    }
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_)) => refuses(
+            "shows another certificate than the one that was paired; if its certificate was renewed, pair again".into(),
+        ),
+        Some(tls) => refuses(format!("does not complete the TLS handshake: {tls}")),
+        None => {
+            let causes: Vec<String> = causes(error).map(ToString::to_string).collect();
+            let cause = causes.last().cloned().unwrap_or_else(|| error.to_string());
+            if cause.contains("does not support TLS") {
+                refuses("does not offer TLS; run `monitor-link setup` there".into())
+            } else {
+                Trouble::Unreachable(format!("the monitor at {endpoint} cannot be reached: {cause}"))
+            }
+        }
+    }
+}
+
+fn causes(error: &tokio_postgres::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
+        // An io::Error hides the error that it wraps from source().
+        error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static))
+            .or_else(|| error.source())
+    })
+}
+
+fn tls_error(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_is_gone_or_lost_is_said_to_be() {
+        let table = [
+            ((true, Some("reserved"), None), None),
+            ((true, Some("extended"), None), None),
+            ((true, Some("unreserved"), None), None),
+            ((true, Some("lost"), Some("wal_removed")), Some("is lost (wal_removed)")),
+            ((false, None, None), Some("has no replication slot s")),
+        ];
+        for ((exists, status, why), expected) in table {
+            let problem = slot_problem("s", exists, status, why);
+            assert_eq!(problem.is_some(), expected.is_some());
+            assert!(problem.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Asking our own standby, over its local socket, as the replication role.
+//!
+//! The database is hostile input (design D7): nothing is called by an unqualified name, and every value is parsed.
+
+use crate::monitor::rows;
+use anyhow::{Context, Result};
+use api::Collation;
+use replica::Lsn;
+use std::time::Duration;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryRow};
+
+/// The standby is on this machine; it answers at once or not at all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to the standby.
+#[derive(Debug)]
+pub struct Standby {
+    client: Client,
+}
+
+/// What a manifest says of the standby.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `server_version`
+    pub version: String,
+    /// WAL flushed to disk here.
+    pub flushed: Lsn,
+    /// Timeline.
+    pub timeline: u32,
+    /// Locale of each database.
+    pub collations: Vec<Collation>,
+}
+
+impl Standby {
+    /// Connects over the socket in `socket_dir`.
+    pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self> {
+        let mut config = Config::new();
+        config.host_path(socket_dir).user(user).dbname(database).connect_timeout(ANSWER_TIMEOUT);
+        let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
+            .await
+            .context("the replica's PostgreSQL does not answer")?
+            .context("cannot connect to the replica's PostgreSQL")?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!("the connection to the replica ended: {error}");
+            }
+        });
+        Ok(Self { client })
+    }
+
+    /// The replayed position.
+    pub async fn replayed(&self) -> Result<Lsn> {
+        let row = self.row("select pg_catalog.pg_last_wal_replay_lsn()").await?;
+        Ok(row.get(0).context("the replica is not in recovery")?.parse()?)
+    }
+
+    /// What the manifest records.
+    pub async fn facts(&self) -> Result<Facts> {
+        let row = self
+            .row(
+                "select pg_catalog.current_setting('server_version'), \
+                 coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), \
+                 (select timeline_id from pg_catalog.pg_control_checkpoint())",
+            )
+            .await?;
+        let text = |at: usize, what: &str| {
+            row.get(at).with_context(|| format!("the replica does not say its {what}"))
+        };
+        let flushed = text(1, "WAL position")?.parse()?;
+        let timeline = text(2, "timeline")?.parse().context("the replica's timeline is no number")?;
+        // "17.6 (Debian 17.6-0+deb13u1)": the packager's part is no version
+        let version = text(0, "version")?.split_whitespace().next().unwrap_or_default().to_owned();
+        let databases = self.client.simple_query(
+            "select datname, datlocprovider::pg_catalog.text, datcollate, datctype, datcollversion \
+             from pg_catalog.pg_database order by oid",
+        );
+        let messages = tokio::time::timeout(ANSWER_TIMEOUT, databases)
+            .await
+            .context("the replica does not answer")??;
+        let collations = rows(messages)
+            .map(|row| {
+                let text = |at: usize| row.get(at).unwrap_or_default().to_owned();
+                Collation {
+                    database: text(0),
+                    provider: text(1),
+                    collate: text(2),
+                    ctype: text(3),
+                    version: row.get(4).map(str::to_owned),
+                }
+            })
+            .collect();
+        Ok(Facts { version, flushed, timeline, collations })
+    }
+
+    async fn row(&self, question: &str) -> Result<SimpleQueryRow> {
+        let messages = tokio::time::timeout(ANSWER_TIMEOUT, self.client.simple_query(question))
+            .await
+            .context("the replica's PostgreSQL does not answer")??;
+        rows(messages).next().context("the replica's PostgreSQL answers with nothing")
+    }
+}

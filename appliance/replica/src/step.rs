@@ -1,0 +1,99 @@
+//! What to do next, from the same observations: one pure function beside the one that names the state.
+
+use crate::{MonitorView, Observations, ReplicaView};
+use std::time::Duration;
+
+/// Something that the daemon has to carry out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: all is well, or waiting is all that can be done.
+    Wait,
+    /// Make the first full copy.
+    FullCopy,
+    /// Start the replica.
+    Start,
+}
+
+/// The next step.
+///
+/// A replica is started whether or not the monitor answers: it serves backups, and streams on by itself when the
+/// monitor is back. A full copy begins only when the monitor was seen to be the right one.
+pub fn next_step(seen: &Observations) -> Step {
+    match (&seen.replica, &seen.monitor) {
+        _ if !seen.paired => Step::Wait,
+        (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
+        (ReplicaView::Down { .. }, _) => Step::Start,
+        _ => Step::Wait,
+    }
+}
+
+/// Waiting times after failures: doubled each time, up to a limit, and back to the first after a success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    /// First waiting time.
+    const FIRST: Duration = Duration::from_secs(2);
+    /// Longest waiting time: a monitor that is back is noticed within a minute.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    /// Begins with the first waiting time.
+    pub fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// The time to wait after one more failure.
+    pub fn failed(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(Self::LONGEST);
+        wait
+    }
+
+    /// Something worked.
+    pub fn succeeded(&mut self) {
+        *self = Self::new();
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Lsn;
+
+    #[test]
+    fn a_copy_needs_the_right_monitor_and_a_start_needs_only_a_copy() {
+        let answers = MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: None };
+        let away = MonitorView::Refuses { reason: String::new() };
+        let down = ReplicaView::Down { reason: None };
+        let table = [
+            (true, answers.clone(), ReplicaView::Absent, Step::FullCopy),
+            (true, away.clone(), ReplicaView::Absent, Step::Wait),
+            (true, MonitorView::NotAsked, ReplicaView::Absent, Step::Wait),
+            (true, away, down.clone(), Step::Start),
+            (true, answers.clone(), down.clone(), Step::Start),
+            (true, answers.clone(), ReplicaView::Running { replayed: Lsn(1) }, Step::Wait),
+            (false, answers, down, Step::Wait),
+        ];
+        for (paired, monitor, replica, expected) in table {
+            let seen = Observations { paired, monitor, replica, lag_seconds: 0.0, copy_failure: None };
+            assert_eq!(next_step(&seen), expected, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn waiting_doubles_up_to_a_minute() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<u64> = (0..7).map(|_| backoff.failed().as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60]);
+        backoff.succeeded();
+        assert_eq!(backoff.failed().as_secs(), 2);
+    }
+}
