@@ -1,5 +1,7 @@
-//! The password of the user `backup`, which the control API and FTP ask for.
+//! How parties know each other: the password of the user `backup`, which the control API and FTP ask for, and the
+//! certificates that peers pin.
 //!
+//! - [`certificate`]: self-signed certificates.
 //! - [`hash`]: the password file, one Argon2id PHC string, and how it is written.
 //! - [`throttle`]: how many wrong passwords a source may try; pure.
 //! - [`verifier`]: both together, for a network-facing process.
@@ -8,6 +10,7 @@
 //! refused even with the right password until its delay is over. In return guessing is slow and costs the machine
 //! nothing (design D14).
 
+pub mod certificate;
 pub mod hash;
 pub mod throttle;
 pub mod verifier;

@@ -37,33 +37,32 @@ pub enum BtrfsError {
     },
 }
 
-/// Makes a btrfs on a single device: data single, metadata DUP.
+/// The program that makes a file system, found on PATH; tests name the tools tree's.
+pub const MKFS: &str = "mkfs.btrfs";
+
+/// Makes a btrfs on a single device by the program `mkfs`: data single, metadata DUP.
 ///
 /// # Errors
 /// [`BtrfsError::Make`] with mkfs's own words.
-pub fn make_single(device: &Path, label: &str) -> Result<(), BtrfsError> {
-    let output = duct::cmd!(
-        "mkfs.btrfs",
-        "--quiet",
-        "--label",
-        label,
-        "--data",
-        "single",
-        "--metadata",
-        "dup",
-        device
-    )
-    .stdin_null()
-    .stdout_capture()
-    .stderr_capture()
-    .unchecked()
-    .run();
+pub fn make_single(mkfs: &Path, device: &Path, label: &str) -> Result<(), BtrfsError> {
+    let output =
+        duct::cmd!(mkfs, "--quiet", "--label", label, "--data", "single", "--metadata", "dup", device)
+            .stdin_null()
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .run();
     let cause = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
-            format!("mkfs.btrfs: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())
+            format!(
+                "{}: {}: {}",
+                mkfs.display(),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            )
         }
-        Err(error) => format!("mkfs.btrfs: {error}"),
+        Err(error) => format!("{}: {error}", mkfs.display()),
     };
     Err(BtrfsError::Make { device: device.into(), cause })
 }

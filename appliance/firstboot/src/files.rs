@@ -1,0 +1,138 @@
+//! Files that appear whole or not at all, with the right owner and mode, and are left alone if they are right.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// Who owns a file: user and group number.
+pub type Owner = (u32, u32);
+
+/// Writes a file unless it already has these contents, this mode and owner (`None`: whoever runs this). Survives a
+/// power cut: the old contents or the new ones. Returns whether it wrote.
+///
+/// # Errors
+/// The file's folder is missing, full or read-only.
+pub fn write(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> Result<bool> {
+    if is_right(path, contents, mode, owner) {
+        return Ok(false);
+    }
+    replace(path, contents, mode, owner).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(true)
+}
+
+fn is_right(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    metadata.is_file()
+        && metadata.mode() & 0o7777 == mode
+        && owner.is_none_or(|owner| owner == (metadata.uid(), metadata.gid()))
+        && fs::read(path).is_ok_and(|old| old == contents)
+}
+
+fn replace(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
+    let folder = path.parent().ok_or_else(|| io::Error::other("has no folder"))?;
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(contents)?;
+    if let Some((user, group)) = owner {
+        fchown(file.as_file(), Some(user), Some(group))?;
+    }
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Removes a file if it is there, durably. Returns whether it was there.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            let folder = path.parent().context("has no folder")?;
+            File::open(folder).and_then(|folder| folder.sync_all())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => Err(error),
+    }
+    .with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok(true)
+}
+
+/// Makes sure that a folder is there with this mode and owner. Returns whether it changed something.
+///
+/// # Errors
+/// It cannot be made, or something else has its name.
+pub fn folder(path: &Path, mode: u32, (user, group): Owner) -> Result<bool> {
+    let wrong = || format!("cannot make the folder {}", path.display());
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_dir() => bail!("{} is there and is no folder", path.display()),
+        Ok(found) if found.mode() & 0o7777 == mode && (found.uid(), found.gid()) == (user, group) => {
+            return Ok(false);
+        }
+        Ok(_) => {}
+        Err(_) => fs::create_dir_all(path).with_context(wrong)?,
+    }
+    chown(path, Some(user), Some(group)).with_context(wrong)?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).with_context(wrong)?;
+    Ok(true)
+}
+
+/// Reads a text file; `None` if it is not there.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_right_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/er/file");
+        let table = [
+            ("a", 0o640, true),
+            ("a", 0o640, false),
+            ("b", 0o640, true),
+            ("b", 0o600, true),
+            ("b", 0o600, false),
+        ];
+        for (contents, mode, changed) in table {
+            assert_eq!(
+                write(&path, contents.as_bytes(), mode, None).unwrap(),
+                changed,
+                "{contents} {mode:o}"
+            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), contents);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode);
+        }
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert_eq!(read(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_is_mended_but_a_file_in_its_place_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = (fs::metadata(dir.path()).unwrap().uid(), fs::metadata(dir.path()).unwrap().gid());
+        let path = dir.path().join("a/b");
+        assert!(folder(&path, 0o750, owner).unwrap());
+        assert!(!folder(&path, 0o750, owner).unwrap());
+        assert!(folder(&path, 0o700, owner).unwrap());
+        let file = dir.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        assert!(folder(&file, 0o700, owner).is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
+    }
+}

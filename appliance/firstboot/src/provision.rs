@@ -1,0 +1,188 @@
+//! Becoming somebody: answers are taken once, while `identity.json` is absent (design D15).
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use provisioning::{Answers, Identity, smbios};
+use uuid::Uuid;
+
+use crate::files;
+use crate::places::Places;
+use crate::report::say;
+
+/// The firmware's table is a few KiB; this bounds what a strange hypervisor may hand over, in bytes.
+const TABLE_BYTES: usize = 1 << 20;
+
+/// The machine's identity: the one it has, or the one it gets now. After an error it stays unprovisioned, and the next boot
+/// tries again.
+///
+/// # Errors
+/// The identity or the answers cannot be understood, or *state* cannot be written.
+pub fn ensure(places: &Places) -> Result<Identity> {
+    if let Some(identity) = identity(places)? {
+        say("identity", &format!("is there: role {}, id {}", identity.role.name(), identity.id));
+        return Ok(identity);
+    }
+    let answers = match answers(places)? {
+        Some(answers) => {
+            say("identity", &format!("is missing; answers in SMBIOS: role {}", answers.role.name()));
+            answers
+        }
+        None => {
+            let answers = Answers::unattended_default();
+            say("identity", &format!("is missing, and no answers in SMBIOS; role {}", answers.role.name()));
+            answers
+        }
+    };
+    apply(places, &answers)
+}
+
+/// The identity that is stored.
+///
+/// # Errors
+/// It is there and cannot be read or understood.
+pub fn identity(places: &Places) -> Result<Option<Identity>> {
+    let path = places.in_root(provisioning::identity::PATH);
+    let Some(text) = files::read(&path)? else { return Ok(None) };
+    let identity = serde_json::from_str(&text)
+        .with_context(|| format!("{} is damaged; restore it or install anew", path.display()))?;
+    Ok(Some(identity))
+}
+
+fn answers(places: &Places) -> Result<Option<Answers>> {
+    let table = match fs::read(&places.smbios) {
+        Ok(table) => table,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", places.smbios.display()));
+        }
+    };
+    let table = &table[..table.len().min(TABLE_BYTES)];
+    smbios::answers_in_table(table)
+        .context("the provisioning data is wrong; the machine stays unprovisioned until it is mended")
+}
+
+/// Stores what the answers say, the identity last. What an earlier, interrupted attempt left behind and these answers
+/// do not name is removed: they may have been changed in between.
+fn apply(places: &Places, answers: &Answers) -> Result<Identity> {
+    let root = (places.ids.root, places.ids.root);
+    let network = serde_json::to_vec_pretty(&answers.network).context("cannot write network settings")?;
+    files::write(&places.setting("network.json"), &network, 0o644, Some(root))?;
+    let host_name =
+        answers.hostname.as_ref().map_or_else(|| answers.role.name().to_owned(), ToString::to_string);
+    files::write(&places.setting("hostname"), format!("{host_name}\n").as_bytes(), 0o644, Some(root))?;
+    let root_hash = places.setting("root-password-hash");
+    match &answers.root_password_hash {
+        Some(hash) => {
+            files::write(&root_hash, format!("{}\n", hash.reveal()).as_bytes(), 0o600, Some(root))?;
+        }
+        None => {
+            files::remove(&root_hash)?;
+        }
+    }
+    let password = places.setting("auth/password");
+    match &answers.password_hash {
+        Some(hash) => {
+            let shared = (places.ids.root, places.ids.infimonitor);
+            files::folder(&places.setting("auth"), 0o750, shared)?;
+            auth::write_password_file(&password, hash.reveal(), places.ids.infimonitor)?;
+        }
+        None => {
+            files::remove(&password)?;
+        }
+    }
+    let identity = Identity { id: Uuid::new_v4(), role: answers.role, provisioned: Timestamp::now() };
+    let text = serde_json::to_vec_pretty(&identity).context("cannot write the identity")?;
+    files::write(&places.in_root(provisioning::identity::PATH), &text, 0o644, Some(root))?;
+    say("identity", &format!("made: role {}, id {}", identity.role.name(), identity.id));
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::testing::places;
+    use provisioning::Role;
+    use std::os::unix::fs::MetadataExt;
+
+    const ARGON: &str =
+        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0$4GdCtpBqB9FCbZnRSQnVaZ4fnTcQ5iKTbs1UcGKwyxs";
+
+    fn table(yaml: &str) -> Vec<u8> {
+        let answers = Answers::from_yaml(yaml).unwrap();
+        let mut bytes = vec![11, 5, 0, 0, 1];
+        bytes.extend(smbios::to_oem_string(&answers).unwrap().bytes());
+        bytes.extend([0, 0, 127, 4, 0, 0, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn without_answers_the_machine_becomes_a_backup_server() {
+        let (_dir, places) = places();
+        let identity = ensure(&places).unwrap();
+        assert_eq!(identity.role, Role::BackupServer);
+        assert_eq!(ensure(&places).unwrap(), identity);
+        assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "backup-server\n");
+        assert_eq!(fs::read_to_string(places.setting("network.json")).unwrap(), "[]");
+        assert!(!places.setting("root-password-hash").exists());
+        assert!(!places.setting("auth/password").exists());
+    }
+
+    #[test]
+    fn answers_are_stored_and_taken_only_once() {
+        let (_dir, places) = places();
+        let hash = format!("$6$salt${}", "a".repeat(86));
+        let yaml = format!(
+            "role: monitor\nhostname: m1\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n\
+             root_password_hash: {hash}\npassword_hash: {ARGON}\n"
+        );
+        fs::write(&places.smbios, table(&yaml)).unwrap();
+        let identity = ensure(&places).unwrap();
+        assert_eq!(identity.role, Role::Monitor);
+        assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "m1\n");
+        assert!(fs::read_to_string(places.setting("network.json")).unwrap().contains("10.0.0.1/8"));
+        assert_eq!(fs::read_to_string(places.setting("root-password-hash")).unwrap(), format!("{hash}\n"));
+        assert_eq!(fs::metadata(places.setting("root-password-hash")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(places.setting("auth/password")).unwrap(), format!("{ARGON}\n"));
+        fs::write(&places.smbios, table("role: backup-server\nhostname: other")).unwrap();
+        assert_eq!(ensure(&places).unwrap(), identity);
+        assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "m1\n");
+    }
+
+    #[test]
+    fn wrong_answers_leave_the_machine_unprovisioned_until_they_are_mended() {
+        let (_dir, places) = places();
+        let text = format!("{}cm9sZTogbWFpbmZyYW1l", smbios::PREFIX); // role: mainframe
+        fs::write(&places.smbios, [&[11, 5, 0, 0, 1], text.as_bytes(), &[0, 0]].concat()).unwrap();
+        let error = format!("{:#}", ensure(&places).unwrap_err());
+        assert!(error.contains("answers: role, line 1: unknown variant `mainframe`"), "{error}");
+        assert!(!places.setting("hostname").exists() && identity(&places).unwrap().is_none());
+        fs::write(&places.smbios, table("role: monitor")).unwrap();
+        assert_eq!(ensure(&places).unwrap().role, Role::Monitor);
+    }
+
+    #[test]
+    fn a_cut_before_the_identity_is_finished_by_the_next_boot() {
+        let (_dir, places) = places();
+        let yaml = format!("role: monitor\nhostname: first\npassword_hash: {ARGON}\n");
+        fs::write(&places.smbios, table(&yaml)).unwrap();
+        ensure(&places).unwrap();
+        // as if the power had gone just before the last write
+        fs::remove_file(places.in_root(provisioning::identity::PATH)).unwrap();
+        fs::write(&places.smbios, table("role: backup-server\nhostname: second")).unwrap();
+        assert_eq!(ensure(&places).unwrap().role, Role::BackupServer);
+        assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "second\n");
+        assert!(!places.setting("auth/password").exists(), "a password of the first attempt stayed");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_never_replaced() {
+        let (_dir, places) = places();
+        ensure(&places).unwrap();
+        let path = places.in_root(provisioning::identity::PATH);
+        fs::write(&path, "{").unwrap();
+        assert!(format!("{:#}", ensure(&places).unwrap_err()).contains("identity.json is damaged"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+    }
+}

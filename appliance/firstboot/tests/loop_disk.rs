@@ -1,0 +1,280 @@
+//! The first and the second boot with a real GPT and real btrfs, made by the tools tree's mkfs. *state* and *data* are
+//! loop devices over a file each: mkfs.btrfs takes two loop devices over one file for the same device. Needs root
+//! (loop devices, mounts) and the tools tree.
+//!
+//! `sethostname` is left out: it would rename the machine that runs the test.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use firstboot::places::Ids;
+use firstboot::{Places, data, machine_id, provision, settings, state, system};
+use provisioning::Role;
+use storage::disks::Devices;
+use storage::layout::{self, MINIMUM_DISK_BYTES};
+use storage::mounts;
+use tools::Toolbox;
+
+const GUID: &str = "8c5f2a30-1111-4222-8333-444455556666";
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?} failed (this test needs root, for loop devices and mounts): {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A machine that is switched off when it goes out of scope.
+struct Machine {
+    dir: tempfile::TempDir,
+    places: Places,
+    loops: Vec<String>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["root/etc", "root/var", "root/data", "root/usr/lib/systemd/system", "run", "dev"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        for unit in ["backup-server.target", "monitor.target", "multi-user.target"] {
+            fs::write(at("root/usr/lib/systemd/system").join(unit), "").unwrap();
+        }
+        fs::write(at("root/etc/machine-id"), "").unwrap();
+        fs::write(at("root/etc/shadow"), "root:!:20000:0:99999:7:::\n").unwrap();
+        fs::write(at("cmdline"), format!("infimonitor.slot=a infimonitor.disk={GUID}")).unwrap();
+        fs::write(at("kmsg"), "").unwrap();
+        fs::write(at("mkfs.btrfs"), wrapper("mkfs.btrfs")).unwrap();
+        fs::set_permissions(at("mkfs.btrfs"), fs::Permissions::from_mode(0o755)).unwrap();
+        let places = Places {
+            root: at("root"),
+            run: at("run"),
+            command_line: at("cmdline"),
+            smbios: at("DMI"),
+            kmsg: at("kmsg"),
+            mkfs: at("mkfs.btrfs"),
+            devices: Devices { sys: at("sys"), dev: at("dev") },
+            patience: Duration::from_secs(1),
+            ids: Ids { root: 0, shadow: 42, backupd: 971, infimonitor: 973 },
+        };
+        let mut machine = Self { dir, places, loops: Vec::new() };
+        machine.add_disk();
+        machine
+    }
+
+    fn add_disk(&mut self) {
+        let disk = self.dir.path().join("dev/vda");
+        let file = File::options().create_new(true).read(true).write(true).open(&disk).unwrap();
+        file.set_len(MINIMUM_DISK_BYTES).unwrap();
+        let mut table = gpt::GptConfig::new()
+            .writable(true)
+            .create_from_device(file, Some(GUID.parse().unwrap()))
+            .unwrap();
+        let sysfs = self.dir.path().join("sys/block/vda");
+        fs::create_dir_all(sysfs.join("queue")).unwrap();
+        fs::write(sysfs.join("size"), (MINIMUM_DISK_BYTES / 512).to_string()).unwrap();
+        fs::write(sysfs.join("queue/logical_block_size"), "512").unwrap();
+        let mut entries = BTreeMap::new();
+        for (number, p) in (1..).zip(layout::system_disk(MINIMUM_DISK_BYTES, 512).unwrap()) {
+            let type_guid = p.type_guid.parse().unwrap();
+            let entry = gpt::partition::Partition {
+                part_type_guid: gpt::partition_types::Type {
+                    guid: type_guid,
+                    os: gpt::partition_types::OperatingSystem::None,
+                },
+                part_guid: uuid::Uuid::new_v4(),
+                first_lba: p.first_lba,
+                last_lba: p.last_lba,
+                flags: p.flags,
+                name: p.name.into(),
+            };
+            entries.insert(number, entry);
+            if ["state", "data"].contains(&p.name) {
+                let image = self.dir.path().join(p.name);
+                File::create_new(&image).unwrap().set_len(p.size_bytes(512)).unwrap();
+                let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
+                symlink(&device, self.dir.path().join(format!("dev/vda{number}"))).unwrap();
+                self.loops.push(device);
+                let partition = sysfs.join(format!("vda{number}"));
+                fs::create_dir_all(&partition).unwrap();
+                fs::write(partition.join("partition"), number.to_string()).unwrap();
+            }
+        }
+        table.update_partitions(entries).unwrap();
+        drop(table.write().unwrap());
+    }
+
+    /// What the initrd and the system do at a boot. Returns whether *state* is there.
+    fn boot(&self) -> bool {
+        let places = &self.places;
+        let has_state = state::mount(places).unwrap();
+        let id = machine_id::ensure(places).unwrap();
+        settings::bind(&id, &places.in_root("etc/machine-id")).unwrap();
+        if has_state {
+            let identity = provision::ensure(places).unwrap();
+            settings::target(places, &format!("{}.target", identity.role.name())).unwrap();
+            settings::root_password(places).unwrap();
+            settings::network(places).unwrap();
+            system::settings(places, identity.role).unwrap();
+            data::ensure(places, identity.role);
+        }
+        has_state
+    }
+
+    fn shut_down(&self) {
+        for target in ["etc/shadow", "etc/machine-id", "data", "var"] {
+            let target = self.places.in_root(target);
+            if mounts::at(&target).unwrap().is_some() {
+                rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
+            }
+        }
+        fs::remove_dir_all(&self.places.run).unwrap();
+        fs::create_dir(&self.places.run).unwrap();
+    }
+
+    fn partition(&self, number: u32) -> File {
+        let path = self.dir.path().join(format!("dev/vda{number}"));
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    fn head(&self, number: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        self.partition(number).read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn patch(&self, number: u32, at: u64, bytes: &[u8]) {
+        let mut file = self.partition(number);
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(bytes).unwrap();
+        file.sync_all().unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.shut_down();
+        for device in &self.loops {
+            run(Command::new("losetup").args(["--detach", device]));
+        }
+    }
+}
+
+/// A script that runs a program of the tools tree.
+fn wrapper(program: &str) -> String {
+    let command = Toolbox::open().unwrap().command(program);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted: Vec<_> =
+        words.map(|word| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"))).collect();
+    format!("#!/bin/sh\nexec {} \"$@\"\n", quoted.join(" "))
+}
+
+fn listing(folder: &Path) -> BTreeMap<PathBuf, (u64, i64, i64, u32, u32, u32)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let m = fs::symlink_metadata(&path).unwrap();
+        found.insert(path.clone(), (m.ino(), m.mtime(), m.mtime_nsec(), m.mode(), m.uid(), m.gid()));
+        if m.is_dir() {
+            found.extend(listing(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_first_boot_makes_everything_and_the_second_changes_nothing() {
+    let machine = Machine::new();
+    let root = &machine.places.root;
+    assert!(machine.boot());
+    let state = mounts::at(&root.join("var")).unwrap().unwrap();
+    let data = mounts::at(&root.join("data")).unwrap().unwrap();
+    assert_eq!((state.fs_type.as_str(), data.fs_type.as_str()), ("btrfs", "btrfs"));
+    assert_eq!(fs::read_to_string(root.join("etc/machine-id")).unwrap().len(), 33);
+    for name in ["replica", "backups"] {
+        assert!(root.join("data").join(name).is_dir());
+    }
+    let (var, data) = (listing(&root.join("var")), listing(&root.join("data")));
+    let modes = |name: &str| {
+        let found = var[&machine.places.setting(name)];
+        (found.3 & 0o7777, found.4, found.5)
+    };
+    assert_eq!(modes("tls/key.pem"), (0o640, 0, 973));
+    assert_eq!(modes("tls/certificate.pem"), (0o640, 0, 973));
+    assert_eq!(modes("auth/password"), (0o640, 0, 973));
+    assert_eq!(modes("backupd"), (0o700, 971, 971));
+    assert_eq!(modes("machine-id"), (0o444, 0, 0));
+    machine.shut_down();
+    assert!(machine.boot());
+    assert_eq!(listing(&root.join("var")), var);
+    assert_eq!(listing(&root.join("data")), data);
+    // ... and so does a second call in the same boot.
+    assert!(machine.boot());
+    assert_eq!(listing(&root.join("var")), var);
+    assert!(!machine.places.runtime("state-problem").exists());
+    assert!(!machine.places.runtime("data-problem").exists());
+}
+
+#[test]
+fn a_stored_root_password_is_bound_over_the_shadow_file() {
+    let machine = Machine::new();
+    assert!(machine.boot());
+    let hash = format!("$6$salt${}", "a".repeat(86));
+    fs::write(machine.places.setting("root-password-hash"), &hash).unwrap();
+    machine.shut_down();
+    assert!(machine.boot());
+    let shadow = machine.places.in_root("etc/shadow");
+    assert_eq!(fs::read_to_string(&shadow).unwrap(), format!("root:{hash}:20000:0:99999:7:::\n"));
+    let metadata = fs::metadata(&shadow).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 0, 42));
+}
+
+#[test]
+fn a_foreign_state_partition_is_left_alone_and_the_machine_says_so() {
+    let machine = Machine::new();
+    machine.patch(9, 1024 + 56, &[0x53, 0xef]);
+    let before = machine.head(9);
+    assert!(!machine.boot());
+    assert_eq!(machine.head(9), before);
+    let var = mounts::at(&machine.places.in_root("var")).unwrap().unwrap();
+    assert_eq!(var.fs_type, "tmpfs");
+    let problem = fs::read_to_string(machine.places.runtime("state-problem")).unwrap();
+    assert!(problem.contains("partition state") && problem.contains("is no btrfs"), "{problem}");
+    assert!(!machine.places.setting("identity.json").exists());
+}
+
+#[test]
+fn a_broken_btrfs_is_not_made_anew() {
+    let machine = Machine::new();
+    assert!(machine.boot());
+    machine.shut_down();
+    machine.patch(9, 65_536 + 128, &[0xff; 64]); // superblock: checksum no longer matches
+    machine.patch(10, 65_536 + 128, &[0xff; 64]);
+    let (state, data) = (machine.head(9), machine.head(10));
+    assert!(!machine.boot());
+    let problem = fs::read_to_string(machine.places.runtime("state-problem")).unwrap();
+    assert!(problem.contains("cannot mount") && problem.contains("(btrfs)"), "{problem}");
+    data::ensure(&machine.places, Role::BackupServer);
+    let problem = fs::read_to_string(machine.places.runtime("data-problem")).unwrap();
+    assert!(problem.contains("cannot mount"), "{problem}");
+    assert_eq!((machine.head(9), machine.head(10)), (state, data));
+}
+
+#[test]
+fn a_file_system_whose_making_was_cut_off_is_made_again() {
+    let machine = Machine::new();
+    machine.patch(9, 65_536 + 64, b"!BHRfS_M");
+    machine.patch(10, 65_536 + 64, b"!BHRfS_M");
+    assert!(machine.boot());
+    assert!(machine.places.in_root("data/backups").is_dir());
+}
