@@ -57,7 +57,7 @@ pub fn network(places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// Sets the host name, and shows it as `/etc/hostname`, from which systemd would set it again.
+/// Sets the host name. systemd keeps what is set unless the image has an `/etc/hostname`, so that is covered too.
 ///
 /// # Errors
 /// `/run` cannot be written, or the kernel refuses the name.
@@ -66,9 +66,12 @@ pub fn host_name(places: &Places) -> Result<()> {
         say("hostname", "is not set");
         return Ok(());
     };
-    let shown = places.runtime("hostname");
-    files::write(&shown, text.as_bytes(), 0o644, None)?;
-    bind(&shown, &places.in_root("etc/hostname"))?;
+    let target = places.in_root("etc/hostname");
+    if target.is_file() {
+        let shown = places.runtime("hostname");
+        files::write(&shown, text.as_bytes(), 0o644, None)?;
+        bind(&shown, &target)?;
+    }
     rustix::system::sethostname(text.trim().as_bytes()).context("cannot set the host name")?;
     say("hostname", text.trim());
     Ok(())
