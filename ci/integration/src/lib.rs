@@ -1,0 +1,128 @@
+//! The backup server's processes on real PostgreSQL and real btrfs, without a VM.
+//!
+//! [`Server`] runs `hostd` and `backupd` as they are, inside the tools tree, on a btrfs volume on a loop device;
+//! [`Monitor`] is a PostgreSQL with TLS that they follow. Everything lives in one folder below /var/tmp (a cluster's
+//! namespace hides /tmp) and is gone when the test ends, also when it panics. It needs root.
+
+mod monitor;
+mod restored;
+mod server;
+mod volume;
+
+pub use monitor::{Certificate, Monitor};
+pub use restored::Restored;
+pub use server::{PASSWORD, Server};
+pub use volume::Volume;
+
+use anyhow::{Context, Result, bail};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+/// User and group that clusters run as: they exist everywhere and own nothing.
+pub const CLUSTER_USER: &str = "nobody";
+/// Number of [`CLUSTER_USER`] and its group.
+pub const CLUSTER_ID: u32 = 65534;
+
+/// A folder for one test that every user may enter.
+pub fn test_folder() -> Result<tempfile::TempDir> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::Builder::new()
+        .prefix("infimonitor-test-")
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir_in("/var/tmp")
+        .context("cannot make a folder in /var/tmp")?;
+    Ok(folder)
+}
+
+/// A TCP port of loopback that was free just now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0)).context("no free port")?.local_addr()?.port())
+}
+
+/// A program of this workspace, as built beside the running test.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.ancestors().nth(2).context("a test lies in target/<profile>/deps")?.join(name);
+    if !path.is_file() {
+        bail!("{} is not built; run `cargo build --workspace` first, or `cargo xtask test`", path.display());
+    }
+    Ok(path)
+}
+
+/// Polls `seen` until it gives a value, at most for `limit`; the error says what was seen last.
+pub fn wait_for<T>(what: &str, limit: Duration, mut seen: impl FnMut() -> Result<T, String>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        match seen() {
+            Ok(value) => return Ok(value),
+            Err(last) if started.elapsed() > limit => {
+                bail!("{what} did not come within {limit:?}; last: {last}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Runs a command to its end; anything but success is an error with its output.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output)
+}
+
+/// A process that ends with its owner.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// Starts `command` with its output in `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = std::fs::File::options().create(true).append(true).open(log)?;
+        let child = command
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self(child))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Asks it to stop with `signal` (a name for `kill -s`) and waits.
+    pub fn stop(&mut self, signal: &str) -> Result<()> {
+        if self.0.try_wait()?.is_some() {
+            return Ok(());
+        }
+        run(Command::new("/bin/kill").args(["-s", signal, &self.0.id().to_string()]))?;
+        wait_for("the end of a process", Duration::from_secs(60), || {
+            self.0.try_wait().ok().flatten().map(drop).ok_or_else(|| "it runs".into())
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.stop("INT").is_err() {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+}
+
+/// Runs SQL on the server's replica, as the only role that may.
+pub fn query_replica(
+    toolbox: &tools::Toolbox,
+    server: &Server,
+    monitor: &Monitor,
+    sql: &str,
+) -> Result<String> {
+    monitor::query(toolbox, &server.socket_dir(monitor.peer.id), 5432, &monitor.peer.user, sql)
+}

@@ -1,0 +1,167 @@
+//! A monitor's PostgreSQL: TLS, a replication role, a slot.
+
+use crate::{CLUSTER_ID, Process, free_port, run, test_folder, wait_for};
+use anyhow::{Context, Result};
+use api::{Peer, Secret};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tools::Toolbox;
+use uuid::Uuid;
+
+/// Folder of the programs in the tools tree.
+const BIN: &str = "/usr/lib/postgresql/17/bin";
+
+/// A self-signed certificate and its key, both PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Certificate {
+    /// A new one for `name`.
+    pub fn new(name: &str) -> Result<Self> {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
+        Ok(Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
+    }
+}
+
+/// A running PostgreSQL 17 as a monitor's.
+#[derive(Debug)]
+pub struct Monitor {
+    toolbox: Toolbox,
+    /// What `PUT /v1/peer` takes.
+    pub peer: Peer,
+    process: Option<Process>,
+    folder: tempfile::TempDir,
+}
+
+impl Monitor {
+    /// Makes and starts a cluster prepared as `monitor-link setup` does.
+    pub fn start(toolbox: &Toolbox) -> Result<Self> {
+        let folder = test_folder()?;
+        chown(folder.path(), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+        let certificate = Certificate::new("monitor")?;
+        let peer = Peer {
+            id: Uuid::new_v4(),
+            version: "1.0-test".into(),
+            address: "127.0.0.1".into(),
+            port: free_port()?,
+            user: "backup_server".into(),
+            password: Secret::new("it's a \\ test: pass"),
+            slot: "backup_server".into(),
+            database: "postgres".into(),
+            certificate: certificate.certificate.clone(),
+        };
+        let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder };
+        let data = monitor.data();
+        run(monitor
+            .command("initdb")
+            .args([
+                "--auth=trust",
+                "--username=postgres",
+                "--data-checksums",
+                "--locale=C.UTF-8",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&data))?;
+        for (name, text) in [("server.crt", &certificate.certificate), ("server.key", &certificate.key)] {
+            fs::write(data.join(name), text)?;
+            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600))?;
+            chown(data.join(name), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+        }
+        monitor.write_hba(&["replication", "postgres"])?;
+        monitor.run_server()?;
+        monitor.sql(
+            "create role backup_server login replication password 'it''s a \\ test: pass'; \
+             select pg_create_physical_replication_slot('backup_server', true)",
+        )?;
+        Ok(monitor)
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("pgdata")
+    }
+
+    /// Lets `backup_server` into `databases` with TLS and SCRAM, and local connections into all.
+    pub fn write_hba(&self, databases: &[&str]) -> Result<()> {
+        let mut text = "local all all trust\n".to_owned();
+        for database in databases {
+            text += &format!("hostssl {database} backup_server 127.0.0.1/32 scram-sha-256\n");
+        }
+        fs::write(self.data().join("pg_hba.conf"), text).context("cannot write pg_hba.conf")
+    }
+
+    /// Starts the server and waits until it answers.
+    pub fn run_server(&mut self) -> Result<()> {
+        let port = self.peer.port.to_string();
+        let socket = format!("unix_socket_directories={}", self.folder.path().display());
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data()).args(["-p", &port]);
+        for setting in ["listen_addresses=127.0.0.1", "ssl=on", "fsync=off", "max_connections=50", &socket] {
+            command.args(["-c", setting]);
+        }
+        self.process = Some(Process::start(&mut command, &self.folder.path().join("log"))?);
+        wait_for("the monitor's PostgreSQL", Duration::from_secs(30), || {
+            self.sql("select 1").map(drop).map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    /// Stops the server.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.stop("INT"))
+    }
+
+    /// Runs SQL as the superuser and gives what is printed, without decoration.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        query(&self.toolbox, self.folder.path(), self.peer.port, "postgres", sql)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        as_cluster_user(&self.toolbox, &format!("{BIN}/{program}"))
+    }
+}
+
+/// A command of the tools tree that runs as the cluster user.
+pub fn as_cluster_user(toolbox: &Toolbox, program: &str) -> Command {
+    let id = CLUSTER_ID.to_string();
+    let mut command = toolbox.command("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", program]);
+    command
+}
+
+/// Runs SQL in database `postgres` over the socket in `socket_dir`.
+pub fn query(toolbox: &Toolbox, socket_dir: &Path, port: u16, user: &str, sql: &str) -> Result<String> {
+    use std::io::Write;
+    let mut command = toolbox.command(&format!("{BIN}/psql"));
+    command
+        .args([
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            user,
+            "-d",
+            "postgres",
+            "-f",
+            "-",
+            "-h",
+        ])
+        .arg(socket_dir)
+        .args(["-p", &port.to_string()]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("psql takes no input")?.write_all(sql.as_bytes())?;
+    let output = child.wait_with_output()?;
+    anyhow::ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}

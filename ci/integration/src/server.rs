@@ -1,0 +1,149 @@
+//! The backup server's processes.
+
+use crate::{CLUSTER_USER, Certificate, Process, Volume, free_port, program, run, test_folder, wait_for};
+use anyhow::{Context, Result};
+use api::{Client, Status};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tools::Toolbox;
+
+/// Password of user `backup` in tests.
+pub const PASSWORD: &str = "correct horse";
+/// Size of the data volume in bytes, sparse.
+const VOLUME_BYTES: u64 = 8 << 30;
+
+/// `hostd` and `backupd` on a volume of their own.
+#[derive(Debug)]
+pub struct Server {
+    // Fields are dropped in this order: processes, then the volume, then the folder.
+    backupd: Option<Process>,
+    hostd: Option<Process>,
+    volume: Volume,
+    /// Where its API listens on loopback.
+    pub port: u16,
+    certificate: Certificate,
+    toolbox: Toolbox,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one with nothing paired.
+    pub fn start(toolbox: &Toolbox) -> Result<Self> {
+        let folder = test_folder()?;
+        let volume = Volume::new(toolbox, folder.path(), VOLUME_BYTES)?;
+        let certificate = Certificate::new(api::SERVER_NAME)?;
+        for name in ["bin", "tls", "state"] {
+            fs::create_dir(folder.path().join(name))?;
+        }
+        fs::write(folder.path().join("tls/certificate.pem"), &certificate.certificate)?;
+        fs::write(folder.path().join("tls/key.pem"), &certificate.key)?;
+        auth::write_password_file(&folder.path().join("password"), &auth::hash_password(PASSWORD)?, 0)?;
+        // The cluster user must be able to execute them, wherever the checkout is.
+        for name in ["hostd", "backupd"] {
+            fs::copy(program(name)?, folder.path().join("bin").join(name))?;
+        }
+        let port = free_port()?;
+        let mut server =
+            Self { backupd: None, hostd: None, volume, port, certificate, toolbox: toolbox.clone(), folder };
+        server.start_hostd()?;
+        server.start_backupd()?;
+        Ok(server)
+    }
+
+    /// Starts `hostd`.
+    pub fn start_hostd(&mut self) -> Result<()> {
+        let mut command = self.toolbox.command(&self.path("bin/hostd").to_string_lossy());
+        command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
+        command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
+        command.args(["--cluster-user", CLUSTER_USER, "--observer", "root", "--readers", "root", "--hide"]);
+        command.arg(self.volume.path());
+        self.hostd = Some(Process::start(&mut command, &self.path("hostd.log"))?);
+        wait_for("hostd", Duration::from_secs(10), || {
+            std::os::unix::net::UnixStream::connect(self.path("hostd.sock"))
+                .map(drop)
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    /// Starts `backupd`.
+    pub fn start_backupd(&mut self) -> Result<()> {
+        let mut command = Command::new(self.path("bin/backupd"));
+        command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.arg("--data").arg(self.volume.path());
+        for (option, name) in [
+            ("--state-dir", "state"),
+            ("--tls-dir", "tls"),
+            ("--password-file", "password"),
+            ("--hostd", "hostd.sock"),
+            ("--data-problem", "data-problem"),
+        ] {
+            command.arg(option).arg(self.path(name));
+        }
+        self.backupd = Some(Process::start(&mut command, &self.path("backupd.log"))?);
+        let client = self.client()?;
+        wait_for("backupd's API", Duration::from_secs(10), || {
+            client.status().map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Stops both, `hostd` by `signal`; nothing that they started is left running.
+    pub fn stop(&mut self, signal: &str) -> Result<()> {
+        if let Some(mut backupd) = self.backupd.take() {
+            backupd.stop("TERM")?;
+        }
+        self.hostd.take().map_or(Ok(()), |mut hostd| hostd.stop(signal))
+    }
+
+    /// A client with the right password.
+    pub fn client(&self) -> Result<Client> {
+        Ok(Client::new("127.0.0.1", self.port, &self.certificate.certificate, PASSWORD)?)
+    }
+
+    /// `curl` with the right password; gives the status code and the body.
+    pub fn curl(&self, arguments: &[&str], path: &str) -> Result<(u16, serde_json::Value)> {
+        let mut command = Command::new("curl");
+        command.args(["-sk", "-w", "\n%{http_code}", "-u", &format!("backup:{PASSWORD}")]).args(arguments);
+        command.arg(format!("https://127.0.0.1:{}{path}", self.port));
+        let output = String::from_utf8(run(&mut command)?.stdout)?;
+        let (body, code) = output.rsplit_once('\n').context("curl prints the code last")?;
+        Ok((code.parse()?, serde_json::from_str(body).with_context(|| format!("no JSON: {body}"))?))
+    }
+
+    /// Waits until the state has one of `names`, and gives the status.
+    pub fn wait_for_state(&self, names: &[&str], limit: Duration) -> Result<Status> {
+        let client = self.client()?;
+        let waited = wait_for(&format!("state {names:?}"), limit, || match client.status() {
+            Ok(status) if names.contains(&status.state.name()) => Ok(status),
+            Ok(status) => Err(format!("{}: {}", status.state.name(), status.message)),
+            Err(error) => Err(error.to_string()),
+        });
+        waited.with_context(|| self.logs())
+    }
+
+    /// The ends of the processes' logs, for errors.
+    pub fn logs(&self) -> String {
+        ["hostd.log", "backupd.log"]
+            .map(|name| {
+                let text = fs::read_to_string(self.path(name)).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                format!("{name}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
+            })
+            .join("\n")
+    }
+
+    /// The data volume.
+    pub fn data(&self) -> &Path {
+        self.volume.path()
+    }
+
+    /// The socket folder of the replica of `monitor`.
+    pub fn socket_dir(&self, monitor: uuid::Uuid) -> PathBuf {
+        self.path("run/clusters").join(monitor.to_string()).join("socket")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}

@@ -1,0 +1,86 @@
+//! Bad input: what each wrong peer and each wrong request gets, word by word where people read it.
+
+use api::{Peer, Secret};
+use integration::{Certificate, Monitor, Server, free_port};
+use std::time::{Duration, Instant};
+use tools::Toolbox;
+
+/// Within this time a status must say what is wrong with a peer (issue 2).
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Pairs with `peer` and expects the state `name` with a message that has every one of `parts`.
+fn expect(toolbox: &Toolbox, peer: &Peer, name: &str, parts: &[&str]) -> anyhow::Result<()> {
+    let server = Server::start(toolbox)?;
+    let started = Instant::now();
+    server.client()?.pair(peer)?;
+    let status = server.wait_for_state(&[name], LIMIT)?;
+    assert!(started.elapsed() < LIMIT);
+    let endpoint = format!("127.0.0.1:{}", peer.port);
+    for part in parts.iter().copied().chain([endpoint.as_str()]) {
+        assert!(status.message.contains(part), "{part:?} is not in {:?}", status.message);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_named_with_address_and_port() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let peer = Peer {
+        id: uuid::Uuid::new_v4(),
+        version: "1".into(),
+        address: "127.0.0.1".into(),
+        port: free_port()?,
+        user: "backup_server".into(),
+        password: Secret::new("x"),
+        slot: "backup_server".into(),
+        database: "postgres".into(),
+        certificate: Certificate::new("monitor")?.certificate,
+    };
+    expect(&toolbox, &peer, "disconnected", &["cannot be reached", "refused"])
+}
+
+#[test]
+fn a_wrong_certificate_is_refused_before_the_password_is_sent() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = Monitor::start(&toolbox)?;
+    let peer = Peer { certificate: Certificate::new("monitor")?.certificate, ..monitor.peer.clone() };
+    expect(&toolbox, &peer, "failed", &["shows another certificate than the one that was paired"])
+}
+
+#[test]
+fn a_wrong_password_and_a_missing_right_are_said_to_be() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = Monitor::start(&toolbox)?;
+    let peer = Peer { password: Secret::new("wrong"), ..monitor.peer.clone() };
+    expect(&toolbox, &peer, "failed", &["refuses the password of role backup_server"])?;
+    monitor.sql("alter role backup_server noreplication")?;
+    expect(&toolbox, &monitor.peer, "failed", &["lacks the REPLICATION attribute"])?;
+    monitor.sql("alter role backup_server replication")?;
+    // The role may replicate, but pg_hba.conf admits it to database postgres only.
+    monitor.write_hba(&["postgres"])?;
+    monitor.sql("select pg_reload_conf()")?;
+    expect(&toolbox, &monitor.peer, "failed", &["no pg_hba.conf entry for replication connection"])
+}
+
+#[test]
+fn malformed_requests_are_refused_with_the_fields_name() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let server = Server::start(&toolbox)?;
+    let put = |body: &str| server.curl(&["-X", "PUT", "-d", body], "/v1/peer");
+    let (code, answer) =
+        put(r#"{"id":"00000000-0000-0000-0000-000000000001","version":"1","address":"a","port":"x"}"#)?;
+    assert_eq!((code, answer["field"].as_str()), (400, Some("port")), "{answer}");
+    let (code, answer) = put(r#"{"id":"00000000-0000-0000-0000-000000000001"}"#)?;
+    assert_eq!((code, answer["field"].as_str()), (400, Some("version")), "{answer}");
+    let (code, answer) = put("{")?;
+    assert_eq!(code, 400, "{answer}");
+    let (code, answer) = server.curl(&["-X", "POST"], "/v1/backups")?;
+    assert_eq!(code, 409, "{answer}");
+    let (code, _) = server.curl(&[], "/v1/nothing")?;
+    assert_eq!(code, 404);
+    let (code, _) = server.curl(&["-u", "backup:wrong"], "/v1/status")?;
+    assert_eq!(code, 401);
+    let (code, _) = server.curl(&["-u", "root:correct horse"], "/v1/status")?;
+    assert_eq!(code, 401);
+    Ok(())
+}
