@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Longest line typed, in bytes; N_TTY_BUF_SIZE in Linux is 4096.
 const LINE: usize = 3000;
-/// Where the guest keeps the parts of a command.
-pub(crate) const FOLDER: &str = "/run/lab";
+/// Where the guest keeps the parts of a command: a variable that [`prepare`] sets.
+pub(crate) const FOLDER: &str = "$LAB_FOLDER";
 
 /// What a command returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,16 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
+}
+
+/// The line that makes the folder and the terminal ready, and then says `tag`. /run is there when all else is
+/// full or broken; who may not write there (a test on the host) gets a folder elsewhere.
+pub(crate) fn prepare(tag: &str) -> String {
+    format!(
+        "{}stty -echo cols 1000; mesg n; export LAB_FOLDER=\"$(mktemp -d -p /run lab.XXXXXX || mktemp -d)\"; {}",
+        assign(tag),
+        "echo \"$T\""
+    )
 }
 
 /// Lines that put `bytes` as base64 into `file`, each to be sent after the one before was acknowledged.
@@ -149,7 +159,8 @@ mod tests {
 
     #[test]
     fn lines_fit_the_terminal_and_never_contain_the_tag() {
-        let mut lines = store(&[7; 20_000], "/run/lab/script.b64", TAG);
+        let mut lines = store(&[7; 20_000], "file.b64", TAG);
+        lines.push(prepare(TAG));
         lines.push(run(TAG));
         lines.push(send_again(TAG));
         for line in lines {
@@ -162,15 +173,19 @@ mod tests {
     #[test]
     fn a_shell_answers_as_expected() {
         let folder = tempfile::tempdir().unwrap();
-        let here = |line: String| line.replace(FOLDER, &folder.path().display().to_string());
         let script = format!("printf 'a\\0b'; echo oops >&2; # {}\nexit 7", "x".repeat(9000));
         let mut input: Vec<String> = store(script.as_bytes(), &format!("{FOLDER}/script.b64"), TAG);
         let stored = input.len();
         input.push(run(TAG));
-        let mut shell = Command::new("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut shell = Command::new("sh")
+            .env("LAB_FOLDER", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdin = shell.stdin.take().unwrap();
         for line in input {
-            writeln!(stdin, "{}", here(line)).unwrap();
+            writeln!(stdin, "{line}").unwrap();
         }
         drop(stdin);
         let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();

@@ -8,6 +8,12 @@ use std::time::Duration;
 
 /// Silence after which something is typed to see who is there.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+/// The same after a name or a password, which something will answer: login may have to be loaded first, and the
+/// password to be hashed.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// A prompt counts after so much silence: something typed earlier may be answering it already, and an answer to a
+/// prompt that has passed would be taken for the next one's.
+pub(crate) const SETTLED: Duration = Duration::from_millis(500);
 /// After so many refusals the password is wrong; the first may be a left-over of somebody else's typing.
 const REFUSALS: u32 = 2;
 
@@ -67,6 +73,9 @@ impl Login {
         if shown.contains(probe_answer) {
             return Step::LoggedIn;
         }
+        if silent_for < SETTLED {
+            return Step::Wait;
+        }
         let end = shown.trim_end();
         // "Last login: Mon …" is a greeting that may arrive in pieces.
         if end.ends_with("login:") && !end.ends_with("Last login:") {
@@ -84,7 +93,8 @@ impl Login {
             let ours = self.last_sent == Some(Keys::User);
             return Step::Send(if ours { Keys::Password } else { Keys::Newline });
         }
-        if silent_for < SILENCE {
+        let unanswered = end.is_empty() && matches!(self.last_sent, Some(Keys::User | Keys::Password));
+        if silent_for < if unanswered { PATIENCE } else { SILENCE } {
             return Step::Wait;
         }
         self.silences += 1;
@@ -116,9 +126,9 @@ mod tests {
         let seen = steps(&[
             ("", NOW),
             ("", LATER),
-            ("\r\nbackup1 login: ", NOW),
-            ("root\r\nPassword: ", NOW),
-            ("\r\n", NOW),
+            ("\r\nbackup1 login: ", SETTLED),
+            ("root\r\nPassword: ", SETTLED),
+            ("\r\n", LATER),
             ("\r\nLinux backup1\r\nLast login:", NOW),
             ("\r\nLinux backup1\r\nLast login: Mon\r\nroot@backup1:~# ", LATER),
             ("echo probe-\"\"77\r\nprobe-77\r\n", NOW),
@@ -128,14 +138,20 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_that_may_be_answered_already_is_not_answered() {
+        let seen = steps(&[("backup1 login: ", NOW), ("backup1 login: Password: ", SETTLED)]);
+        assert_eq!(seen, [Wait, Send(Newline)]);
+    }
+
+    #[test]
     fn a_wrong_password_is_told_from_left_over_typing() {
         let again = "\r\nLogin incorrect\r\nbackup1 login: ";
         let seen = steps(&[
-            ("backup1 login: ", NOW),
-            ("Password: ", NOW),
-            (again, NOW),
-            ("Password: ", NOW),
-            (again, NOW),
+            ("backup1 login: ", SETTLED),
+            ("Password: ", SETTLED),
+            (again, SETTLED),
+            ("Password: ", SETTLED),
+            (again, SETTLED),
         ]);
         assert_eq!(seen, [Send(User), Send(Password), Send(User), Send(Password), Refused]);
     }
@@ -143,13 +159,13 @@ mod tests {
     #[test]
     fn a_slow_refusal_counts_although_the_shell_was_probed_meanwhile() {
         let seen = steps(&[
-            ("backup1 login: ", NOW),
-            ("Password: ", NOW),
-            ("\r\n", LATER),
-            ("Login incorrect\r\nbackup1 login: ", NOW),
-            ("Password: ", NOW),
-            ("\r\n", LATER),
-            ("Login incorrect\r\nbackup1 login: ", NOW),
+            ("backup1 login: ", SETTLED),
+            ("Password: ", SETTLED),
+            ("\r\n", PATIENCE),
+            ("Login incorrect\r\nbackup1 login: ", SETTLED),
+            ("Password: ", SETTLED),
+            ("\r\n", PATIENCE),
+            ("Login incorrect\r\nbackup1 login: ", SETTLED),
         ]);
         let expected =
             [Send(User), Send(Password), Send(Probe), Send(User), Send(Password), Send(Probe), Refused];
@@ -158,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_password_prompt_for_somebody_else_gets_an_empty_line() {
-        let seen = steps(&[("Password: ", NOW), ("\r\nLogin incorrect\r\nbackup1 login: ", NOW)]);
+        let seen = steps(&[("Password: ", SETTLED), ("\r\nLogin incorrect\r\nbackup1 login: ", SETTLED)]);
         assert_eq!(seen, [Send(Newline), Send(User)]);
     }
 

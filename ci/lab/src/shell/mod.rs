@@ -112,10 +112,7 @@ impl Shell {
     fn prepare(&mut self) -> Result<()> {
         self.type_line("exec env PS1= PS2= ENV= TERM=dumb PAGER=cat sh")?;
         let tag = tag();
-        let (first, second) = tag.split_at(tag.len() / 2);
-        self.type_line(&format!(
-            "stty -echo cols 1000; mesg n; mkdir -p -m 0700 {FOLDER}; echo {first}\"\"{second}"
-        ))?;
+        self.type_line(&frame::prepare(&tag))?;
         self.read_until(&tag, "a prepared shell", STORE)
     }
 
@@ -245,4 +242,112 @@ fn tag() -> String {
 
 fn first_line(script: &str) -> &str {
     script.trim().lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+    use std::thread;
+
+    use super::*;
+
+    /// A console as a guest has it: getty and login in a few lines, then a real interactive bash, on a real terminal
+    /// that Python makes.
+    const GETTY: &str = "while true; do printf '\nbackup1 login: '; read -r user; stty -echo; printf 'Password: '; \
+         read -r password; stty echo; [ \"$user:$password\" = root:secret ] && break; sleep 1; \
+         printf '\n\nLogin incorrect\n'; done; printf '\nLast login: Mon\n'; exec bash --norc -i";
+    const WITHIN: Duration = Duration::from_secs(60);
+
+    struct Console {
+        _folder: tempfile::TempDir,
+        socket: PathBuf,
+        guest: Child,
+    }
+
+    impl Drop for Console {
+        fn drop(&mut self) {
+            self.guest.kill().unwrap();
+            self.guest.wait().unwrap();
+        }
+    }
+
+    /// Each piece at once; `io::copy` may let the kernel hold one back until the next arrives.
+    fn pass_on(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+        let mut piece = [0; 4096];
+        loop {
+            match from.read(&mut piece)? {
+                0 => return Ok(()),
+                length => to.write_all(&piece[..length])?,
+            }
+        }
+    }
+
+    fn console() -> Console {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("hvc0");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let spawn = "import pty, sys; pty.spawn(['bash', '-c', sys.argv[1]])";
+        let mut guest = Command::new("python3")
+            .args(["-c", spawn, GETTY])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut typed, mut shown) = (guest.stdin.take().unwrap(), guest.stdout.take().unwrap());
+        thread::spawn(move || {
+            let (mut from, _) = listener.accept().unwrap();
+            let mut to = from.try_clone().unwrap();
+            thread::spawn(move || pass_on(&mut shown, &mut to));
+            pass_on(&mut from, &mut typed)
+        });
+        Console { _folder: folder, socket, guest }
+    }
+
+    #[test]
+    fn commands_and_files_pass_a_terminal_unharmed() {
+        let console = console();
+        let mut shell = Shell::login(&console.socket, "secret", WITHIN).unwrap();
+
+        let output = shell.run("echo out; echo err >&2; read -r nothing; exit 3", WITHIN).unwrap();
+        assert_eq!((output.status, output.text(), output.error_text()), (3, "out".into(), "err".into()));
+        let failure = output.success("exit 3\nmore").unwrap_err().to_string();
+        assert_eq!(failure, "`exit 3` failed in the guest with status 3: err\nout");
+
+        let bytes: Vec<u8> = (0..40_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+        let file = console.socket.with_file_name("in the guest");
+        let file = file.to_str().unwrap();
+        shell.write_file(file, &bytes, WITHIN).unwrap();
+        assert_eq!(std::fs::read(file).unwrap(), bytes);
+        assert!(shell.read_file(file, WITHIN).unwrap() == bytes);
+        assert!(shell.read_file("/nonexistent", WITHIN).unwrap_err().to_string().contains("/nonexistent"));
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_and_the_shell_goes_on() {
+        let console = console();
+        let mut shell = Shell::login(&console.socket, "secret", WITHIN).unwrap();
+        let hung = shell.run("sleep 600", Duration::from_secs(1)).unwrap_err().to_string();
+        assert!(hung.contains("the end of `sleep 600`"), "{hung}");
+        assert!(!shell.is_lost());
+        assert_eq!(shell.run("echo here", WITHIN).unwrap().text(), "here");
+    }
+
+    #[test]
+    fn a_wrong_password_is_said_so() {
+        let console = console();
+        let refused = Shell::login(&console.socket, "wrong", WITHIN).unwrap_err().to_string();
+        assert!(refused.contains("refuses root's password"), "{refused}");
+    }
+
+    #[test]
+    fn a_console_that_ends_loses_the_shell() {
+        let mut console = console();
+        let mut shell = Shell::login(&console.socket, "secret", WITHIN).unwrap();
+        console.guest.kill().unwrap();
+        console.guest.wait().unwrap();
+        assert!(shell.run("true", Duration::from_secs(5)).is_err());
+    }
 }
