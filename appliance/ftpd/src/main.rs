@@ -1,2 +1,85 @@
-//! Placeholder until the crate is written.
-fn main() {}
+//! `ftpd`: serves the backups over FTP. Runs as user `ftpd`, without capabilities; see the library's documentation.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use ftpd::{Config, Limits, Server};
+
+/// Serves the backups over FTP with explicit TLS.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder of the backups
+    #[arg(long, default_value = "/data/backups")]
+    backups: PathBuf,
+    /// Folder of certificate.pem and key.pem
+    #[arg(long, default_value = "/var/lib/infimonitor/tls")]
+    tls_dir: PathBuf,
+    /// File with the password's Argon2id hash
+    #[arg(long, default_value = "/var/lib/infimonitor/auth/password")]
+    password_file: PathBuf,
+    /// Addresses and ports to listen on, once for each
+    #[arg(long, default_values = ["0.0.0.0:2121", "[::]:2121"])]
+    listen: Vec<SocketAddr>,
+    /// Ports for passive data connections
+    #[arg(long, default_value = "30000-30009", value_parser = ports)]
+    passive_ports: RangeInclusive<u16>,
+    /// IPv4 address under which clients reach this server, when it is behind NAT
+    #[arg(long)]
+    passive_address: Option<Ipv4Addr>,
+    /// Serve clear FTP too: passwords and backups can then be read on the network
+    #[arg(long)]
+    allow_clear: bool,
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').ok_or_else(|| anyhow!("expected FIRST-LAST"))?;
+    let (first, last) = (first.parse()?, last.parse()?);
+    if first > last {
+        return Err(anyhow!("{first} is greater than {last}"));
+    }
+    Ok(first..=last)
+}
+
+fn main() -> Result<()> {
+    // A fixed filter: libunftp's own records would show credentials at some levels.
+    tracing_subscriber::fmt().with_env_filter("ftpd=info,auth=info").without_time().with_target(false).init();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("another TLS provider is installed"))?;
+    let arguments = Arguments::parse();
+    let server = Server::bind(Config {
+        backups: arguments.backups,
+        certificate: arguments.tls_dir.join("certificate.pem"),
+        key: arguments.tls_dir.join("key.pem"),
+        password_file: arguments.password_file,
+        listen: arguments.listen,
+        passive_ports: arguments.passive_ports,
+        passive_address: arguments.passive_address,
+        allow_clear: arguments.allow_clear,
+        limits: Limits::default(),
+    })?;
+    if arguments.allow_clear {
+        tracing::warn!("clear FTP is allowed: passwords and backups can be read on the network");
+    }
+    for address in server.addresses().context("cannot tell where it listens")? {
+        tracing::info!("listening on {address}");
+    }
+    server.run();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges_are_checked() {
+        assert_eq!(ports("30000-30009").unwrap(), 30_000..=30_009);
+        for wrong in ["", "30000", "2-1", "1-65536", "a-b"] {
+            assert!(ports(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

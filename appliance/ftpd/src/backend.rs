@@ -1,0 +1,258 @@
+//! The files as libunftp wants them: one directory, read-only.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use unftp_core::auth::DefaultUser;
+use unftp_core::storage::{
+    Error, ErrorKind, FEATURE_RESTART, Fileinfo, Metadata, Permissions, Result, StorageBackend,
+};
+
+use crate::catalog::{Catalog, Item};
+use crate::chunks::Chunks;
+use crate::path::{Place, resolve};
+use crate::session::Session;
+
+/// The files for one session.
+#[derive(Debug)]
+pub struct Backend {
+    catalog: Catalog,
+    session: Arc<Session>,
+    stall: Duration,
+}
+
+/// A file or the directory, as shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    bytes: u64,
+    modified: SystemTime,
+    is_directory: bool,
+}
+
+impl Shown {
+    fn file(item: &Item) -> Self {
+        Self { bytes: item.bytes, modified: item.modified, is_directory: false }
+    }
+}
+
+impl Metadata for Shown {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+    fn is_dir(&self) -> bool {
+        self.is_directory
+    }
+    fn is_file(&self) -> bool {
+        !self.is_directory
+    }
+    fn is_symlink(&self) -> bool {
+        false
+    }
+    fn modified(&self) -> Result<SystemTime> {
+        Ok(self.modified)
+    }
+    fn gid(&self) -> u32 {
+        0
+    }
+    fn uid(&self) -> u32 {
+        0
+    }
+    fn permissions(&self) -> Permissions {
+        Permissions(if self.is_directory { 0o555 } else { 0o444 })
+    }
+}
+
+fn no_such_file() -> Error {
+    ErrorKind::PermanentFileNotAvailable.into()
+}
+
+fn read_only<T>() -> Result<T> {
+    Err(ErrorKind::PermissionDenied.into())
+}
+
+impl Backend {
+    /// Serves a catalogue to a session; a client that takes nothing for `stall` loses its transfer.
+    pub fn new(catalog: Catalog, session: Arc<Session>, stall: Duration) -> Self {
+        Self { catalog, session, stall }
+    }
+
+    /// Does something with the catalogue where blocking is allowed.
+    async fn with_catalog<T: Send + 'static>(
+        &self,
+        action: impl FnOnce(&Catalog) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.session.used();
+        let catalog = self.catalog.clone();
+        let result = tokio::task::spawn_blocking(move || action(&catalog)).await;
+        let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
+        result.map_err(|error| {
+            tracing::error!("cannot read {}: {error}", self.catalog.root().display());
+            Error::new(ErrorKind::LocalError, error)
+        })
+    }
+
+    async fn find(&self, path: &Path) -> Result<Item> {
+        let Some(Place::Name(name)) = resolve(path) else { return Err(no_such_file()) };
+        let name = name.to_string();
+        self.with_catalog(move |catalog| catalog.find(&name)).await?.ok_or_else(no_such_file)
+    }
+
+    async fn open(&self, path: &Path, offset: u64) -> Result<Chunks> {
+        let item = self.find(path).await?;
+        if offset > item.bytes {
+            let text = format!("{} has {} bytes, there is no offset {offset}", item.name, item.bytes);
+            return Err(Error::new(ErrorKind::PermanentFileNotAvailable, text));
+        }
+        let content = self.with_catalog(move |catalog| catalog.open(&item)).await?;
+        Ok(Chunks::start(content, offset))
+    }
+
+    async fn send<W>(&self, path: &Path, offset: u64, output: &mut W) -> Result<u64>
+    where
+        W: AsyncWrite + Unpin + Sync + Send + ?Sized,
+    {
+        let mut chunks = self.open(path, offset).await?;
+        let mut sent = 0;
+        while let Some(chunk) = chunks.next().await.inspect_err(|error| {
+            tracing::error!("{} stopped after {sent} bytes: {error}", path.display());
+        })? {
+            let mut rest = chunk.bytes();
+            while !rest.is_empty() {
+                let Ok(written) = tokio::time::timeout(self.stall, output.write(rest)).await else {
+                    // libunftp would now wait, for ever, for this client to take the end of the TLS stream.
+                    self.session.give_up("the client took nothing");
+                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+                };
+                let count = written?;
+                if count == 0 {
+                    return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+                }
+                rest = &rest[count..];
+                sent += count as u64;
+                self.session.used();
+            }
+            chunks.reuse(chunk);
+        }
+        Ok(sent)
+    }
+}
+
+#[async_trait]
+impl StorageBackend<DefaultUser> for Backend {
+    type Metadata = Shown;
+
+    /// STAT shows this name.
+    fn name(&self) -> &str {
+        "backups"
+    }
+
+    fn supported_features(&self) -> u32 {
+        FEATURE_RESTART
+    }
+
+    async fn metadata<P: AsRef<Path> + Send + Debug>(&self, _user: &DefaultUser, path: P) -> Result<Shown> {
+        match resolve(path.as_ref()) {
+            Some(Place::Root) => {
+                let modified = self.with_catalog(|catalog| Ok(catalog.modified())).await?;
+                Ok(Shown { bytes: 0, modified, is_directory: true })
+            }
+            _ => Ok(Shown::file(&self.find(path.as_ref()).await?)),
+        }
+    }
+
+    async fn list<P>(&self, _user: &DefaultUser, path: P) -> Result<Vec<Fileinfo<PathBuf, Shown>>>
+    where
+        P: AsRef<Path> + Send + Debug,
+    {
+        self.session.data_connection_in_use();
+        let items = match resolve(path.as_ref()) {
+            Some(Place::Root) => self.with_catalog(Catalog::list).await?,
+            _ => vec![self.find(path.as_ref()).await?],
+        };
+        Ok(items
+            .iter()
+            .map(|item| Fileinfo { path: (&item.name).into(), metadata: Shown::file(item) })
+            .collect())
+    }
+
+    async fn get_into<'a, P, W>(
+        &self,
+        _user: &DefaultUser,
+        path: P,
+        offset: u64,
+        output: &'a mut W,
+    ) -> Result<u64>
+    where
+        W: AsyncWrite + Unpin + Sync + Send + ?Sized,
+        P: AsRef<Path> + Send + Debug,
+    {
+        self.session.data_connection_in_use();
+        if !self.session.serves() {
+            return Err(ErrorKind::TransientFileNotAvailable.into());
+        }
+        let result = self.send(path.as_ref(), offset, output).await;
+        match &result {
+            Ok(sent) => tracing::info!("{} sent: {sent} bytes from {offset}", path.as_ref().display()),
+            Err(error) => tracing::warn!("{} not sent from {offset}: {error}", path.as_ref().display()),
+        }
+        if result.is_err() && offset > 0 {
+            // libunftp keeps the offset and would apply it to the next transfer, whether or not the client asks for
+            // it: so there is none.
+            self.session.give_up("a restarted transfer failed");
+        }
+        result
+    }
+
+    async fn get<P: AsRef<Path> + Send + Debug>(
+        &self,
+        _user: &DefaultUser,
+        path: P,
+        offset: u64,
+    ) -> Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
+        Ok(Box::new(self.open(path.as_ref(), offset).await?))
+    }
+
+    async fn put<P: AsRef<Path> + Send + Debug, R: AsyncRead + Send + Sync + Unpin + 'static>(
+        &self,
+        _user: &DefaultUser,
+        _input: R,
+        _path: P,
+        _offset: u64,
+    ) -> Result<u64> {
+        self.session.data_connection_in_use();
+        read_only()
+    }
+
+    async fn del<P: AsRef<Path> + Send + Debug>(&self, _user: &DefaultUser, _path: P) -> Result<()> {
+        read_only()
+    }
+
+    async fn mkd<P: AsRef<Path> + Send + Debug>(&self, _user: &DefaultUser, _path: P) -> Result<()> {
+        read_only()
+    }
+
+    async fn rename<P: AsRef<Path> + Send + Debug>(
+        &self,
+        _user: &DefaultUser,
+        _from: P,
+        _to: P,
+    ) -> Result<()> {
+        read_only()
+    }
+
+    async fn rmd<P: AsRef<Path> + Send + Debug>(&self, _user: &DefaultUser, _path: P) -> Result<()> {
+        read_only()
+    }
+
+    async fn cwd<P: AsRef<Path> + Send + Debug>(&self, _user: &DefaultUser, path: P) -> Result<()> {
+        match resolve(path.as_ref()) {
+            Some(Place::Root) => Ok(()),
+            _ => Err(ErrorKind::PermanentDirectoryNotAvailable.into()),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Which files there are: read from the folders each time, so there is nothing that could be out of date.
+//!
+//! A backup is shown when its snapshot, manifest and tar index exist, which is what makes it complete. The names are
+//! `<id>.tar` and `<id>.json`. Should two monitors have a backup of the same second, both go by
+//! `<id>_<monitor uuid>.…`, a name that always works, so that a name never means one thing now and another later.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use backups::BackupId;
+use uuid::Uuid;
+
+/// The folder of all backups: `<monitor uuid>/<id>`, and `<id>.json` and `<id>.index` beside it.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    root: PathBuf,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The backup as a tar.
+    Tar,
+    /// Its manifest.
+    Manifest,
+}
+
+impl Kind {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::Manifest => "json",
+        }
+    }
+}
+
+/// One file as shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its name in the root.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// When it was made; of a tar, when the backup was completed.
+    pub modified: SystemTime,
+    kind: Kind,
+    backup: Backup,
+}
+
+/// A backup that is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Backup {
+    monitor: Uuid,
+    id: BackupId,
+}
+
+/// What an item is read from.
+pub trait Content: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Content for T {}
+
+impl Catalog {
+    /// The backups in a folder, which may not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// When something was added or removed last; the epoch while there is no folder.
+    pub fn modified(&self) -> SystemTime {
+        fs::metadata(&self.root).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// All files, in the order of their names. What cannot be examined is left out and logged: one damaged backup
+    /// must not hide the others.
+    pub fn list(&self) -> io::Result<Vec<Item>> {
+        let mut found = Vec::new();
+        for monitor in self.monitors()? {
+            for entry in fs::read_dir(self.folder(monitor))? {
+                let name = entry?.file_name();
+                let id =
+                    name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
+                if let Some(id) = id {
+                    found.push(Backup { monitor, id });
+                }
+            }
+        }
+        found.retain(|backup| self.is_complete(backup));
+        let mut items = Vec::new();
+        for (name, backup) in named(found) {
+            for kind in [Kind::Manifest, Kind::Tar] {
+                match self.item(format!("{name}.{}", kind.suffix()), kind, &backup) {
+                    Ok(item) => items.push(item),
+                    Err(error) => tracing::warn!("{name}.{} is not listed: {error}", kind.suffix()),
+                }
+            }
+        }
+        items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(items)
+    }
+
+    /// The file of a name. `None`: there is none, or the name means more than one.
+    pub fn find(&self, name: &str) -> io::Result<Option<Item>> {
+        let Some((kind, id, monitor)) = parse(name) else { return Ok(None) };
+        let monitors = match monitor {
+            Some(monitor) => vec![monitor],
+            None => self.monitors()?,
+        };
+        let backups = monitors.into_iter().map(|monitor| Backup { monitor, id: id.clone() });
+        let found: Vec<_> = backups.filter(|backup| self.is_complete(backup)).collect();
+        match &found[..] {
+            [backup] => self.item(name.into(), kind, backup).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens a file's content. For a tar this reads its index: about 20 bytes per file of the backup.
+    pub fn open(&self, item: &Item) -> io::Result<Box<dyn Content>> {
+        match item.kind {
+            Kind::Manifest => Ok(Box::new(File::open(self.beside(&item.backup, "json"))?)),
+            Kind::Tar => {
+                let index = vtar::Index::read_from(File::open(self.beside(&item.backup, "index"))?);
+                let reader = index.and_then(|index| Arc::new(index).reader(self.snapshot(&item.backup)));
+                Ok(Box::new(reader.map_err(io::Error::other)?))
+            }
+        }
+    }
+
+    fn item(&self, name: String, kind: Kind, backup: &Backup) -> io::Result<Item> {
+        let (bytes, metadata) = match kind {
+            Kind::Manifest => {
+                let metadata = fs::metadata(self.beside(backup, "json"))?;
+                (metadata.len(), metadata)
+            }
+            Kind::Tar => {
+                // The manifest is written again when a backup is verified or pinned; the index never is.
+                let index = File::open(self.beside(backup, "index"))?;
+                let metadata = index.metadata()?;
+                (vtar::Index::read_len(index).map_err(io::Error::other)?, metadata)
+            }
+        };
+        Ok(Item { name, bytes, modified: modified(&metadata), kind, backup: backup.clone() })
+    }
+
+    fn monitors(&self) -> io::Result<Vec<Uuid>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut monitors = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            // Only the spelling that we write ourselves, so that a UUID is one folder.
+            let monitor =
+                name.to_str().and_then(|name| Uuid::parse_str(name).ok().filter(|id| id.to_string() == name));
+            monitors.extend(monitor);
+        }
+        monitors.sort_unstable();
+        Ok(monitors)
+    }
+
+    fn is_complete(&self, backup: &Backup) -> bool {
+        let is_file = |suffix| self.beside(backup, suffix).is_file();
+        self.snapshot(backup).is_dir() && is_file("json") && is_file("index")
+    }
+
+    fn folder(&self, monitor: Uuid) -> PathBuf {
+        self.root.join(monitor.to_string())
+    }
+
+    fn snapshot(&self, backup: &Backup) -> PathBuf {
+        self.folder(backup.monitor).join(backup.id.as_str())
+    }
+
+    fn beside(&self, backup: &Backup, suffix: &str) -> PathBuf {
+        self.folder(backup.monitor).join(format!("{}.{suffix}", backup.id))
+    }
+
+    /// Where the backups are.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+fn modified(metadata: &Metadata) -> SystemTime {
+    metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Gives each backup its name without suffix.
+fn named(backups: Vec<Backup>) -> Vec<(String, Backup)> {
+    let name = |backup: &Backup| {
+        let same = backups.iter().filter(|other| other.id == backup.id).count();
+        if same > 1 { format!("{}_{}", backup.id, backup.monitor) } else { backup.id.to_string() }
+    };
+    let names: Vec<_> = backups.iter().map(name).collect();
+    names.into_iter().zip(backups).collect()
+}
+
+/// Takes a file name apart: `<id>[_<monitor uuid>].(tar|json)`.
+fn parse(name: &str) -> Option<(Kind, BackupId, Option<Uuid>)> {
+    let (stem, suffix) = name.rsplit_once('.')?;
+    let kind = [Kind::Tar, Kind::Manifest].into_iter().find(|kind| kind.suffix() == suffix)?;
+    let (id, monitor) = match stem.split_once('_') {
+        Some((id, monitor)) => (id, Some(Uuid::parse_str(monitor).ok()?)),
+        None => (stem, None),
+    };
+    Some((kind, id.parse().ok()?, monitor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
+    const B: &str = "6ba7b811-9dad-41d1-80b4-00c04fd430c8";
+    const ID: &str = "20261123T205430Z";
+
+    fn add(root: &Path, monitor: &str, id: &str) {
+        let snapshot = root.join(monitor).join(id);
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(snapshot.join("monitor"), monitor).unwrap();
+        fs::write(root.join(monitor).join(format!("{id}.json")), "{}").unwrap();
+        let index = File::create(root.join(monitor).join(format!("{id}.index"))).unwrap();
+        vtar::Index::build(&snapshot).unwrap().write_to(index).unwrap();
+    }
+
+    fn names(catalog: &Catalog) -> Vec<String> {
+        catalog.list().unwrap().into_iter().map(|item| item.name).collect()
+    }
+
+    #[test]
+    fn only_names_of_backups_are_names() {
+        assert_eq!(parse(&format!("{ID}.tar")), Some((Kind::Tar, ID.parse().unwrap(), None)));
+        let with_monitor = Some((Kind::Manifest, ID.parse().unwrap(), Some(A.parse().unwrap())));
+        assert_eq!(parse(&format!("{ID}_{A}.json")), with_monitor);
+        for wrong in ["", ".", ".tar", "x.tar", &format!("{ID}.index"), &format!("{ID}_x.tar"), ID] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn complete_backups_are_listed_and_found() {
+        let root = tempfile::tempdir().unwrap();
+        add(root.path(), A, ID);
+        add(root.path(), A, "20261123T205431Z");
+        fs::remove_file(root.path().join(A).join("20261123T205431Z.index")).unwrap();
+        add(root.path(), "no-monitor", ID);
+        let catalog = Catalog::new(root.path());
+        assert_eq!(names(&catalog), [format!("{ID}.json"), format!("{ID}.tar")]);
+        let tar = catalog.find(&format!("{ID}.tar")).unwrap().unwrap();
+        assert_eq!(tar.bytes, 10_240);
+        assert_eq!(catalog.find("20261123T205431Z.tar").unwrap(), None);
+    }
+
+    #[test]
+    fn backups_of_the_same_second_carry_their_monitor() {
+        let root = tempfile::tempdir().unwrap();
+        for (monitor, id) in [(A, ID), (B, ID), (B, "20261124T000000Z")] {
+            add(root.path(), monitor, id);
+        }
+        let catalog = Catalog::new(root.path());
+        let [a, b] = [A, B].map(|monitor| format!("{ID}_{monitor}.tar"));
+        assert!(names(&catalog).contains(&a) && names(&catalog).contains(&b));
+        assert!(names(&catalog).contains(&"20261124T000000Z.tar".into()));
+        assert_eq!(catalog.find(&format!("{ID}.tar")).unwrap(), None);
+        let mut content = Vec::new();
+        let item = catalog.find(&b).unwrap().unwrap();
+        catalog.open(&item).unwrap().read_to_end(&mut content).unwrap();
+        assert!(String::from_utf8_lossy(&content).contains(B));
+    }
+
+    #[test]
+    fn a_damaged_index_hides_one_tar_only() {
+        let root = tempfile::tempdir().unwrap();
+        add(root.path(), A, ID);
+        add(root.path(), A, "20261124T000000Z");
+        fs::write(root.path().join(A).join(format!("{ID}.index")), "damaged").unwrap();
+        let catalog = Catalog::new(root.path());
+        assert_eq!(
+            names(&catalog),
+            [format!("{ID}.json"), "20261124T000000Z.json".into(), "20261124T000000Z.tar".into()]
+        );
+    }
+
+    #[test]
+    fn no_folder_means_no_files() {
+        assert!(Catalog::new("/nonexistent/backups").list().unwrap().is_empty());
+    }
+}

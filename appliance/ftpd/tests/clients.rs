@@ -1,0 +1,191 @@
+//! What real clients see: curl and Python's ftplib.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
+
+mod support;
+
+use std::fs;
+use support::{ID, MANIFEST, start, start_on, stderr};
+
+#[test]
+fn curl_fetches_tar_and_manifest_as_they_are() {
+    let server = start(|_| {});
+    for (name, expected) in [(format!("{ID}.tar"), server.tar()), (format!("{ID}.json"), MANIFEST.into())] {
+        let output = server.curl(&[&server.url(&name)]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.stdout == expected, "{} bytes of {name}", output.stdout.len());
+    }
+}
+
+#[test]
+fn curl_fetches_over_ipv6() {
+    let server = start_on("[::1]:0", |_| {});
+    let output = server.curl(&[&server.url(&format!("{ID}.tar"))]);
+    assert!(output.stdout == server.tar(), "{}", stderr(&output));
+}
+
+#[test]
+fn pasv_serves_as_well_as_epsv() {
+    let server = start(|_| {});
+    let output = server.curl(&["--disable-epsv", &server.url(&format!("{ID}.tar"))]);
+    assert!(stderr(&output).contains("227 Entering Passive Mode (127,0,0,1,"), "{}", stderr(&output));
+    assert!(output.stdout == server.tar());
+}
+
+#[test]
+fn both_tls_versions_serve() {
+    let server = start(|_| {});
+    for version in ["--tlsv1.3", "--tlsv1.2"] {
+        let output = server.curl(&[version, "--tls-max", &version[6..], &server.url(&format!("{ID}.tar"))]);
+        assert!(output.stdout == server.tar(), "{version}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_broken_download_is_resumed_where_it_broke() {
+    let server = start(|_| {});
+    let (tar, file) = (server.tar(), server.path("download"));
+    for got in [1, 511, 512, 300_000, tar.len() - 1] {
+        fs::write(&file, &tar[..got]).unwrap();
+        let output = server.curl(&[
+            "--continue-at",
+            "-",
+            "--output",
+            file.to_str().unwrap(),
+            &server.url(&format!("{ID}.tar")),
+        ]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(fs::read(&file).unwrap() == tar, "resumed at {got}");
+    }
+}
+
+#[test]
+fn a_pinned_key_is_accepted_and_another_is_not() {
+    let server = start(|_| {});
+    let certificate = server.path("certificate.pem");
+    let script = "openssl x509 -in \"$1\" -pubkey -noout | openssl pkey -pubin -outform der | \
+        openssl dgst -sha256 -binary | base64";
+    let pin = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(certificate).output().unwrap();
+    let pin = String::from_utf8(pin.stdout).unwrap();
+    let url = server.url(&format!("{ID}.json"));
+    let right = server.curl(&["--pinnedpubkey", &format!("sha256//{}", pin.trim()), &url]);
+    assert_eq!(String::from_utf8_lossy(&right.stdout), MANIFEST, "{}", stderr(&right));
+    let wrong =
+        server.curl(&["--pinnedpubkey", "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", &url]);
+    assert_eq!(wrong.status.code(), Some(90), "{}", stderr(&wrong)); // CURLE_SSL_PINNEDPUBKEYNOTMATCH
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_user_get_the_same_530() {
+    let server = start(|_| {});
+    let url = server.url(&format!("{ID}.tar"));
+    for user in ["backup:wrong", "root:correct horse", "anonymous:x"] {
+        let output = server.curl(&["--user", user, &url]);
+        assert_eq!(output.status.code(), Some(67), "{}", stderr(&output)); // CURLE_LOGIN_DENIED
+        assert!(stderr(&output).contains("< 530 Authentication failed"), "{}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    assert!(server.curl(&[&url]).status.success());
+}
+
+#[test]
+fn a_clear_login_is_refused_and_the_greeting_says_how() {
+    let server = start(|_| {});
+    let output = server.plain_curl(&[&server.url(&format!("{ID}.tar"))]);
+    let talk = stderr(&output);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(talk.contains("< 534 "), "{talk}");
+    assert!(talk.contains("AUTH TLS before USER, PROT P before transfers"), "{talk}");
+    assert!(!talk.contains("PASS"), "the password was sent: {talk}");
+}
+
+#[test]
+fn clear_ftp_serves_where_it_is_allowed() {
+    let server = start(|config| config.allow_clear = true);
+    let output = server.plain_curl(&[&server.url(&format!("{ID}.tar"))]);
+    assert!(output.stdout == server.tar(), "{}", stderr(&output));
+    assert!(server.curl(&[&server.url(&format!("{ID}.tar"))]).stdout == server.tar());
+}
+
+#[test]
+fn listings_show_complete_backups_only() {
+    let server = start(|_| {});
+    fs::create_dir_all(server.backups().join(support::MONITOR).join("20261124T000000Z")).unwrap();
+    let talk = server.python(
+        "ftp = login()
+assert sorted(ftp.nlst()) == [MANIFEST, TAR], ftp.nlst()
+facts = dict(ftp.mlsd())
+assert sorted(facts) == [MANIFEST, TAR], facts
+assert facts[TAR]['type'] == 'file' and int(facts[TAR]['size']) == ftp.size(TAR)
+assert facts[TAR]['modify'] == ftp.sendcmd('MDTM ' + TAR).split()[1]
+lines = []
+ftp.dir(lines.append)
+assert [line[:10] for line in lines] == ['-r--r--r--'] * 2, lines
+lines = []
+ftp.dir(TAR, lines.append)
+assert len(lines) == 1, lines
+assert 'type=file' in ftp.sendcmd('MLST ' + TAR)
+assert 'type=dir' in ftp.sendcmd('MLST /')
+assert 'REST STREAM' in ftp.sendcmd('FEAT')
+print(ftp.size(TAR))
+ftp.quit()",
+    );
+    assert_eq!(talk.trim().parse::<usize>().unwrap(), server.tar().len());
+}
+
+#[test]
+fn ftplib_fetches_from_any_offset_in_one_session() {
+    let server = start(|_| {});
+    fs::write(server.path("expected"), server.tar()).unwrap();
+    server.python(&format!(
+        "tar = open({:?}, 'rb').read()
+ftp = login()
+for offset in [None, 0, 1, 512, 1048575, len(tar) - 1, len(tar), None]:
+    got = fetch(ftp, TAR, offset)
+    assert got == tar[offset or 0:], (offset, len(got))
+ftp.quit()",
+        server.path("expected")
+    ));
+}
+
+#[test]
+fn nothing_can_be_changed() {
+    let server = start(|_| {});
+    server.python(
+        "ftp = login()
+refused('550', ftp.delete, TAR)
+refused('550', ftp.mkd, 'folder')
+refused('550', ftp.rmd, '/')
+refused('550', ftp.rename, TAR, 'other.tar')
+for command in ['STOR new.tar', 'STOR ' + TAR, 'APPE ' + TAR]:
+    data = ftp.transfercmd(command)
+    data.close()
+    refused('550', ftp.voidresp)
+refused('5', ftp.sendcmd, 'SITE MD5 ' + TAR)
+refused('5', ftp.sendcmd, 'PORT 127,0,0,1,200,200')
+assert sorted(ftp.nlst()) == [MANIFEST, TAR]
+ftp.quit()",
+    );
+    assert!(server.snapshot().join("pgdata/PG_VERSION").exists());
+}
+
+#[test]
+fn paths_lead_nowhere_else() {
+    let server = start(|_| {});
+    fs::write(server.backups().join("secret.json"), "secret").unwrap();
+    server.python(
+        "ftp = login()
+for name in ['/etc/passwd', '../../../../etc/passwd', '/../secret.json', 'secret.json', '..', TAR + '/..',
+             './../' + TAR, ID, ID + '.index', '%2e%2e/secret.json', '~', '~root', TAR + '/pgdata/PG_VERSION']:
+    refused('550', fetch, ftp, name)
+    refused('550', ftp.size, name)
+    refused('550', ftp.sendcmd, 'MDTM ' + name)
+    refused('550', ftp.sendcmd, 'MLST ' + name)
+for name in ['..', '/..', '/etc', ID, TAR]:
+    refused('550', ftp.sendcmd, 'CWD ' + name)
+ftp.cwd('/')
+ftp.cwd('.')
+assert sorted(ftp.nlst()) == [MANIFEST, TAR]
+ftp.quit()",
+    );
+}

@@ -1,0 +1,51 @@
+import ftplib, io, socket, ssl, sys, time
+
+HOST, PORT, PASSWORD, ID = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+TAR, MANIFEST = ID + ".tar", ID + ".json"
+
+
+def context():
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    return tls
+
+
+def connect():
+    ftp = ftplib.FTP_TLS(context=context(), timeout=20)
+    ftp.connect(HOST, PORT)
+    return ftp
+
+
+def login(user="backup", password=PASSWORD):
+    ftp = connect()
+    ftp.login(user, password)
+    ftp.prot_p()
+    return ftp
+
+
+def fetch(ftp, name, rest=None):
+    data = io.BytesIO()
+    ftp.retrbinary("RETR " + name, data.write, rest=rest)
+    return data.getvalue()
+
+
+def refused(code, action, *arguments):
+    try:
+        reply = action(*arguments)
+    except ftplib.Error as error:
+        assert str(error).startswith(code), error
+        return str(error)
+    raise AssertionError(f"{arguments} gave {reply!r}")
+
+
+def ended(ftp, within):
+    """The server closes the control connection; returns after how many seconds."""
+    start = time.monotonic()
+    ftp.sock.settimeout(within)
+    try:
+        while ftp.sock.recv(4096):
+            pass
+    except (ConnectionError, ssl.SSLError) as error:
+        assert not isinstance(error, socket.timeout), error
+    return time.monotonic() - start
