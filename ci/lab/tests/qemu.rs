@@ -8,12 +8,12 @@ use std::time::Duration;
 use lab::{Bus, Firmware, Lab, Machine, MachineEnded};
 
 /// A lab in a folder that goes with the test, and an empty disk image.
-fn lab() -> (tempfile::TempDir, Lab, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+fn lab() -> anyhow::Result<(tempfile::TempDir, Lab, PathBuf)> {
+    let folder = tempfile::tempdir()?;
     let image = folder.path().join("empty.raw");
-    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    let lab = Lab::lasting(&folder.path().join("run")).unwrap();
-    (folder, lab, image)
+    fs::File::create(&image)?.set_len(64 << 20)?;
+    let lab = Lab::lasting(&folder.path().join("run"))?;
+    Ok((folder, lab, image))
 }
 
 fn process_exists(id: &str) -> bool {
@@ -22,7 +22,7 @@ fn process_exists(id: &str) -> bool {
 
 #[test]
 fn a_killed_vm_is_gone_and_starts_again_at_the_same_address() {
-    let (_folder, lab, image) = lab();
+    let (_folder, lab, image) = lab().unwrap();
     let machine = lab.machine("one").disk(&image).user_nic("52:54:00:00:00:01", &[50000]).start().unwrap();
     let endpoint = machine.endpoint(50000).unwrap();
     let first = fs::read_to_string(machine.folder().join("pid")).unwrap();
@@ -45,7 +45,7 @@ fn a_killed_vm_is_gone_and_starts_again_at_the_same_address() {
 
 #[test]
 fn the_firmware_speaks_on_the_serial_port_and_the_screen_can_be_seen() {
-    let (_folder, lab, image) = lab();
+    let (_folder, lab, image) = lab().unwrap();
     for firmware in [Firmware::Ovmf, Firmware::OvmfSecureBoot, Firmware::SeaBios] {
         let name = format!("{firmware:?}");
         let machine = lab
@@ -69,7 +69,7 @@ fn the_firmware_speaks_on_the_serial_port_and_the_screen_can_be_seen() {
 
 #[test]
 fn both_ends_of_a_link_come_and_go() {
-    let (_folder, lab, image) = lab();
+    let (_folder, lab, image) = lab().unwrap();
     let (listening, connecting) = lab.link("cable");
     // The connecting end first: it must wait for the other.
     let start = |name: &str, mac: &str, end| {
@@ -100,7 +100,7 @@ fn both_ends_of_a_link_come_and_go() {
 
 #[test]
 fn a_lasting_vm_goes_on_until_its_image_changes() {
-    let (_folder, lab, image) = lab();
+    let (_folder, lab, image) = lab().unwrap();
     let start = || lab.machine("one").disk(&image).memory_mib(256).firmware(Firmware::SeaBios).start();
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let machine = start().unwrap();
@@ -118,7 +118,7 @@ fn a_lasting_vm_goes_on_until_its_image_changes() {
 
 #[test]
 fn a_qemu_that_cannot_start_says_why() {
-    let (_folder, lab, image) = lab();
+    let (_folder, lab, image) = lab().unwrap();
     let failed = lab.machine("one").disk(&image).user_nic("no-mac", &[]).start();
     let message = format!("{:#}", failed.unwrap_err());
     assert!(
