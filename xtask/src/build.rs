@@ -1,18 +1,133 @@
-//! tmp
-use anyhow::Result;
-use tools::{Cache, Mkosi, Toolbox, mirror::Mirrors};
+//! `cargo xtask build`: from source to finished files in `dist/`.
+//!
+//! preflight → tools tree → (programs, base initrd) → root → boot → disk. mkosi makes the slot payloads only; all
+//! that is assembled from them is made here (decision D2).
 
-#[derive(clap::Args)]
-pub struct Options {
-    #[arg(long)]
-    tools_only: bool,
+mod boot;
+mod cpio;
+mod disk;
+mod esp;
+mod programs;
+mod system;
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use tools::mirror::Mirrors;
+use tools::{Cache, Mkosi, Toolbox};
+
+use crate::jobs::{Graph, Outcome};
+use crate::{paths, preflight};
+
+/// Version of everything that is built.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The date of all files in the image, seconds since 1970: 2026-11-23. A constant raised with each release, not
+/// the commit's time: otherwise every commit would make a new root, though nothing in it changed.
+const SOURCE_DATE_EPOCH: u64 = 1_795_392_000;
+
+/// Jobs that run at a time; mkosi and cargo are parallel by themselves.
+const PARALLEL_JOBS: usize = 2;
+
+/// What trades time for size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Quick to make: lz4, unoptimised programs
+    Dev,
+    /// Small and fast: best compression, optimised programs
+    Release,
 }
 
+impl Profile {
+    /// Name as cargo and mkosi know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Trade compression and optimisation for time
+    #[arg(long, value_enum, default_value = "dev")]
+    profile: Profile,
+    /// Only report what the host lacks, with the mending command
+    #[arg(long)]
+    no_install: bool,
+    /// Stop when the tools tree is there: all that tests need which boot nothing
+    #[arg(long)]
+    tools_only: bool,
+    /// Fetch newer packages from the mirror
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
     let cache = Cache::locate()?;
-    let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;
-    std::fs::create_dir_all(".build/logs")?;
-    Toolbox::prepare(&cache, &mkosi, std::fs::File::create(".build/logs/tools.log")?)?;
-    let _ = options.tools_only;
+    let work = paths::work().join(options.profile.name());
+    preflight::run(!options.no_install, &[cache.root(), &work])?;
+    fs::create_dir_all(work.join("logs")).with_context(|| format!("cannot create {}", work.display()))?;
+    let _lock = lock(&work)?;
+    let (mkosi, toolbox) = prepare_tools(&cache, options)?;
+    if options.tools_only {
+        println!("tools tree: {}", toolbox.tree().display());
+        return Ok(());
+    }
+    let system = system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, &work);
+    let jobs = vec![
+        programs::job(options.profile, &work),
+        system.base_initrd_job(),
+        system.root_job(),
+        boot::job(&toolbox, &work),
+        esp::job(&toolbox, &work),
+        disk::job(&work),
+    ];
+    let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
+    print_summary(&outcomes, start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// One build at a time in a checkout: the second waits.
+fn lock(work: &std::path::Path) -> Result<fs::File> {
+    let path = work.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("another build runs in this checkout; waiting for it");
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+/// Not a job of the graph: the tree lies outside the checkout, and its name alone tells whether it is current.
+fn prepare_tools(cache: &Cache, options: &Options) -> Result<(Mkosi, Toolbox)> {
+    let log = paths::work().join(options.profile.name()).join("logs/tools.log");
+    let start = Instant::now();
+    let mkosi = Mkosi::prepare(cache, &Mirrors::of_host()?)?;
+    let file = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+    let missing = Toolbox::open().is_err();
+    if missing {
+        eprintln!("tools tree … (once per user, about a minute; log: {})", paths::shown(&log));
+    }
+    let toolbox = Toolbox::prepare(cache, &mkosi, file).with_context(|| format!("see {}", log.display()))?;
+    if missing {
+        eprintln!("tools tree done ({:.1} s)", start.elapsed().as_secs_f64());
+    }
+    Ok((mkosi, toolbox))
+}
+
+fn print_summary(outcomes: &[Outcome], seconds: f64) {
+    println!("{:<12} {:>10} {:>12}", "job", "time", "size");
+    for outcome in outcomes {
+        let time = outcome.seconds.map_or("unchanged".into(), |seconds| format!("{seconds:.1} s"));
+        println!("{:<12} {time:>10} {:>9.1} MB", outcome.name, outcome.bytes as f64 / 1e6);
+    }
+    println!("{:<12} {seconds:>8.1} s", "all");
+    println!("{}", paths::shown(&paths::system_disk()));
 }

@@ -1,8 +1,13 @@
 //! The project's pipeline: `cargo xtask <command>`. This file only names the commands; each has a file of its own.
 
 mod build;
+mod jobs;
+mod paths;
+mod preflight;
+mod vm;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -16,10 +21,20 @@ struct Arguments {
 enum Command {
     /// Make everything in dist/ from source
     Build(build::Options),
+    /// Boot what was built, with its console in this terminal
+    Vm(vm::Options),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
         Command::Build(options) => build::run(&options),
+        Command::Vm(options) => vm::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -38,7 +38,8 @@ impl Cache {
     /// A folder in the cache, created when missing.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
-        fs::create_dir_all(&path).with_context(|| format!("cannot create the cache folder {}", path.display()))?;
+        fs::create_dir_all(&path)
+            .with_context(|| format!("cannot create the cache folder {}", path.display()))?;
         Ok(path)
     }
 
@@ -65,7 +66,8 @@ mod tests {
 
     #[test]
     fn the_xdg_folder_wins_and_a_relative_one_counts_as_unset() {
-        let root = |xdg: Option<&str>, home: Option<&str>| cache_root(xdg.map(Into::into), home.map(Into::into));
+        let root =
+            |xdg: Option<&str>, home: Option<&str>| cache_root(xdg.map(Into::into), home.map(Into::into));
         let cases = [
             (Some("/x"), Some("/home/u"), Some("/x/infimonitor-backup")),
             (None, Some("/home/u"), Some("/home/u/.cache/infimonitor-backup")),

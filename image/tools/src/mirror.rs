@@ -80,7 +80,10 @@ fn resolve(uri: String) -> Result<String> {
 }
 
 fn first_mirror(list: &str) -> Option<String> {
-    list.lines().filter_map(|line| line.split_whitespace().next()).find(|word| word.contains("://")).map(Into::into)
+    list.lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .find(|word| word.contains("://"))
+        .map(Into::into)
 }
 
 /// Reads every source of an apt configuration folder.
@@ -118,7 +121,8 @@ fn parse_line(line: &str) -> Option<Source> {
         Some(bracketed) => bracketed.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(Into::into);
+    let signed_by =
+        options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(Into::into);
     let mut words = rest.split_whitespace().map(String::from);
     let (uri, suite) = (words.next()?, words.next()?);
     Some(Source { uri, suites: vec![suite], components: words.collect(), signed_by })
@@ -126,7 +130,7 @@ fn parse_line(line: &str) -> Option<Source> {
 
 /// Parses the deb822 format of sources.list(5). Disabled stanzas and source packages are left out.
 pub fn parse_deb822(text: &str) -> Vec<Source> {
-    stanzas(text).iter().flat_map(|fields| sources_of_stanza(fields)).collect()
+    stanzas(text).into_iter().flat_map(sources_of_stanza).collect()
 }
 
 type Fields = Vec<(String, String)>;
@@ -151,7 +155,7 @@ fn stanzas(text: &str) -> Vec<Fields> {
     all
 }
 
-fn sources_of_stanza(fields: &Fields) -> Vec<Source> {
+fn sources_of_stanza(fields: Fields) -> Vec<Source> {
     let value = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
     let words = |name: &str| -> Vec<String> {
         value(name).unwrap_or_default().split_whitespace().map(Into::into).collect()
@@ -199,7 +203,8 @@ pub fn choose(sources: &[Source], archive: Option<String>, security: Option<Stri
 fn is_debians(source: &Source) -> bool {
     let own_key = source.signed_by.as_ref().is_none_or(|key| key.contains("debian-archive"));
     let reachable = !source.uri.starts_with("cdrom:");
-    let named = source.uri.trim_end_matches('/').rsplit('/').next().is_some_and(|name| name.contains("debian"));
+    let named =
+        source.uri.trim_end_matches('/').rsplit('/').next().is_some_and(|name| name.contains("debian"));
     own_key && reachable && named && source.components.iter().any(|component| component == "main")
 }
 
@@ -260,7 +265,10 @@ Components: main
     fn one_line_sources_are_read_with_options_and_comments() {
         let cases = [
             ("deb http://m/debian bookworm main # c", Some(("http://m/debian", None))),
-            ("deb [arch=amd64 signed-by=/k.gpg] http://m/debian bookworm main", Some(("http://m/debian", Some("/k.gpg")))),
+            (
+                "deb [arch=amd64 signed-by=/k.gpg] http://m/debian bookworm main",
+                Some(("http://m/debian", Some("/k.gpg"))),
+            ),
             ("deb\thttp://m/debian\tsid\tmain", Some(("http://m/debian", None))),
             ("deb-src http://m/debian bookworm main", None),
             ("# deb http://m/debian bookworm main", None),
@@ -304,7 +312,10 @@ deb http://mirror.example/debian-security bookworm-security main
 
     #[test]
     fn a_mirror_list_gives_its_first_mirror() {
-        assert_eq!(first_mirror("# list\nhttps://m/debian priority:1\n").as_deref(), Some("https://m/debian"));
+        assert_eq!(
+            first_mirror("# list\nhttps://m/debian priority:1\n").as_deref(),
+            Some("https://m/debian")
+        );
         assert_eq!(first_mirror("# none\n"), None);
     }
 

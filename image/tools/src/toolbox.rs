@@ -53,8 +53,9 @@ impl Toolbox {
         let name = tree_name();
         let partial = format!("{name}.partial");
         let configuration = cache.folder(&format!("{name}.conf"))?;
-        fs::write(configuration.join("mkosi.conf"), TREE_CONFIGURATION)
-            .with_context(|| format!("cannot write the tree's configuration to {}", configuration.display()))?;
+        fs::write(configuration.join("mkosi.conf"), TREE_CONFIGURATION).with_context(|| {
+            format!("cannot write the tree's configuration to {}", configuration.display())
+        })?;
         let mut command = mkosi.command()?;
         command
             .arg(format!("--directory={}", configuration.display()))

@@ -1,0 +1,83 @@
+//! The EFI system partition: Debian's signed shim and GRUB, our grub.cfg, and an empty grubenv.
+//!
+//! Made by mtools, so it needs neither mount rights nor vfat in the host's kernel, and is the same at each build.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use storage::layout::ESP_BYTES;
+use tools::Toolbox;
+
+use super::SOURCE_DATE_EPOCH;
+use crate::jobs::{Input, Job, Room};
+use crate::paths;
+
+/// Volume serial number of the file system; fixed for reproducible builds. Nothing searches for it.
+const SERIAL: &str = "494d4253";
+
+/// Size of a GRUB environment block in bytes (grub-editenv's `DEFAULT_ENVBLK_SIZE`).
+const GRUBENV_BYTES: usize = 1024;
+
+/// Files of the tools tree and their places. fbx64.efi is left out on purpose: it would write boot entries that
+/// outlive a replaced disk.
+const FROM_TOOLS: [(&str, &str); 3] = [
+    ("/usr/lib/shim/shimx64.efi.signed", "EFI/BOOT/BOOTX64.EFI"),
+    ("/usr/lib/shim/mmx64.efi.signed", "EFI/BOOT/mmx64.efi"),
+    ("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "EFI/BOOT/grubx64.efi"),
+];
+
+/// The ESP's place.
+pub fn image(work: &Path) -> PathBuf {
+    work.join("payloads/esp.img")
+}
+
+/// Makes the ESP.
+pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
+    Job {
+        name: "esp",
+        needs: &[],
+        inputs: vec![
+            Input::Path(paths::root().join("image/grub")),
+            Input::Value("tools", Toolbox::identity()),
+            Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
+        ],
+        outputs: vec![("esp.img", image(work))],
+        always: false,
+        hash_outputs: true,
+        action: Box::new(move |room| make(room, toolbox)),
+    }
+}
+
+fn make(room: &Room, toolbox: &Toolbox) -> Result<()> {
+    let image = room.scratch("esp.img");
+    let file = fs::File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
+    file.set_len(ESP_BYTES).context("cannot size the ESP")?;
+    let mtools = |program: &str| {
+        let mut command = toolbox.command(program);
+        command
+            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
+            .env("MTOOLS_SKIP_CHECK", "1")
+            .env("TZ", "UTC");
+        command.arg("-i").arg(&image);
+        command
+    };
+    // One sector a cluster: only so do 64 MiB have the number of clusters that FAT32 demands.
+    room.run(mtools("mformat").args(["-F", "-c", "1", "-N", SERIAL, "-v", "ESP", "::"]))?;
+    room.run(mtools("mmd").args(["::EFI", "::EFI/BOOT", "::EFI/debian"]))?;
+    let put = |source: &Path, place: &str| room.run(mtools("mcopy").arg(source).arg(format!("::{place}")));
+    for (source, place) in FROM_TOOLS {
+        put(&toolbox.path_of(source), place)?;
+    }
+    put(&paths::root().join("image/grub/grub.cfg"), "EFI/debian/grub.cfg")?;
+    let grubenv = room.scratch("grubenv");
+    fs::write(&grubenv, empty_grubenv()).context("cannot write grubenv")?;
+    put(&grubenv, "EFI/debian/grubenv")
+}
+
+/// An environment block without variables: grub.cfg has the defaults.
+fn empty_grubenv() -> Vec<u8> {
+    let mut block = b"# GRUB Environment Block\n".to_vec();
+    block.resize(GRUBENV_BYTES, b'#');
+    block
+}

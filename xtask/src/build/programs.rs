@@ -1,0 +1,78 @@
+//! The appliance's programs: compiled by cargo, stripped, and laid out as in the image.
+//!
+//! cargo decides by itself what must be compiled, so this job always runs; what depends on it does only when a
+//! program changed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::Profile;
+use crate::jobs::{Job, Room};
+use crate::paths;
+
+/// Each program (package and file name) and its folder in the image.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("firstboot", "usr/lib/infimonitor"),
+    ("hostd", "usr/lib/infimonitor"),
+    ("backupd", "usr/lib/infimonitor"),
+    ("ftpd", "usr/lib/infimonitor"),
+    ("monitor-link", "usr/bin"),
+];
+
+/// Where the finished tree of programs lies.
+pub fn tree(work: &Path) -> PathBuf {
+    work.join("programs")
+}
+
+/// The program that the initrd runs, in the tree.
+pub fn firstboot(work: &Path) -> PathBuf {
+    tree(work).join("usr/lib/infimonitor/firstboot")
+}
+
+/// Compiles and lays out all programs.
+pub fn job<'a>(profile: Profile, work: &Path) -> Job<'a> {
+    Job {
+        name: "programs",
+        needs: &[],
+        inputs: vec![],
+        outputs: vec![("tree", tree(work))],
+        always: true,
+        hash_outputs: true,
+        action: Box::new(move |room| make(room, profile)),
+    }
+}
+
+fn make(room: &Room, profile: Profile) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::root()).args(["build", "--locked", "--profile", profile.name()]);
+    for (program, _) in PROGRAMS {
+        cargo.args(["--package", program]);
+    }
+    room.run(&mut cargo)?;
+    for (program, folder) in PROGRAMS {
+        let folder = room.scratch("tree").join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let place = folder.join(program);
+        room.run(
+            Command::new("strip").arg("--strip-all").arg("-o").args([&place, &compiled(profile, program)]),
+        )?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot make {} executable", place.display()))?;
+    }
+    Ok(())
+}
+
+/// Where cargo puts a program: its target folder can be set from outside, and profile `dev` writes to `debug`.
+fn compiled(profile: Profile, program: &str) -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| paths::root().join("target"), PathBuf::from);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    };
+    target.join(folder).join(program)
+}

@@ -1,0 +1,90 @@
+//! A build as a graph of named jobs. A job runs when its inputs or an input of a job it needs changed by *content*
+//! or when an output is gone; jobs that do not need each other run side by side.
+//!
+//! Trade-off: jobs are few and coarse (seconds to minutes), so content is hashed plainly at each call, and an
+//! output is believed unchanged while size and modification time are. Outputs are made in a scratch folder and
+//! moved in place when the job is done: an interrupted build leaves nothing half-made.
+
+mod fingerprint;
+mod progress;
+mod run;
+mod stamp;
+
+pub use fingerprint::{Input, of_path as fingerprint_of};
+pub use run::{Graph, Outcome};
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// What a job does: fills its scratch folder.
+pub type Action<'a> = Box<dyn Fn(&Room) -> Result<()> + Send + Sync + 'a>;
+
+/// One named step of a build.
+pub struct Job<'a> {
+    /// Name, also of its log file; unique in the graph.
+    pub name: &'static str,
+    /// Names of the jobs whose outputs this one reads.
+    pub needs: &'static [&'static str],
+    /// What else the outputs depend on.
+    pub inputs: Vec<Input>,
+    /// Files or folders that it makes: name in the scratch folder, and final place.
+    pub outputs: Vec<(&'static str, PathBuf)>,
+    /// Run at every build: for a step that finds out by itself, and fast, whether there is work (cargo).
+    pub always: bool,
+    /// Read the outputs to tell whether dependent jobs must run. Off for what is large and that nothing needs.
+    pub hash_outputs: bool,
+    /// The work.
+    pub action: Action<'a>,
+}
+
+/// What a running job gets: a scratch folder and a log.
+pub struct Room {
+    scratch: PathBuf,
+    log: File,
+}
+
+impl Room {
+    /// A place in the scratch folder; outputs go to the names that the job declares.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+
+    /// A second handle of the log, for a program's output.
+    pub fn log(&self) -> Result<File> {
+        self.log.try_clone().context("cannot share the log file")
+    }
+
+    /// Writes a line to the log.
+    pub fn note(&self, line: &str) -> Result<()> {
+        writeln!(&self.log, "{line}").context("cannot write to the log")
+    }
+
+    /// Runs a program with its output in the log; anything but success is an error.
+    pub fn run(&self, command: &mut Command) -> Result<()> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        self.note(&format!("+ {command:?}"))?;
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(self.log()?)
+            .stderr(self.log()?)
+            .status()
+            .with_context(|| format!("cannot run {program}"))?;
+        if !status.success() {
+            bail!("{program} failed ({status})");
+        }
+        Ok(())
+    }
+}
+
+/// The last lines of a log, for an error message.
+fn tail(log: &Path, lines: usize) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    let shown = &all[all.len().saturating_sub(lines)..];
+    shown.iter().map(|line| format!("    {line}\n")).collect()
+}
