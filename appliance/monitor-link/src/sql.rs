@@ -1,0 +1,177 @@
+//! SQL: run by psql as the cluster's owner over the local socket, always through standard input, so that no password
+//! stands on a command line.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::hba::ROLE;
+use crate::settings::{self, Current};
+
+/// The physical replication slot of the backup server.
+pub const SLOT: &str = "backup_server";
+
+/// Separates columns; occurs in no value that is asked for.
+const SEPARATOR: char = '\u{1f}';
+
+/// How psql is called.
+#[derive(Debug, Clone)]
+pub struct Psql {
+    /// Program and first arguments: how to become the cluster's owner, then psql itself.
+    pub command: Vec<String>,
+    /// Database superuser: Debian names it as the operating-system user that owns the cluster.
+    pub user: String,
+    /// Port, which also names the socket.
+    pub port: u16,
+    /// Folder of the socket; PostgreSQL's default if `None`.
+    pub socket: Option<String>,
+}
+
+impl Psql {
+    /// psql as the operating-system user `owner`.
+    pub fn of(owner: &str, port: u16) -> Self {
+        let command = ["runuser", "-u", owner, "--", "psql"].map(str::to_owned).to_vec();
+        Self { command, user: owner.to_owned(), port, socket: None }
+    }
+
+    /// Runs SQL in database `postgres`; rows of columns.
+    ///
+    /// # Errors
+    /// psql cannot be run, or the server refuses: with its own words, which do not repeat the statement.
+    pub fn run(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        let [program, first @ ..] = self.command.as_slice() else { bail!("no psql is named") };
+        let mut command = Command::new(program);
+        command
+            .args(first)
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--no-password"])
+            .args(["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"])
+            .arg(format!("--field-separator={SEPARATOR}"))
+            .arg(format!("--port={}", self.port))
+            .arg(format!("--username={}", self.user))
+            .arg("--dbname=postgres")
+            .current_dir("/")
+            // root's home has files that the owner cannot read, and that are not meant for this.
+            .env("HOME", "/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for name in ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGOPTIONS", "PGSSLMODE", "PGPASSFILE"] {
+            command.env_remove(name);
+        }
+        if let Some(socket) = &self.socket {
+            command.arg(format!("--host={socket}"));
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+        let written = child.stdin.take().context("psql has no input")?.write_all(sql.as_bytes());
+        let output = child.wait_with_output().context("cannot wait for psql")?;
+        if !output.status.success() {
+            bail!("PostgreSQL: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        written.context("cannot write to psql")?;
+        let text = String::from_utf8(output.stdout).context("psql printed something that is not UTF-8")?;
+        Ok(text.lines().map(|line| line.split(SEPARATOR).map(str::to_owned).collect()).collect())
+    }
+
+    /// A single value.
+    ///
+    /// # Errors
+    /// As [`Self::run`], or there is no row.
+    pub fn value(&self, sql: &str) -> Result<String> {
+        self.run(sql)?
+            .into_iter()
+            .flatten()
+            .next()
+            .with_context(|| format!("PostgreSQL gave no row for: {sql}"))
+    }
+
+    /// The settings that [`settings`] decides by.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn settings(&self) -> Result<BTreeMap<String, Current>> {
+        let names = settings::LOOKED_AT.map(|name| format!("'{name}'")).join(", ");
+        let rows = self.run(&format!(
+            "select name, setting, coalesce(sourcefile, '') from pg_settings where name in ({names})"
+        ))?;
+        rows.into_iter()
+            .map(|row| match row.as_slice() {
+                [name, value, file] => {
+                    let ours = file.ends_with(&format!("/{}", settings::FILE));
+                    Ok((name.clone(), Current { value: value.clone(), ours }))
+                }
+                _ => bail!("PostgreSQL gave a row of {} columns for its settings", row.len()),
+            })
+            .collect()
+    }
+}
+
+/// Makes or mends the role, with this password, and the slot. May be run again.
+///
+/// The session keeps its statements out of the server's log, as one holds the password. A slot that was invalidated
+/// is of no use to anybody: it is made anew.
+///
+/// # Errors
+/// The password is not of letters and digits.
+pub fn role_and_slot(password: &str) -> Result<String> {
+    if password.is_empty() || !password.bytes().all(|c| c.is_ascii_alphanumeric()) {
+        bail!("the replication password may have letters and digits only");
+    }
+    Ok(format!(
+        "set log_statement = 'none';
+set log_min_duration_statement = -1;
+set log_duration = off;
+set log_min_error_statement = 'panic';
+set password_encryption = 'scram-sha-256';
+begin;
+do $$ begin
+  if not exists (select from pg_roles where rolname = '{ROLE}') then
+    create role {ROLE};
+  end if;
+end $$;
+alter role {ROLE} with login replication nosuperuser nocreatedb nocreaterole nobypassrls
+  valid until 'infinity' password '{password}';
+commit;
+select pg_drop_replication_slot(slot_name) from pg_replication_slots
+  where slot_name = '{SLOT}' and not active and (wal_status = 'lost' or slot_type <> 'physical');
+select pg_create_physical_replication_slot('{SLOT}', true)
+  where not exists (select from pg_replication_slots where slot_name = '{SLOT}');
+"
+    ))
+}
+
+/// A random password of letters and digits.
+///
+/// # Errors
+/// The kernel gives no random numbers.
+pub fn random_password() -> Result<String> {
+    /// 32 of 62 characters: 190 bits.
+    const LENGTH: usize = 32;
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut password = String::with_capacity(LENGTH);
+    while password.len() < LENGTH {
+        let mut bytes = [0; 64];
+        getrandom::fill(&mut bytes).context("the kernel gives no random numbers")?;
+        // What lies above the last multiple of 62 would make some characters likelier.
+        let fair = bytes.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(*byte) % 62]);
+        password.extend(fair.take(LENGTH - password.len()).map(char::from));
+    }
+    Ok(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_long_and_need_no_quoting() {
+        let (a, b) = (random_password().unwrap(), random_password().unwrap());
+        assert_eq!(a.len(), 32);
+        assert_ne!(a, b);
+        assert!(role_and_slot(&a).unwrap().contains(&format!("password '{a}'")));
+        for bad in ["", "a'b", "a b", "a\\"] {
+            assert!(role_and_slot(bad).is_err(), "{bad}");
+        }
+    }
+}

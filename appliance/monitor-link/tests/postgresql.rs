@@ -1,0 +1,228 @@
+//! `setup` against a real PostgreSQL 17 of the tools tree, and its rules against a real nft in a network namespace of
+//! its own. Needs root (to become PostgreSQL's user, for the namespace) and the tools tree.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+use std::cell::Cell;
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use api::{Peer, Secret};
+use monitor_link::{firewall, hba, setup, sql};
+use tools::Toolbox;
+use uuid::Uuid;
+
+const BIN: &str = "/usr/lib/postgresql/17/bin";
+/// `nobody`: the server refuses to run as root, and its user must be in the host's list.
+const USER: u32 = 65534;
+
+struct Server {
+    toolbox: Toolbox,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Server {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("monitor-link-test-").tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        chown(folder.path(), Some(USER), Some(USER)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self { toolbox: Toolbox::open().unwrap(), folder, port };
+        let mut initdb = server.command("initdb");
+        initdb.args(["--auth=trust", "--username=postgres", "--locale=C.UTF-8", "--no-sync", "-D"]);
+        good(initdb.arg(server.data()).output().unwrap());
+        let mut conf =
+            fs::OpenOptions::new().append(true).open(server.data().join("postgresql.conf")).unwrap();
+        let socket = server.folder.path().display();
+        writeln!(conf, "port = {port}\nunix_socket_directories = '{socket}'\nfsync = off").unwrap();
+        drop(conf);
+        server.control("start");
+        server
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("pgdata")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.toolbox.command("setpriv");
+        let id = USER.to_string();
+        command
+            .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
+            .arg(format!("{BIN}/{program}"));
+        command.current_dir("/");
+        command
+    }
+
+    fn control(&self, action: &str) {
+        let mut command = self.command("pg_ctl");
+        command.args(["--wait", "--silent", "--mode=fast", "-D"]).arg(self.data());
+        command.arg(format!("--log={}", self.folder.path().join("log").display())).arg(action);
+        // The server inherits the streams: a pipe would never end.
+        let status =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        assert!(status.success(), "{action}: {log}");
+    }
+
+    fn psql(&self) -> sql::Psql {
+        let command = self.command("psql");
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        sql::Psql {
+            command: words.map(|word| word.to_str().unwrap().to_owned()).collect(),
+            user: "postgres".into(),
+            port: self.port,
+            socket: Some(self.folder.path().to_str().unwrap().to_owned()),
+        }
+    }
+
+    /// A connection over the network as the backup server's role.
+    fn connect(&self, peer: &Peer, more: &str, statement: &str) -> Output {
+        let pinned = self.folder.path().join("pinned.pem");
+        fs::write(&pinned, &peer.certificate).unwrap();
+        let parameters = format!(
+            "host=127.0.0.1 port={} user={} dbname={} sslmode=verify-ca sslrootcert={} channel_binding=require \
+             require_auth=scram-sha-256 {more}",
+            self.port,
+            peer.user,
+            peer.database,
+            pinned.display()
+        );
+        let mut command = self.command("psql");
+        command.env("PGPASSWORD", peer.password.reveal()).env("HOME", "/");
+        command.args(["--no-psqlrc", "-At", "-c", statement]).arg(parameters).output().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.data().join("postmaster.pid").exists() && !std::thread::panicking() {
+            self.control("stop");
+        } else if let Ok(pid) = fs::read_to_string(self.data().join("postmaster.pid")) {
+            let pid =
+                pid.lines().next().and_then(|pid| pid.parse().ok()).and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                rustix::process::kill_process(pid, rustix::process::Signal::INT).ok();
+            }
+        }
+    }
+}
+
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn bad(output: Output) -> String {
+    assert!(!output.status.success(), "was let in");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn peer(server: &Server, certificate: String, id: Uuid, password: Secret) -> Peer {
+    Peer {
+        id,
+        version: "1".into(),
+        address: "127.0.0.1".into(),
+        port: server.port,
+        user: hba::ROLE.into(),
+        password,
+        slot: sql::SLOT.into(),
+        database: hba::DATABASE.into(),
+        certificate,
+    }
+}
+
+#[test]
+fn a_fresh_cluster_lets_the_backup_server_in_and_a_second_run_changes_nothing() {
+    let server = Server::new();
+    let psql = server.psql();
+    let state = server.folder.path().join("state");
+    let local: IpAddr = "127.0.0.1".parse().unwrap();
+    let restarts = Cell::new(0);
+    let run = || {
+        let restart = || {
+            restarts.set(restarts.get() + 1);
+            server.control("restart");
+            Ok(())
+        };
+        let host = "127.0.0.1".parse().unwrap();
+        let pinned = setup::prepare(&psql, &host, &[local], local, None, &restart).unwrap();
+        setup::credentials(&state, &psql, |id, password| peer(&server, pinned, id, password)).unwrap()
+    };
+    let first = run();
+    assert_eq!(restarts.get(), 1, "listen_addresses needs a restart");
+    assert_eq!(psql.value("show ssl").unwrap(), "on");
+    assert_eq!(psql.value("show listen_addresses").unwrap(), "*");
+    assert_ne!(psql.value("show max_slot_wal_keep_size").unwrap(), "-1");
+    let role = "select rolcanlogin, rolreplication, rolsuper, rolcreatedb, rolcreaterole from pg_roles \
+                where rolname = 'backup_server'";
+    assert_eq!(psql.run(role).unwrap(), [["t", "t", "f", "f", "f"]]);
+    let slot = "select slot_type, wal_status, restart_lsn is not null from pg_replication_slots";
+    assert_eq!(psql.run(slot).unwrap(), [["physical", "reserved", "t"]]);
+
+    let second = run();
+    assert_eq!(second, first);
+    assert_eq!(restarts.get(), 1);
+    assert_eq!(psql.run(slot).unwrap().len(), 1);
+    let hba_file = fs::read_to_string(server.data().join("pg_hba.conf")).unwrap();
+    assert_eq!(hba_file.matches(hba::FILE).count(), 1);
+
+    // What the backup server does: replication, and SQL about its slot.
+    good(server.connect(&first, "replication=true", "IDENTIFY_SYSTEM"));
+    assert_eq!(good(server.connect(&first, "", "select wal_status from pg_replication_slots")), "reserved");
+    // What it may not: without TLS, with another password, in another database; nor the role by the socket.
+    let text = bad(server.connect(&first, "sslmode=disable channel_binding=prefer", "select 1"));
+    assert!(text.contains("pg_hba.conf rejects connection"), "{text}");
+    let wrong = Peer { password: Secret::new("wrong"), ..first.clone() };
+    assert!(bad(server.connect(&wrong, "", "select 1")).contains("password authentication failed"));
+    assert!(bad(server.connect(&first, "dbname=template1", "select 1")).contains("rejects connection"));
+    let socket = format!("host={}", server.folder.path().display());
+    let text =
+        bad(server.connect(&first, &format!("{socket} sslmode=prefer channel_binding=prefer"), "select 1"));
+    assert!(text.contains("rejects connection"), "{text}");
+    let log = fs::read_to_string(server.folder.path().join("log")).unwrap();
+    assert!(!log.contains(first.password.reveal()), "the password stands in the server's log");
+}
+
+#[test]
+fn a_setting_that_alter_system_overrides_is_named() {
+    let server = Server::new();
+    let psql = server.psql();
+    psql.run("alter system set listen_addresses = 'localhost'").unwrap();
+    let local = "127.0.0.1".parse().unwrap();
+    let restart = || {
+        server.control("restart");
+        Ok(())
+    };
+    let error =
+        setup::prepare(&psql, &"127.0.0.1".parse().unwrap(), &[local], local, None, &restart).unwrap_err();
+    assert!(error.to_string().contains("listen_addresses is \"localhost\" and not \"*\""), "{error:#}");
+}
+
+#[test]
+fn nft_takes_the_rules_and_takes_them_again() {
+    let toolbox = Toolbox::open().unwrap();
+    let addresses = ["192.0.2.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
+    let rules = serde_json::to_string(&firewall::ruleset(&addresses, 5432, true)).unwrap();
+    let mut file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    file.write_all(rules.as_bytes()).unwrap();
+    let command = toolbox.command("nft");
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let nft = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect::<Vec<_>>().join(" ");
+    let path = file.path().display();
+    let script = format!("set -e; {nft} -j -f {path}; {nft} -j -f {path}; {nft} list ruleset");
+    let text = good(Command::new("unshare").args(["--net", "sh", "-c", &script]).output().unwrap());
+    for line in [
+        "ip saddr 192.0.2.5 tcp dport 50001 redirect to :5432",
+        "ip6 saddr 2001:db8::5 tcp dport 50001 redirect to :5432",
+        "iifname \"lo\" accept",
+        "tcp dport 5432 ct status dnat accept",
+        "tcp dport 5432 drop",
+    ] {
+        assert_eq!(text.matches(line).count(), 1, "{line} in {text}");
+    }
+}
