@@ -37,7 +37,9 @@ pub fn run() -> Result<()> {
     }
     create(Path::new(FOLDER))?;
     let cluster = cluster::choose(&cluster::list()?, Some(&format!("{MAJOR}/{NAME}")))?;
-    service("start", &cluster)?;
+    if !cluster.online {
+        service("start", &cluster)?;
+    }
     eprintln!("monitor-link: PostgreSQL cluster {MAJOR}/{NAME} runs");
     Ok(())
 }
