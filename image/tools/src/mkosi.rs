@@ -52,8 +52,11 @@ impl Mkosi {
         self.modules.join("mkosi/sandbox.py")
     }
 
-    /// A call of mkosi with the shared caches and mirrors set; the caller adds image, output and verb.
-    pub fn command(&self) -> Result<Command> {
+    /// A call of mkosi with the shared caches and mirrors set; the caller adds folder, output and verb.
+    ///
+    /// `image` names the incremental cache: mkosi keeps one tree a folder and throws it away when another image
+    /// with other packages comes along.
+    pub fn command(&self, image: &str) -> Result<Command> {
         let mut command = Command::new("python3");
         command
             .args(["-B", "-m", "mkosi"])
@@ -61,7 +64,7 @@ impl Mkosi {
             .arg(flag("sandbox-tree", &self.sandbox_tree))
             .arg(flag("package-cache-directory", &self.cache.folder("packages")?))
             .arg(flag("workspace-directory", &self.cache.folder("workspace")?))
-            .arg(flag("cache-directory", &self.cache.folder("incremental")?));
+            .arg(flag("cache-directory", &self.cache.folder(&format!("incremental/{image}"))?));
         Ok(command)
     }
 

@@ -56,7 +56,7 @@ impl Toolbox {
         fs::write(configuration.join("mkosi.conf"), TREE_CONFIGURATION).with_context(|| {
             format!("cannot write the tree's configuration to {}", configuration.display())
         })?;
-        let mut command = mkosi.command()?;
+        let mut command = mkosi.command("tools")?;
         command
             .arg(format!("--directory={}", configuration.display()))
             .arg(format!("--output-directory={}", cache.root().display()))

@@ -134,7 +134,7 @@ impl<'a> System<'a> {
         let skeleton = Skeleton::of(self.cache, image)?;
         let force: &[&str] =
             if self.refresh || skeleton.changed() { &["--force", "--force"] } else { &["--force"] };
-        let mut command = self.mkosi.command()?;
+        let mut command = self.mkosi.command(image)?;
         command
             .arg(format!("--directory={}", folder(image).display()))
             .arg(format!("--tools-tree={}", self.toolbox.tree().display()))
@@ -164,7 +164,7 @@ impl Skeleton {
         let tree = folder(image).join("mkosi.skeleton");
         let fingerprint =
             if tree.is_dir() { crate::jobs::fingerprint_of(&tree)? } else { String::from("none") };
-        Ok(Self { note: cache.folder("incremental")?.join(format!("{image}.skeleton")), fingerprint })
+        Ok(Self { note: cache.folder(&format!("incremental/{image}"))?.join("skeleton"), fingerprint })
     }
 
     fn changed(&self) -> bool {
