@@ -1,1 +1,170 @@
-//! Placeholder until the crate is written.
+//! What the VM scenarios share: the two machines, what users do with them, and how the outcome is read.
+//!
+//! A scenario is a story about booted machines and real clients. It reads as such in `tests/`; what is needed for it
+//! stands here.
+
+use anyhow::{Context, Result, ensure};
+use api::{Backup, BackupList, Status};
+use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, wait_until};
+use provisioning::{Answers, smbios::to_oem_string};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tools::Toolbox;
+
+/// Password of root at the console of test machines.
+pub const ROOT_PASSWORD: &str = "look inside";
+/// The network between the two machines.
+pub const MONITOR_ADDRESS: &str = "192.168.77.1";
+/// The backup server's address in it.
+pub const SERVER_ADDRESS: &str = "192.168.77.2";
+
+/// The disk that `cargo xtask build` made.
+pub fn built_disk() -> Result<PathBuf> {
+    let checkout =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the crate lies in ci/")?;
+    let disk = checkout.join("dist/infimonitor-backup-server.raw");
+    ensure!(
+        disk.is_file(),
+        "{} is missing: run `cargo xtask build` first, or `cargo xtask test`",
+        disk.display()
+    );
+    Ok(disk)
+}
+
+/// Provisioning data for `role` with a fixed address on the interface `mac`, as users would write it.
+fn answers(toolbox: &Toolbox, role: &str, mac: &str, address: &str) -> Result<String> {
+    let hash = lab::crypt_hash(toolbox, ROOT_PASSWORD)?;
+    let yaml = format!(
+        "role: {role}\nhostname: {role}\nroot_password_hash: \"{hash}\"\nnetwork:\n  - mac: \"{mac}\"\n    \
+         addresses: [\"{address}/24\"]\n"
+    );
+    Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
+}
+
+/// Boots a monitoring node.
+pub fn monitor(lab: &Lab, end: LinkEnd) -> Result<Machine> {
+    let mac = "52:54:00:00:01:02";
+    lab.machine("monitor")
+        .disk(&built_disk()?)
+        .provisioning(answers(lab.toolbox(), "monitor", mac, MONITOR_ADDRESS)?)
+        .root_password(ROOT_PASSWORD)
+        .user_nic("52:54:00:00:01:01", &[])
+        .link_nic(mac, end)
+        .start()
+}
+
+/// Boots a backup server.
+pub fn backup_server(lab: &Lab, end: LinkEnd) -> Result<Machine> {
+    let mac = "52:54:00:00:02:02";
+    lab.machine("backup-server")
+        .disk(&built_disk()?)
+        .provisioning(answers(lab.toolbox(), "backup-server", mac, SERVER_ADDRESS)?)
+        .root_password(ROOT_PASSWORD)
+        .user_nic("52:54:00:00:02:01", &lab::backup_server_ports())
+        .link_nic(mac, end)
+        .start()
+}
+
+/// A user of a backup server, with the default password.
+#[derive(Debug)]
+pub struct User {
+    api: Client,
+    ftp: Client,
+}
+
+impl User {
+    /// Talks to `server` over its forwarded ports.
+    pub fn of(server: &Machine) -> Result<Self> {
+        Ok(Self {
+            api: server.client(lab::API_PORT)?.login("backup", "backup").limit(Duration::from_secs(120)),
+            ftp: server.client(lab::FTP_PORT)?.login("backup", "backup").limit(Duration::from_secs(900)),
+        })
+    }
+
+    /// `GET /v1/status`
+    pub fn status(&self) -> Result<Status> {
+        self.get("/v1/status")
+    }
+
+    /// Waits until the API answers after a boot.
+    pub fn wait_for_api(&self) -> Result<Status> {
+        wait_until("the API answers", BOOT, || self.status())
+    }
+
+    /// Waits for a state by name.
+    pub fn wait_for_state(&self, name: &str, within: Duration) -> Result<Status> {
+        wait_until(&format!("state {name}"), within, || {
+            let status = self.status()?;
+            ensure!(status.state.name() == name, "{}: {}", status.state.name(), status.message);
+            Ok(status)
+        })
+    }
+
+    /// `PUT /v1/peer` with what `monitor-link setup` printed.
+    pub fn pair(&self, peer: &str) -> Result<()> {
+        let reply = self.api.https("PUT", "/v1/peer", Some(peer))?;
+        ensure!(reply.code == 200, "{reply:?}");
+        Ok(())
+    }
+
+    /// `GET /v1/backups`
+    pub fn backups(&self) -> Result<BackupList> {
+        self.get("/v1/backups")
+    }
+
+    /// `POST /v1/backups`
+    pub fn create_backup(&self, comment: &str) -> Result<Backup> {
+        let body = serde_json::json!({ "comment": comment }).to_string();
+        let reply = self.api.https("POST", "/v1/backups", Some(&body))?;
+        ensure!(reply.code == 201, "{reply:?}");
+        Ok(serde_json::from_str(&reply.body)?)
+    }
+
+    /// Fetches a backup's tar by FTP.
+    pub fn fetch_tar(&self, backup: &Backup, to: &Path) -> Result<()> {
+        let reply = self.ftp.ftps(&format!("/{}.tar", backup.id), Some(to), false)?;
+        ensure!(reply.code == 226, "{reply:?}");
+        let size = std::fs::metadata(to)?.len();
+        ensure!(size == backup.sizes.tar, "the tar has {size} bytes, the manifest says {}", backup.sizes.tar);
+        Ok(())
+    }
+
+    fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let reply = self.api.https("GET", path, None)?;
+        ensure!(reply.code == 200, "{reply:?}");
+        Ok(serde_json::from_str(&reply.body)?)
+    }
+}
+
+/// Runs SQL as the superuser on the monitoring node and gives what is printed, without decoration.
+pub fn sql(monitor: &Machine, sql: &str, within: Duration) -> Result<String> {
+    let script =
+        format!("runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d postgres <<'SQL'\n{sql}\nSQL");
+    Ok(monitor.run_ok(&script, within)?.trim().to_owned())
+}
+
+/// Runs SQL on the replica, as the one user and role that may.
+pub fn sql_on_replica(server: &Machine, monitor_id: &str, sql: &str) -> Result<String> {
+    let script = format!(
+        "runuser -u backupd -- psql -XAtq -v ON_ERROR_STOP=1 -h /run/infimonitor/clusters/{monitor_id}/socket \
+         -U backup_server -d postgres <<'SQL'\n{sql}\nSQL"
+    );
+    Ok(server.run_ok(&script, COMMAND)?.trim().to_owned())
+}
+
+/// pgbench's tables.
+pub const TABLES: [&str; 4] = ["pgbench_accounts", "pgbench_tellers", "pgbench_branches", "pgbench_history"];
+
+/// SQL that gives number and content of all rows of pgbench's tables, whatever their order.
+pub fn checksum_sql() -> String {
+    let part = |table: &&str| {
+        format!("select '{table}', count(*), sum(hashtextextended(t::text, 0)) from {table} t")
+    };
+    TABLES.iter().map(part).collect::<Vec<_>>().join(" union all ") + " order by 1"
+}
+
+/// SQL that is `t` when pgbench's books balance: every transaction adds the same to an account, a teller, a branch
+/// and the history, so a state in the middle of one would differ.
+pub const BALANCE_SQL: &str = "select a = t and t = b and b = h from \
+    (select sum(abalance) as a from pgbench_accounts), (select sum(tbalance) as t from pgbench_tellers), \
+    (select sum(bbalance) as b from pgbench_branches), (select sum(delta) as h from pgbench_history)";

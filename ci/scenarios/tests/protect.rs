@@ -1,0 +1,112 @@
+//! The thread through the whole system: protect a real database, lose power, get the data back.
+
+use anyhow::{Result, ensure};
+use api::Backup;
+use integration::Restored;
+use lab::{COMMAND, Lab, scenario, wait_until};
+use scenarios::{
+    BALANCE_SQL, SERVER_ADDRESS, User, backup_server, checksum_sql, monitor, sql, sql_on_replica,
+};
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+/// pgbench's scale: 15 MB each, so more than the 200 MB that the scenario is about.
+const SCALE: u32 = 16;
+/// Time for filling, copying and checking some hundred megabytes without KVM.
+const LONG: Duration = Duration::from_secs(900);
+
+/// Fetches the tar of `backup` by FTP and starts it.
+fn restore(lab: &Lab, user: &User, backup: &Backup) -> Result<Restored> {
+    let tar = lab.folder().join("backup.tar");
+    let started = Instant::now();
+    user.fetch_tar(backup, &tar)?;
+    println!("{} fetched, {} bytes in {:.1?}", backup.id, backup.sizes.tar, started.elapsed());
+    Restored::start(lab.toolbox(), backup, File::open(&tar)?)
+}
+
+#[test]
+fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Result<()> {
+    scenario("protect", |lab| {
+        let (at_monitor, at_server) = lab.link("replication");
+        let monitor = monitor(lab, at_monitor)?;
+        let server = backup_server(lab, at_server)?;
+        let user = User::of(&server)?;
+        user.wait_for_api()?;
+
+        let load = |options: &str| {
+            format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
+        };
+        wait_until("the monitor's PostgreSQL", LONG, || sql(&monitor, "select 1", COMMAND))?;
+        monitor.run_ok(&load(&format!("-q -i -s {SCALE}")), LONG)?;
+        let bytes: u64 = sql(&monitor, "select pg_database_size('postgres')", COMMAND)?.parse()?;
+        ensure!(bytes > 200_000_000, "the database has only {bytes} bytes");
+
+        // Pairing and full copy.
+        monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
+        let peer = String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?;
+        let id = serde_json::from_str::<api::Peer>(&peer)?.id.to_string();
+        let started = Instant::now();
+        user.pair(&peer)?;
+        user.wait_for_state("synchronized", LONG)?;
+        println!("{bytes} bytes paired, copied and synchronized in {:.1?}", started.elapsed());
+
+        // Rows written afterwards arrive.
+        sql(&monitor, "create table later as select 42 as answer; grant select on later to public", COMMAND)?;
+        wait_until("a row written afterwards", COMMAND, || {
+            let answer = sql_on_replica(&server, &id, "select answer from later")?;
+            ensure!(answer == "42", "{answer}");
+            Ok(())
+        })?;
+
+        // Load, paused at a known LSN: the backup has it, and every table is equal.
+        monitor.run_ok(&load("-n -c 2 -T 10"), LONG)?;
+        let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
+        wait_until("the replica has flushed the pause", COMMAND, || {
+            let question = format!("select pg_last_wal_receive_lsn() >= '{position}'");
+            let there = sql_on_replica(&server, &id, &question)?;
+            ensure!(there == "t", "{there}");
+            Ok(())
+        })?;
+        let paused = user.create_backup("paused")?;
+        println!("snapshot in {:.1} ms", paused.snapshot_ms);
+        let expected = sql(&monitor, &checksum_sql(), LONG)?;
+        let restored = restore(lab, &user, &paused)?;
+        assert_eq!(restored.sql(&checksum_sql())?, expected);
+        drop(restored);
+
+        // Under load.
+        let background = format!("systemd-run --quiet --unit=load --collect {}", load("-n -c 2 -T 3600"));
+        monitor.run_ok(&background, COMMAND)?;
+        std::thread::sleep(Duration::from_secs(5));
+        let loaded = user.create_backup("under load")?;
+        let restored = restore(lab, &user, &loaded)?;
+        assert_eq!(restored.sql(BALANCE_SQL)?, "t");
+        drop(restored);
+
+        // Power cut while it streams.
+        server.kill()?;
+        server.boot_again()?;
+        user.wait_for_api()?;
+        user.wait_for_state("synchronized", LONG)?;
+        let ids: Vec<String> = user.backups()?.backups.into_iter().map(|backup| backup.id).collect();
+        assert_eq!(ids, [loaded.id.as_str(), paused.id.as_str()]);
+        assert!(user.backups()?.damaged.is_empty());
+        let restored = restore(lab, &user, &paused)?;
+        assert_eq!(restored.sql(&checksum_sql())?, expected);
+        drop(restored);
+
+        // And it goes on: a new backup has the load that went on meanwhile.
+        monitor.run_ok("systemctl stop load", COMMAND)?;
+        let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
+        wait_until("the replica has caught up", LONG, || {
+            let there =
+                sql_on_replica(&server, &id, &format!("select pg_last_wal_replay_lsn() >= '{position}'"))?;
+            ensure!(there == "t", "{there}");
+            Ok(())
+        })?;
+        let after = user.create_backup("after the power cut")?;
+        let restored = restore(lab, &user, &after)?;
+        assert_eq!(restored.sql(BALANCE_SQL)?, "t");
+        Ok(())
+    })
+}
