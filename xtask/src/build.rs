@@ -67,6 +67,13 @@ pub struct Options {
     refresh: bool,
 }
 
+impl Options {
+    /// What tests need: the dev disk, or only the tools tree where nothing boots.
+    pub fn for_tests(tools_only: bool) -> Self {
+        Self { profile: Profile::Dev, no_install: false, tools_only, refresh: false }
+    }
+}
+
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();

@@ -4,6 +4,7 @@ mod build;
 mod jobs;
 mod paths;
 mod preflight;
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Make everything in dist/ from source
     Build(build::Options),
+    /// Check everything: format, lints, unit and integration tests, VM scenarios
+    Test(test::Options),
     /// Boot what was built, with its console in this terminal
     Vm(vm::Options),
 }
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build(options) => build::run(&options),
+        Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
     };
     match result {

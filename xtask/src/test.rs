@@ -1,0 +1,86 @@
+//! `cargo xtask test`: format, lints, unit and integration tests, then the VM scenarios on a fresh build.
+//!
+//! Everything that it needs it sets up itself. The tests run in one call of the test runner, so that its closing
+//! line is the summary of the whole; what would be skipped is not there: a test that cannot run where it stands fails
+//! and says why.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, paths};
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Leave out the virtual machines
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Also the long scenarios, and the check of licences and sources
+    #[arg(long)]
+    full: bool,
+}
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result<()> {
+    build::run(&build::Options::for_tests(options.quick))?;
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    if options.full {
+        install("cargo-deny", "deny")?;
+        cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+    }
+    // The integration tests start the programs as they are, beside their own binaries.
+    cargo(&["build", "--workspace", "--bins", "--locked"])?;
+    install("cargo-nextest", "nextest")?;
+    let mut tests = vec!["nextest", "run", "--workspace", "--locked"];
+    if let Some(filter) = filter(options) {
+        tests.extend(["-E", filter]);
+    }
+    cargo(&tests)
+}
+
+/// Which tests run, in nextest's filter language: the binaries of long scenarios begin with `full_`.
+fn filter(options: &Options) -> Option<&'static str> {
+    match options {
+        Options { quick: true, .. } => Some("not package(scenarios)"),
+        Options { full: true, .. } => None,
+        Options { .. } => Some("not binary(/^full_/)"),
+    }
+}
+
+/// Installs a cargo command that the host lacks, from the registry that cargo uses.
+fn install(package: &str, command: &str) -> Result<()> {
+    let there = Command::new("cargo").args([command, "--version"]).output().context("cannot run cargo")?;
+    if there.status.success() {
+        return Ok(());
+    }
+    eprintln!("{package} is missing and is installed; this takes some minutes, once");
+    cargo(&["install", "--locked", package])
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    eprintln!("cargo {}", arguments.join(" "));
+    let status = Command::new("cargo")
+        .args(arguments)
+        .current_dir(paths::root())
+        .status()
+        .context("cannot run cargo; is Rust installed?")?;
+    if !status.success() {
+        bail!("cargo {} failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tier_has_its_tests() {
+        let options = |quick, full| Options { quick, full };
+        assert_eq!(filter(&options(true, false)), Some("not package(scenarios)"));
+        assert_eq!(filter(&options(false, false)), Some("not binary(/^full_/)"));
+        assert_eq!(filter(&options(false, true)), None);
+    }
+}
