@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
@@ -169,6 +169,7 @@ impl<'lab> MachineBuilder<'lab> {
         let machine = Machine(Arc::new(Inner {
             toolbox: toolbox.clone(),
             serial_log: Mutex::new(SerialLog::at(&files.serial_log)),
+            hvc0_log: Mutex::new(SerialLog::at(&files.hvc0_log)),
             folder,
             spec: self.spec,
             files,
@@ -219,6 +220,7 @@ struct Inner {
     qmp: Mutex<Option<Qmp>>,
     shell: Mutex<Option<Shell>>,
     serial_log: Mutex<SerialLog>,
+    hvc0_log: Mutex<SerialLog>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -259,7 +261,7 @@ impl Machine {
             bail!("cannot forward ports to VM {}: {reason}", self.name());
         }
         self.forget_connections();
-        *lock(&inner.serial_log) = SerialLog::at(&inner.files.serial_log);
+        self.begin_logs();
         let stderr = inner.folder.join("qemu.stderr");
         let interactive = inner.spec.serial_port == SerialPort::Terminal;
         let child = process::start(&inner.toolbox, argv(&inner.spec, &inner.files), &stderr, interactive)?;
@@ -302,7 +304,7 @@ impl Machine {
         self.run_ok("systemctl --no-block reboot", COMMAND)?;
         self.qmp(|qmp| qmp.wait_event("RESET", within).map(drop))?;
         *lock(&self.0.shell) = None;
-        *lock(&self.0.serial_log) = SerialLog::at(&self.0.files.serial_log);
+        self.begin_logs();
         Ok(())
     }
 
@@ -412,9 +414,22 @@ impl Machine {
         if slot.is_none() {
             let password = self.0.root_password.as_deref();
             let password = password.context("no root password was given for this VM")?;
+            let begun = Instant::now();
+            // Until a getty has spoken, what is typed would go to firmware and boot menu.
+            let console = lock(&self.0.hvc0_log).clone();
+            console.wait_for("login:", within, || self.alive()).with_context(|| {
+                format!("nobody can log in on the virtio console; serial port: {}", self.console_end())
+            })?;
+            let within = within.saturating_sub(begun.elapsed()).max(COMMAND);
             *slot = Some(Shell::login(&self.0.files.hvc0, password, within)?);
         }
         slot.as_mut().context("no shell")
+    }
+
+    /// What was said so far belongs to an earlier boot.
+    fn begin_logs(&self) {
+        *lock(&self.0.serial_log) = SerialLog::at(&self.0.files.serial_log);
+        *lock(&self.0.hvc0_log) = SerialLog::at(&self.0.files.hvc0_log);
     }
 
     fn forget_connections(&self) {

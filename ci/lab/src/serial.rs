@@ -1,4 +1,4 @@
-//! What the guest's serial port said.
+//! What a console of the guest said.
 //!
 //! QEMU itself writes the log, so nothing is lost while nobody listens and no reader can slow the guest down;
 //! waiting for a text is reading that file again.
@@ -14,7 +14,7 @@ use crate::wait::wait_until;
 /// How many lines of the console an error shows.
 const SHOWN_LINES: usize = 12;
 
-/// The log of one serial port, over all boots of a machine.
+/// The log of one console, over all boots of a machine.
 #[derive(Debug, Clone)]
 pub struct SerialLog {
     path: PathBuf,
@@ -31,14 +31,15 @@ impl SerialLog {
     /// What was said since the machine was last switched on, without terminal control sequences.
     pub fn this_boot(&self) -> Result<String> {
         let bytes = fs::read(&self.path)
-            .with_context(|| format!("cannot read the serial console's log {}", self.path.display()))?;
+            .with_context(|| format!("cannot read the console's log {}", self.path.display()))?;
         let begin = usize::try_from(self.boot_begins).unwrap_or(usize::MAX).min(bytes.len());
         Ok(without_control_sequences(&String::from_utf8_lossy(&bytes[begin..])))
     }
 
     /// Waits until this boot's output contains `text`, as long as `alive` lets it.
     pub fn wait_for(&self, text: &str, within: Duration, alive: impl Fn() -> Result<()>) -> Result<String> {
-        wait_until(&format!("{text:?} on the serial console"), within, || {
+        let name = self.path.file_stem().unwrap_or_default().display();
+        wait_until(&format!("{text:?} on {name}"), within, || {
             let said = self.this_boot()?;
             if said.contains(text) {
                 return Ok(said);
@@ -114,7 +115,7 @@ mod tests {
         fs::write(&path, "backup1 login: ").unwrap();
         let log = SerialLog::at(&path);
         let failed = log.wait_for("login:", Duration::from_millis(10), || Ok(())).unwrap_err().to_string();
-        assert!(failed.contains("\"login:\" on the serial console; last seen: nothing"), "{failed}");
+        assert!(failed.contains("\"login:\" on serial; last seen: nothing"), "{failed}");
         fs::write(&path, "backup1 login: \nLinux version 6\nbackup1 login: ").unwrap();
         assert!(log.wait_for("login:", Duration::from_millis(10), || Ok(())).unwrap().starts_with("\nLinux"));
     }

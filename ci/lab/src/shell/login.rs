@@ -1,8 +1,9 @@
 //! What to type next while logging in: a pure decision from what the console shows.
 //!
 //! Under TCG anything may take seconds, and getty and login throw away what is typed before they ask. So nothing
-//! is typed ahead of its prompt; only silence is answered, by a newline (a getty repeats its prompt) and now and
-//! then by a probe (a shell that is already there answers it).
+//! is typed ahead of its prompt; silence is answered by a newline, upon which a getty repeats its prompt, and what
+//! looks like a shell by a probe. Never by anything else: firmware and GRUB read this console too, and take letters
+//! for commands.
 
 use std::time::Duration;
 
@@ -51,7 +52,6 @@ pub(crate) struct Login {
     /// A password was sent and neither taken nor refused yet.
     password_pending: bool,
     refusals: u32,
-    silences: u32,
 }
 
 impl Login {
@@ -97,11 +97,9 @@ impl Login {
         if silent_for < if unanswered { PATIENCE } else { SILENCE } {
             return Step::Wait;
         }
-        self.silences += 1;
-        let logging_in = self.last_sent == Some(Keys::Password) && !end.is_empty();
+        let prompt = end.ends_with(['#', '$']);
         let greeted = self.password_sent && self.last_sent != Some(Keys::User);
-        let now_and_then = self.silences.is_multiple_of(4);
-        Step::Send(if logging_in || greeted || now_and_then { Keys::Probe } else { Keys::Newline })
+        Step::Send(if prompt || greeted { Keys::Probe } else { Keys::Newline })
     }
 }
 
@@ -179,9 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_shell_is_found_by_the_probe() {
-        let seen = steps(&[("", LATER), ("", LATER), ("", LATER), ("", LATER), ("probe-77\n", NOW)]);
-        assert_eq!(seen, [Send(Newline), Send(Newline), Send(Newline), Send(Probe), LoggedIn]);
+    fn a_shell_that_is_there_already_is_found_by_the_probe() {
+        let seen = steps(&[("", LATER), ("\r\nroot@backup1:~# ", LATER), ("probe-77\n", NOW)]);
+        assert_eq!(seen, [Send(Newline), Send(Probe), LoggedIn]);
+    }
+
+    #[test]
+    fn a_boot_menu_gets_no_letters() {
+        let menu = "The highlighted entry will be executed automatically in 1s.";
+        let seen = steps(&[(menu, LATER), ("", LATER), ("", LATER), ("", LATER), ("", LATER)]);
+        assert_eq!(seen, [Send(Newline); 5]);
     }
 
     #[test]
