@@ -45,13 +45,23 @@ pub const MKFS: &str = "mkfs.btrfs";
 /// # Errors
 /// [`BtrfsError::Make`] with mkfs's own words.
 pub fn make_single(mkfs: &Path, device: &Path, label: &str) -> Result<(), BtrfsError> {
-    let output =
-        duct::cmd!(mkfs, "--quiet", "--label", label, "--data", "single", "--metadata", "dup", device)
-            .stdin_null()
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .run();
+    // As text: duct takes a `Path` of one component for a file in the working folder, not for a name on PATH.
+    let output = duct::cmd!(
+        mkfs.as_os_str(),
+        "--quiet",
+        "--label",
+        label,
+        "--data",
+        "single",
+        "--metadata",
+        "dup",
+        device
+    )
+    .stdin_null()
+    .stdout_capture()
+    .stderr_capture()
+    .unchecked()
+    .run();
     let cause = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
