@@ -6,6 +6,7 @@
 mod boot;
 mod cpio;
 mod disk;
+mod drivers;
 mod esp;
 mod programs;
 mod system;
@@ -130,11 +131,13 @@ fn prepare_tools(cache: &Cache, options: &Options) -> Result<(Mkosi, Toolbox)> {
 }
 
 fn print_summary(outcomes: &[Outcome], seconds: f64) {
-    println!("{:<12} {:>10} {:>12}", "job", "time", "size");
+    println!("{:<12} {:>9} {:>12}", "job", "time", "size");
     for outcome in outcomes {
-        let time = outcome.seconds.map_or("unchanged".into(), |seconds| format!("{seconds:.1} s"));
-        println!("{:<12} {time:>10} {:>9.1} MB", outcome.name, outcome.bytes as f64 / 1e6);
+        let time = outcome.seconds.map_or(String::new(), |seconds| format!("{seconds:.1} s"));
+        let size = format!("{:.1} MB", outcome.bytes as f64 / 1e6);
+        let same = if outcome.changed { "" } else { "  unchanged" };
+        println!("{:<12} {time:>9} {size:>12}{same}", outcome.name);
     }
-    println!("{:<12} {seconds:>8.1} s", "all");
+    println!("{:<12} {:>9}", "all", format!("{seconds:.1} s"));
     println!("{}", paths::shown(&paths::system_disk()));
 }

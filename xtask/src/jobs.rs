@@ -80,11 +80,29 @@ impl Room {
     }
 }
 
+/// Characters of a log line that an error message shows; progress bars write lines without end.
+const TAIL_WIDTH: usize = 240;
+
 /// The last lines of a log, for an error message.
 fn tail(log: &Path, lines: usize) -> String {
     let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().collect();
+    last_lines(&String::from_utf8_lossy(&text), lines)
+}
+
+fn last_lines(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.split(['\n', '\r']).filter(|line| !line.trim().is_empty()).collect();
     let shown = &all[all.len().saturating_sub(lines)..];
-    shown.iter().map(|line| format!("    {line}\n")).collect()
+    shown.iter().map(|line| format!("    {}\n", line.chars().take(TAIL_WIDTH).collect::<String>())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_shown_without_progress_bars_without_end() {
+        let log = format!("first\n10%\r20%\r{}\n\nlast\n", "x".repeat(1000));
+        let text = last_lines(&log, 2);
+        assert_eq!(text, format!("    {}\n    last\n", "x".repeat(TAIL_WIDTH)));
+    }
 }

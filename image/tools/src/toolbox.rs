@@ -70,6 +70,8 @@ impl Toolbox {
             bail!("mkosi could not make the tools tree ({status})");
         }
         let root = cache.root();
+        fs::rename(root.join(format!("{partial}.manifest")), root.join(format!("{name}.manifest")))
+            .context("cannot keep the tools tree's package list")?;
         fs::rename(root.join(&partial), &toolbox.tree)
             .with_context(|| format!("cannot move the tools tree to {}", toolbox.tree.display()))?;
         Ok(toolbox)

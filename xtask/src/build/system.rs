@@ -6,12 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use tools::{Cache, Mkosi, Toolbox};
 
-use super::{Profile, SOURCE_DATE_EPOCH, VERSION, programs};
+use super::{Profile, SOURCE_DATE_EPOCH, VERSION, drivers, programs};
 use crate::jobs::{Input, Job, Room};
 use crate::paths;
 
@@ -88,10 +87,12 @@ impl<'a> System<'a> {
     /// Root, hashes, kernel, initrd.
     pub fn root_job(&self) -> Job<'_> {
         let payloads = Payloads::of(&self.work);
+        let mut inputs = self.inputs("root");
+        inputs.push(Input::Path(drivers::list()));
         Job {
             name: "root",
             needs: &["programs", "base-initrd"],
-            inputs: self.inputs("root"),
+            inputs,
             outputs: vec![
                 ("root.erofs", payloads.root),
                 ("root.verity", payloads.verity),
@@ -109,7 +110,8 @@ impl<'a> System<'a> {
                     format!("--extra-tree={}", programs::tree(&self.work).display()),
                 ];
                 self.make(room, "root", &extra)?;
-                name_split_partitions(room)
+                drivers::check(self.toolbox, &room.scratch("image.initrd"), &self.base_initrd())?;
+                self.name_split_partitions(room)
             }),
         }
     }
@@ -147,6 +149,24 @@ impl<'a> System<'a> {
         room.run(&mut command)?;
         skeleton.remember()
     }
+
+    /// systemd-repart takes the two halves of the root hash as the partitions' UUIDs, and our `SplitName=` puts
+    /// those into the file names: the root hash is read from them.
+    fn name_split_partitions(&self, room: &Room) -> Result<()> {
+        let mut hash = String::new();
+        for (kind, name) in [("root", "root.erofs"), ("verity", "root.verity")] {
+            let (path, half) = split_file(&room.scratch(""), kind)?;
+            hash.push_str(&half);
+            fs::rename(&path, room.scratch(name))
+                .with_context(|| format!("cannot rename {}", path.display()))?;
+        }
+        let place = room.scratch("roothash");
+        fs::write(&place, &hash).with_context(|| format!("cannot write {}", place.display()))?;
+        // Never trust a derived hash unproven: a wrong one would show only at boot.
+        let mut verify = self.toolbox.command("veritysetup");
+        verify.arg("verify").args([room.scratch("root.erofs"), room.scratch("root.verity")]).arg(&hash);
+        room.run(&mut verify)
+    }
 }
 
 fn folder(image: &str) -> PathBuf {
@@ -175,24 +195,6 @@ impl Skeleton {
         fs::write(&self.note, &self.fingerprint)
             .with_context(|| format!("cannot write {}", self.note.display()))
     }
-}
-
-/// systemd-repart takes the two halves of the root hash as the partitions' UUIDs, and our `SplitName=` puts those
-/// into the file names: the root hash is read from them.
-fn name_split_partitions(room: &Room) -> Result<()> {
-    let mut hash = String::new();
-    for (kind, name) in [("root", "root.erofs"), ("verity", "root.verity")] {
-        let (path, half) = split_file(&room.scratch(""), kind)?;
-        hash.push_str(&half);
-        fs::rename(&path, room.scratch(name)).with_context(|| format!("cannot rename {}", path.display()))?;
-    }
-    let place = room.scratch("roothash");
-    fs::write(&place, &hash).with_context(|| format!("cannot write {}", place.display()))?;
-    // Never trust a derived hash unproven: a wrong one would show only at boot.
-    let toolbox = Toolbox::open()?;
-    let mut verify: Command = toolbox.command("veritysetup");
-    verify.arg("verify").args([room.scratch("root.erofs"), room.scratch("root.verity")]).arg(&hash);
-    room.run(&mut verify)
 }
 
 fn split_file(folder: &Path, kind: &str) -> Result<(PathBuf, String)> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -20,8 +21,10 @@ const TAIL_LINES: usize = 25;
 pub struct Outcome {
     /// The job's name.
     pub name: &'static str,
-    /// Seconds it took now; none when it had nothing to do.
+    /// Seconds it took now; none when there was nothing to do.
     pub seconds: Option<f64>,
+    /// Whether its outputs are other than before.
+    pub changed: bool,
     /// Size of its outputs in bytes on the disk (holes do not count).
     pub bytes: u64,
 }
@@ -32,9 +35,16 @@ pub struct Graph<'a> {
     jobs: Vec<Job<'a>>,
 }
 
+/// A job's state after this run.
+struct Settled {
+    stamp: Stamp,
+    seconds: Option<f64>,
+    changed: bool,
+}
+
 struct Done {
     index: usize,
-    result: Result<(Stamp, bool)>,
+    result: Result<Settled>,
 }
 
 impl<'a> Graph<'a> {
@@ -60,7 +70,7 @@ impl<'a> Graph<'a> {
             fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         let progress = Progress::new();
-        let mut finished: BTreeMap<&str, (Stamp, bool)> = BTreeMap::new();
+        let mut finished: BTreeMap<&str, Settled> = BTreeMap::new();
         let mut started = vec![false; self.jobs.len()];
         let mut failure = None;
         std::thread::scope(|scope| {
@@ -75,7 +85,7 @@ impl<'a> Graph<'a> {
                     let identities: Vec<String> = job
                         .needs
                         .iter()
-                        .filter_map(|need| finished.get(need).map(|(stamp, _)| stamp.identity.clone()))
+                        .filter_map(|need| finished.get(need).map(|settled| settled.stamp.identity.clone()))
                         .collect();
                     let (sender, progress) = (sender.clone(), &progress);
                     scope.spawn(move || {
@@ -100,11 +110,11 @@ impl<'a> Graph<'a> {
         if let Some(error) = failure {
             return Err(error);
         }
-        Ok(self.jobs.iter().filter_map(|job| outcome(job, finished.get(job.name)?)).collect())
+        Ok(self.jobs.iter().filter_map(|job| Some(outcome(job, finished.get(job.name)?))).collect())
     }
 
-    /// Brings one job's outputs up to date; the flag tells whether it had to run.
-    fn settle(&self, job: &Job<'_>, identities: &[String], progress: &Progress) -> Result<(Stamp, bool)> {
+    /// Brings one job's outputs up to date.
+    fn settle(&self, job: &Job<'_>, identities: &[String], progress: &Progress) -> Result<Settled> {
         let own = fingerprint::of_inputs(&job.inputs).with_context(|| format!("job {}", job.name))?;
         let names: Vec<&str> = job.outputs.iter().map(|(name, _)| *name).collect();
         let inputs = fingerprint::of_text(&format!("{} {own} {identities:?} {names:?}", job.name));
@@ -112,21 +122,21 @@ impl<'a> Graph<'a> {
         let place = self.work.join("stamps").join(format!("{}.json", job.name));
         let old = Stamp::load(&place).filter(|stamp| stamp.holds(&inputs, &outputs));
         if let (Some(stamp), false) = (&old, job.always) {
-            return Ok((stamp.clone(), false));
+            return Ok(Settled { stamp: stamp.clone(), seconds: None, changed: false });
         }
         let bar = progress.begin(job.name);
         let start = Instant::now();
         let log = self.work.join("logs").join(format!("{}.log", job.name));
         let result = self.execute(job, &place, &log).and_then(|changed| {
-            let seconds = start.elapsed().as_secs_f64();
-            match old {
-                Some(stamp) if !changed => Ok((stamp, false)),
+            let stamp = match old {
+                Some(stamp) if !changed => stamp,
                 _ => {
-                    let stamp = Stamp::of(inputs, &outputs, job.hash_outputs, seconds)?;
+                    let stamp = Stamp::of(inputs, &outputs, job.hash_outputs)?;
                     stamp.save(&place)?;
-                    Ok((stamp, true))
+                    stamp
                 }
-            }
+            };
+            Ok(Settled { stamp, seconds: Some(start.elapsed().as_secs_f64()), changed })
         });
         let seconds = start.elapsed().as_secs_f64();
         let verdict = if result.is_ok() { "done" } else { "FAILED" };
@@ -167,7 +177,7 @@ fn all_equal(job: &Job<'_>, scratch: &Path) -> Result<bool> {
     Ok(true)
 }
 
-fn next_ready(jobs: &[Job<'_>], started: &[bool], finished: &BTreeMap<&str, (Stamp, bool)>) -> Option<usize> {
+fn next_ready(jobs: &[Job<'_>], started: &[bool], finished: &BTreeMap<&str, Settled>) -> Option<usize> {
     jobs.iter()
         .enumerate()
         .position(|(index, job)| !started[index] && job.needs.iter().all(|need| finished.contains_key(need)))
@@ -193,14 +203,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn outcome(job: &Job<'_>, (stamp, ran): &(Stamp, bool)) -> Option<Outcome> {
-    use std::os::unix::fs::MetadataExt;
+fn outcome(job: &Job<'_>, settled: &Settled) -> Outcome {
     let blocks = |path: &Path| -> u64 {
         let files = walkdir::WalkDir::new(path).into_iter().filter_map(|entry| entry.ok()?.metadata().ok());
         files.filter(|metadata| metadata.is_file()).map(|metadata| metadata.blocks() * 512).sum()
     };
     let bytes = job.outputs.iter().map(|(_, place)| blocks(place)).sum();
-    Some(Outcome { name: job.name, seconds: ran.then_some(stamp.seconds), bytes })
+    Outcome { name: job.name, seconds: settled.seconds, changed: settled.changed, bytes }
 }
 
 #[cfg(test)]

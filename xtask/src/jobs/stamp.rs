@@ -11,14 +11,12 @@ use walkdir::WalkDir;
 use super::fingerprint;
 
 /// The memory of a finished job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Fingerprint of the inputs that the outputs were made from.
     pub inputs: String,
     /// What dependent jobs take as this job's state: a hash of the outputs, or the inputs' fingerprint.
     pub identity: String,
-    /// Seconds that the job took.
-    pub seconds: f64,
     files: Vec<Seen>,
 }
 
@@ -31,7 +29,7 @@ struct Seen {
 
 impl Stamp {
     /// Looks at finished outputs.
-    pub fn of(inputs: String, outputs: &[PathBuf], hash_outputs: bool, seconds: f64) -> Result<Self> {
+    pub fn of(inputs: String, outputs: &[PathBuf], hash_outputs: bool) -> Result<Self> {
         let identity = if hash_outputs {
             let mut all = String::new();
             for output in outputs {
@@ -41,7 +39,7 @@ impl Stamp {
         } else {
             inputs.clone()
         };
-        Ok(Self { inputs, identity, seconds, files: look_at(outputs)? })
+        Ok(Self { inputs, identity, files: look_at(outputs)? })
     }
 
     /// Reads a stamp; none when there is none that can be read, which only means that the job runs.
@@ -91,7 +89,7 @@ mod tests {
         let output = folder.path().join("out");
         fs::write(&output, "x").unwrap();
         let outputs = [output.clone()];
-        let stamp = Stamp::of("inputs".into(), &outputs, true, 1.0).unwrap();
+        let stamp = Stamp::of("inputs".into(), &outputs, true).unwrap();
         let place = folder.path().join("stamp.json");
         stamp.save(&place).unwrap();
         let stamp = Stamp::load(&place).unwrap();
