@@ -1,7 +1,7 @@
 //! A root shell in the guest, over the virtio console.
 //!
 //! The console needs neither network nor a service of ours in the guest, so it answers when everything else is
-//! broken, and it is the way a person would look. It is slow (a few hundred kB/s at best): bulk data goes
+//! broken, and it is the way a person would look. It is slow (150 kB/s in, 40 kB/s out under TCG): bulk data goes
 //! over the network.
 
 mod frame;
