@@ -1,6 +1,7 @@
 //! The project's pipeline: `cargo xtask <command>`. This file only names the commands; each has a file of its own.
 
 mod build;
+mod cargo;
 mod jobs;
 mod paths;
 mod preflight;

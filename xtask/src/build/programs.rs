@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use super::Profile;
 use crate::jobs::{Job, Room};
-use crate::paths;
+use crate::{cargo, paths};
 
 /// Each program (package and file name) and its folder in the image.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -47,7 +47,7 @@ pub fn job<'a>(profile: Profile, work: &Path) -> Job<'a> {
 }
 
 fn make(room: &Room, profile: Profile) -> Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo::command();
     cargo.current_dir(paths::root()).args(["build", "--locked", "--profile", profile.name()]);
     for (program, _) in PROGRAMS {
         cargo.args(["--package", program]);

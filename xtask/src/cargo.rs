@@ -1,0 +1,43 @@
+//! Calling cargo from a program that cargo runs.
+
+use std::process::Command;
+
+/// The cargo that runs this program, without what it told this program about itself.
+///
+/// Build scripts (ring's) run again when a variable such as `CARGO_MANIFEST_DIR` changes, so passing those on would
+/// compile half the tree at each turn between `cargo xtask` and plain cargo.
+pub fn command() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_running_package(&name.to_string_lossy())) {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+/// Whether cargo set a variable to describe the package that it runs, which is this one.
+fn is_of_running_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_", "DEP_"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
+        || variable == "OUT_DIR"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_describes_this_package_is_kept_from_cargo() {
+        for (variable, expected) in [
+            ("CARGO_PKG_NAME", true),
+            ("CARGO_MANIFEST_DIR", true),
+            ("OUT_DIR", true),
+            ("CARGO_HOME", false),
+            ("CARGO_TARGET_DIR", false),
+            ("CARGO_NET_OFFLINE", false),
+            ("PATH", false),
+        ] {
+            assert_eq!(is_of_running_package(variable), expected, "{variable}");
+        }
+    }
+}
