@@ -2,6 +2,7 @@
 
 mod build;
 mod cargo;
+mod demo;
 mod jobs;
 mod paths;
 mod preflight;
@@ -25,6 +26,8 @@ enum Command {
     Build(build::Options),
     /// Check everything: format, lints, unit and integration tests, VM scenarios
     Test(test::Options),
+    /// Boot a backup server and a monitor, paired, with data being written
+    Demo(demo::Options),
     /// Boot what was built, with its console in this terminal
     Vm(vm::Options),
 }
@@ -32,6 +35,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
     };
