@@ -4,11 +4,9 @@
 //! line is the summary of the whole; what would be skipped is not there: a test that cannot run where it stands fails
 //! and says why.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 
-use crate::{build, paths};
+use crate::{build, cargo, paths};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -24,20 +22,20 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     build::run(&build::Options::for_tests(options.quick))?;
-    cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    run_cargo(&["fmt", "--all", "--check"])?;
+    run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     if options.full {
         install("cargo-deny", "deny")?;
-        cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+        run_cargo(&["deny", "check", "bans", "licenses", "sources"])?;
     }
     // The integration tests start the programs as they are, beside their own binaries.
-    cargo(&["build", "--workspace", "--bins", "--locked"])?;
+    run_cargo(&["build", "--workspace", "--bins", "--locked"])?;
     install("cargo-nextest", "nextest")?;
     let mut tests = vec!["nextest", "run", "--workspace", "--locked"];
     if let Some(filter) = filter(options) {
         tests.extend(["-E", filter]);
     }
-    cargo(&tests)
+    run_cargo(&tests)
 }
 
 /// Which tests run, in nextest's filter language: the binaries of long scenarios begin with `full_`.
@@ -51,17 +49,17 @@ fn filter(options: &Options) -> Option<&'static str> {
 
 /// Installs a cargo command that the host lacks, from the registry that cargo uses.
 fn install(package: &str, command: &str) -> Result<()> {
-    let there = Command::new("cargo").args([command, "--version"]).output().context("cannot run cargo")?;
+    let there = cargo::command().args([command, "--version"]).output().context("cannot run cargo")?;
     if there.status.success() {
         return Ok(());
     }
     eprintln!("{package} is missing and is installed; this takes some minutes, once");
-    cargo(&["install", "--locked", package])
+    run_cargo(&["install", "--locked", package])
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
+fn run_cargo(arguments: &[&str]) -> Result<()> {
     eprintln!("cargo {}", arguments.join(" "));
-    let status = Command::new("cargo")
+    let status = cargo::command()
         .args(arguments)
         .current_dir(paths::root())
         .status()
