@@ -38,12 +38,12 @@ pub fn run(options: &Options) -> Result<()> {
     run_cargo(&tests)
 }
 
-/// Which tests run, in nextest's filter language: the binaries of long scenarios begin with `full_`.
+/// Which tests run, in nextest's filter language: long scenarios are in modules named `full`.
 fn filter(options: &Options) -> Option<&'static str> {
     match options {
         Options { quick: true, .. } => Some("not package(scenarios)"),
         Options { full: true, .. } => None,
-        Options { .. } => Some("not binary(/^full_/)"),
+        Options { .. } => Some("not test(/^full::/)"),
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     fn each_tier_has_its_tests() {
         let options = |quick, full| Options { quick, full };
         assert_eq!(filter(&options(true, false)), Some("not package(scenarios)"));
-        assert_eq!(filter(&options(false, false)), Some("not binary(/^full_/)"));
+        assert_eq!(filter(&options(false, false)), Some("not test(/^full::/)"));
         assert_eq!(filter(&options(false, true)), None);
     }
 }
