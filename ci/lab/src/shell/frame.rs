@@ -14,7 +14,7 @@ const LINE: usize = 3000;
 pub(crate) const FOLDER: &str = "$LAB_FOLDER";
 
 /// What a command returned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Output {
     /// Exit status; 128 + n when signal n ended it.
     pub status: i32,

@@ -7,6 +7,7 @@
 mod frame;
 mod login;
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -30,6 +31,17 @@ const SHOWN_LINES: usize = 8;
 const LOGIN_PROMPT: usize = 8;
 const INTERRUPT: &[u8] = b"\x03\n";
 
+/// As text: failed assertions show it.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("status", &self.status)
+            .field("stdout", &self.text())
+            .field("stderr", &self.error_text())
+            .finish()
+    }
+}
+
 impl Output {
     /// Standard output as text, without white space at its end.
     pub fn text(&self) -> String {
@@ -41,11 +53,9 @@ impl Output {
         if self.status == 0 {
             return Ok(self.text());
         }
-        let (line, status, error) = (first_line(script), self.status, self.error_text());
-        bail!(
-            "`{line}` failed in the guest with status {status}: {error}{}",
-            last_lines(&self.text(), SHOWN_LINES)
-        )
+        let (line, status) = (first_line(script), self.status);
+        let said = last_lines(&format!("{}\n{}", self.text(), self.error_text()), SHOWN_LINES);
+        bail!("`{line}` failed in the guest with status {status}; it said: {said}")
     }
 
     /// Standard error as text, without white space at its end.
@@ -314,7 +324,7 @@ mod tests {
         let output = shell.run("echo out; echo err >&2; read -r nothing; exit 3", WITHIN).unwrap();
         assert_eq!((output.status, output.text(), output.error_text()), (3, "out".into(), "err".into()));
         let failure = output.success("exit 3\nmore").unwrap_err().to_string();
-        assert_eq!(failure, "`exit 3` failed in the guest with status 3: err\nout");
+        assert_eq!(failure, "`exit 3` failed in the guest with status 3; it said: \nout\nerr");
 
         let bytes: Vec<u8> = (0..40_000_u32).flat_map(|number| number.to_le_bytes()).collect();
         let file = console.socket.with_file_name("in the guest");
