@@ -12,12 +12,13 @@ mod programs;
 mod system;
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tools::mirror::Mirrors;
-use tools::{Cache, Mkosi, Toolbox};
+use tools::{Cache, Mkosi, Toolbox, Tree};
 
 use crate::jobs::{Graph, Outcome};
 use crate::{paths, preflight};
@@ -66,12 +67,15 @@ pub struct Options {
     /// Fetch newer packages from the mirror
     #[arg(long)]
     refresh: bool,
+    /// Make the trees that only tests use, too
+    #[arg(skip)]
+    test_trees: bool,
 }
 
 impl Options {
-    /// What tests need: the dev disk, or only the tools tree where nothing boots.
+    /// What tests need: all trees and the dev disk, without the disk where nothing boots.
     pub fn for_tests(tools_only: bool) -> Self {
-        Self { profile: Profile::Dev, no_install: false, tools_only, refresh: false }
+        Self { profile: Profile::Dev, no_install: false, tools_only, refresh: false, test_trees: true }
     }
 }
 
@@ -83,9 +87,13 @@ pub fn run(options: &Options) -> Result<()> {
     preflight::run(!options.no_install, &[cache.root(), &work])?;
     fs::create_dir_all(work.join("logs")).with_context(|| format!("cannot create {}", work.display()))?;
     let _lock = lock(&work)?;
-    let (mkosi, toolbox) = prepare_tools(&cache, options)?;
+    let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;
+    let toolbox = prepare_tree(&cache, &mkosi, Tree::TOOLS, &work)?;
+    if options.test_trees {
+        prepare_tree(&cache, &mkosi, Tree::OLD_POSTGRESQL, &work)?;
+    }
     if options.tools_only {
-        println!("tools tree: {}", toolbox.tree().display());
+        println!("tools tree: {}", toolbox.folder().display());
         return Ok(());
     }
     let system = system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, &work);
@@ -103,7 +111,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// One build at a time in a checkout: the second waits.
-fn lock(work: &std::path::Path) -> Result<fs::File> {
+fn lock(work: &Path) -> Result<fs::File> {
     let path = work.join("lock");
     let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     if file.try_lock().is_err() {
@@ -113,21 +121,21 @@ fn lock(work: &std::path::Path) -> Result<fs::File> {
     Ok(file)
 }
 
-/// Not a job of the graph: the tree lies outside the checkout, and its name alone tells whether it is current.
-fn prepare_tools(cache: &Cache, options: &Options) -> Result<(Mkosi, Toolbox)> {
-    let log = paths::work().join(options.profile.name()).join("logs/tools.log");
+/// Not a job of the graph: a tree lies outside the checkout, and its name alone tells whether it is current.
+fn prepare_tree(cache: &Cache, mkosi: &Mkosi, tree: Tree, work: &Path) -> Result<Toolbox> {
+    let log = work.join(format!("logs/{}.log", tree.label()));
     let start = Instant::now();
-    let mkosi = Mkosi::prepare(cache, &Mirrors::of_host()?)?;
     let file = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let missing = Toolbox::open().is_err();
+    let missing = Toolbox::open_tree(tree).is_err();
     if missing {
-        eprintln!("tools tree … (once per user, about a minute; log: {})", paths::shown(&log));
+        eprintln!("{} tree … (once per user, about a minute; log: {})", tree.label(), paths::shown(&log));
     }
-    let toolbox = Toolbox::prepare(cache, &mkosi, file).with_context(|| format!("see {}", log.display()))?;
+    let toolbox =
+        Toolbox::prepare(cache, mkosi, tree, file).with_context(|| format!("see {}", log.display()))?;
     if missing {
-        eprintln!("tools tree done ({:.1} s)", start.elapsed().as_secs_f64());
+        eprintln!("{} tree done ({:.1} s)", tree.label(), start.elapsed().as_secs_f64());
     }
-    Ok((mkosi, toolbox))
+    Ok(toolbox)
 }
 
 fn print_summary(outcomes: &[Outcome], seconds: f64) {

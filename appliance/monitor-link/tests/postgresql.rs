@@ -15,7 +15,6 @@ use monitor_link::{firewall, hba, setup, sql};
 use tools::Toolbox;
 use uuid::Uuid;
 
-const BIN: &str = "/usr/lib/postgresql/17/bin";
 /// `nobody`: the server refuses to run as root, and its user must be in the host's list.
 const USER: u32 = 65534;
 
@@ -53,7 +52,7 @@ impl Server {
         let id = USER.to_string();
         command
             .args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"])
-            .arg(format!("{BIN}/{program}"));
+            .arg(self.toolbox.postgresql(program));
         command.current_dir("/");
         command
     }

@@ -11,9 +11,6 @@ use std::time::Duration;
 use tools::Toolbox;
 use uuid::Uuid;
 
-/// Folder of the programs in the tools tree.
-const BIN: &str = "/usr/lib/postgresql/17/bin";
-
 /// A self-signed certificate and its key, both PEM.
 #[derive(Debug)]
 pub struct Certificate {
@@ -31,7 +28,7 @@ impl Certificate {
     }
 }
 
-/// A running PostgreSQL 17 as a monitor's.
+/// A running PostgreSQL as a monitor's.
 #[derive(Debug)]
 pub struct Monitor {
     toolbox: Toolbox,
@@ -42,7 +39,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Makes and starts a cluster prepared as `monitor-link setup` does.
+    /// Makes and starts a cluster prepared as `monitor-link setup` does, of the PostgreSQL in `toolbox`'s tree.
     pub fn start(toolbox: &Toolbox) -> Result<Self> {
         let folder = test_folder()?;
         chown(folder.path(), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
@@ -125,7 +122,7 @@ impl Monitor {
     }
 
     fn command(&self, program: &str) -> Command {
-        as_cluster_user(&self.toolbox, &format!("{BIN}/{program}"))
+        as_cluster_user(&self.toolbox, &self.toolbox.postgresql(program))
     }
 }
 
@@ -140,7 +137,7 @@ pub fn as_cluster_user(toolbox: &Toolbox, program: &str) -> Command {
 /// Runs SQL in database `postgres` over the socket in `socket_dir`.
 pub fn query(toolbox: &Toolbox, socket_dir: &Path, port: u16, user: &str, sql: &str) -> Result<String> {
     use std::io::Write;
-    let mut command = toolbox.command(&format!("{BIN}/psql"));
+    let mut command = toolbox.command("psql");
     command
         .args([
             "-X",

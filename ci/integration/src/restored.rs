@@ -16,7 +16,6 @@ use std::process::Stdio;
 use std::time::Duration;
 use tools::Toolbox;
 
-const BIN: &str = "/usr/lib/postgresql/17/bin";
 /// Recovery of what was written since the last restartpoint.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(300);
 
@@ -43,7 +42,7 @@ impl Restored {
 
         let data = folder.path().join("pgdata");
         prepare(&data)?;
-        let printed = run(toolbox.command(&format!("{BIN}/pg_controldata")).env("LC_ALL", "C").arg(&data))?;
+        let printed = run(toolbox.command("pg_controldata").env("LC_ALL", "C").arg(&data))?;
         let control = ControlData::parse(&String::from_utf8(printed.stdout)?)?;
         let socket = folder.path().display().to_string();
         let config = folder.path().join("postgresql.conf");
@@ -63,7 +62,7 @@ impl Restored {
         )?;
         fs::write(folder.path().join("hba"), "local all all trust\n")?;
         fs::write(folder.path().join("ident"), "")?;
-        let mut command = as_cluster_user(toolbox, &format!("{BIN}/postgres"));
+        let mut command = as_cluster_user(toolbox, &toolbox.postgresql("postgres"));
         command.arg("-D").arg(&data).arg("-c").arg(format!("config_file={}", config.display()));
         let log = folder.path().join("log");
         let process = Process::start(&mut command, &log)?;

@@ -3,7 +3,7 @@
 use api::{Peer, Secret};
 use integration::{Certificate, Monitor, Server, free_port};
 use std::time::{Duration, Instant};
-use tools::Toolbox;
+use tools::{Toolbox, Tree};
 
 /// Within this time a status must say what is wrong with a peer (issue 2).
 const LIMIT: Duration = Duration::from_secs(10);
@@ -60,6 +60,12 @@ fn a_wrong_password_and_a_missing_right_are_said_to_be() -> anyhow::Result<()> {
     monitor.write_hba(&["postgres"])?;
     monitor.sql("select pg_reload_conf()")?;
     expect(&toolbox, &monitor.peer, "failed", &["no pg_hba.conf entry for replication connection"])
+}
+
+#[test]
+fn another_major_is_named_with_both_versions() -> anyhow::Result<()> {
+    let monitor = Monitor::start(&Toolbox::open_tree(Tree::OLD_POSTGRESQL)?)?;
+    expect(&Toolbox::open()?, &monitor.peer, "incompatible", &["PostgreSQL 15.", "17"])
 }
 
 #[test]

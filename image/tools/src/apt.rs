@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
-use crate::mirror::Mirrors;
+use crate::mirror::{Mirrors, RELEASE};
 
 /// Downloads `package` in the newest version that matches `version` (a glob of apt's) and returns the file.
 pub fn download(cache: &Cache, mirrors: &Mirrors, package: &str, version: &str) -> Result<PathBuf> {
@@ -24,7 +24,7 @@ pub fn download(cache: &Cache, mirrors: &Mirrors, package: &str, version: &str) 
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write("status", "")?;
-    write("trixie.sources", &mirrors.sources_file())?;
+    write("trixie.sources", &mirrors.sources_file(RELEASE))?;
     write("apt.conf", &format!("{}{}", folders(&base), host_proxies()?))?;
     let apt_get = |arguments: &[&str]| run(Command::new("apt-get").args(arguments), &base);
     apt_get(&["--quiet=2", "update"])?;

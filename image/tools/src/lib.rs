@@ -10,7 +10,9 @@ mod cache;
 pub mod mirror;
 mod mkosi;
 mod toolbox;
+mod tree;
 
 pub use cache::Cache;
 pub use mkosi::{MKOSI_VERSION, Mkosi};
 pub use toolbox::Toolbox;
+pub use tree::Tree;

@@ -50,15 +50,15 @@ impl Mirrors {
         choose(&sources, named(ARCHIVE_VARIABLE), named(SECURITY_VARIABLE))?.resolved()
     }
 
-    /// The sources file for apt, limited to the appliance's release and to Debian's own keys.
-    pub fn sources_file(&self) -> String {
+    /// The sources file for apt, limited to `release` and to Debian's own keys.
+    pub fn sources_file(&self, release: &str) -> String {
         let entry = |uri: &str, suites: &str| {
             format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {KEYRING}\n")
         };
         format!(
             "{}\n{}",
-            entry(&self.archive, &format!("{RELEASE} {RELEASE}-updates")),
-            entry(&self.security, &format!("{RELEASE}-security"))
+            entry(&self.archive, &format!("{release} {release}-updates")),
+            entry(&self.security, &format!("{release}-security"))
         )
     }
 
@@ -321,7 +321,7 @@ deb http://mirror.example/debian-security bookworm-security main
 
     #[test]
     fn the_sources_file_has_the_appliances_release_and_no_debug_archive() {
-        let text = mirrors("http://a/debian", "http://s/debian-security").sources_file();
+        let text = mirrors("http://a/debian", "http://s/debian-security").sources_file("trixie");
         let sources = parse_deb822(&text);
         assert_eq!(sources[0].suites, ["trixie", "trixie-updates"]);
         assert_eq!(sources[1].suites, ["trixie-security"]);

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::apt;
 use crate::cache::{Cache, CacheLock};
 use crate::mirror::Mirrors;
+use crate::tree::Tree;
 
 /// Upstream version of mkosi; Debian's revision is whatever trixie carries.
 pub const MKOSI_VERSION: &str = "25.3";
@@ -21,7 +22,6 @@ pub const MKOSI_VERSION: &str = "25.3";
 pub struct Mkosi {
     cache: Cache,
     modules: PathBuf,
-    sandbox_tree: PathBuf,
 }
 
 impl Mkosi {
@@ -33,18 +33,16 @@ impl Mkosi {
         if !mkosi.helper().is_file() {
             mkosi.unpack(mirrors, &lock)?;
         }
-        mkosi.write_sandbox_tree(mirrors)?;
+        for release in [Tree::TOOLS.release, Tree::OLD_POSTGRESQL.release] {
+            mkosi.write_sandbox_tree(mirrors, release)?;
+        }
         Ok(mkosi)
     }
 
     /// Where mkosi is, or will be, in the cache.
     pub(crate) fn at(cache: &Cache) -> Self {
         let root = cache.root().join(format!("mkosi-{MKOSI_VERSION}"));
-        Self {
-            cache: cache.clone(),
-            modules: root.join("usr/lib/python3/dist-packages"),
-            sandbox_tree: cache.root().join("sandbox-tree"),
-        }
+        Self { cache: cache.clone(), modules: root.join("usr/lib/python3/dist-packages") }
     }
 
     /// mkosi's small sandbox program, usable on its own.
@@ -55,14 +53,14 @@ impl Mkosi {
     /// A call of mkosi with the shared caches and mirrors set; the caller adds folder, output and verb.
     ///
     /// `image` names the incremental cache: mkosi keeps one tree a folder and throws it away when another image
-    /// with other packages comes along.
-    pub fn command(&self, image: &str) -> Result<Command> {
+    /// with other packages comes along. `release` is the image's Debian release; each has package lists of its own.
+    pub fn command(&self, image: &str, release: &str) -> Result<Command> {
         let mut command = Command::new("python3");
         command
             .args(["-B", "-m", "mkosi"])
             .env("PYTHONPATH", &self.modules)
-            .arg(flag("sandbox-tree", &self.sandbox_tree))
-            .arg(flag("package-cache-directory", &self.cache.folder("packages")?))
+            .arg(flag("sandbox-tree", &self.sandbox_tree(release)))
+            .arg(flag("package-cache-directory", &self.cache.folder(&format!("packages/{release}"))?))
             .arg(flag("workspace-directory", &self.cache.folder("workspace")?))
             .arg(flag("cache-directory", &self.cache.folder(&format!("incremental/{image}"))?));
         Ok(command)
@@ -87,16 +85,20 @@ impl Mkosi {
         fs::rename(&partial, &place).with_context(|| format!("cannot move mkosi to {}", place.display()))
     }
 
+    fn sandbox_tree(&self, release: &str) -> PathBuf {
+        self.cache.root().join("sandbox-trees").join(release)
+    }
+
     /// The sandbox tree's sources replace mkosi's own list, which always has a debug archive that few mirrors
     /// carry.
-    fn write_sandbox_tree(&self, mirrors: &Mirrors) -> Result<()> {
+    fn write_sandbox_tree(&self, mirrors: &Mirrors, release: &str) -> Result<()> {
         let proxies = apt::host_proxies()?;
         let files = [
-            ("etc/apt/sources.list.d/mkosi.sources", mirrors.sources_file()),
+            ("etc/apt/sources.list.d/mkosi.sources", mirrors.sources_file(release)),
             ("etc/apt/apt.conf.d/50proxy", proxies),
         ];
         for (name, text) in files {
-            write_if_changed(&self.sandbox_tree.join(name), &text)?;
+            write_if_changed(&self.sandbox_tree(release).join(name), &text)?;
         }
         Ok(())
     }

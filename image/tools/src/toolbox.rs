@@ -10,13 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
-use crate::mkosi::{MKOSI_VERSION, Mkosi};
-
-/// The tree's description; its hash names the tree, so a changed list makes a new one.
-const TREE_CONFIGURATION: &str = include_str!("../tree/mkosi.conf");
+use crate::mkosi::Mkosi;
+use crate::tree::Tree;
 
 /// Top-level folders and links that come from the tree instead of the host.
 const FROM_TREE: [&str; 6] = ["usr", "bin", "sbin", "lib", "lib32", "lib64"];
@@ -24,39 +21,41 @@ const FROM_TREE: [&str; 6] = ["usr", "bin", "sbin", "lib", "lib32", "lib64"];
 /// The programs of the tools tree, ready to be run.
 #[derive(Debug, Clone)]
 pub struct Toolbox {
-    tree: PathBuf,
+    tree: Tree,
+    folder: PathBuf,
     helper: PathBuf,
 }
 
 impl Toolbox {
-    /// The tree of this source version, which an earlier build made.
+    /// The tools tree of this source version, which an earlier build made.
     pub fn open() -> Result<Self> {
+        Self::open_tree(Tree::TOOLS)
+    }
+
+    /// `tree` of this source version, which an earlier build or test made.
+    pub fn open_tree(tree: Tree) -> Result<Self> {
         let cache = Cache::locate()?;
-        let toolbox = Self::at(&cache);
+        let toolbox = Self::at(&cache, tree);
         if !toolbox.exists() {
-            bail!(
-                "the tools tree {} is missing: run `cargo xtask build --tools-only` (or a whole `cargo xtask \
-                 build`) once",
-                toolbox.tree.display()
-            );
+            bail!("the tree {} is missing: run `{}` once", toolbox.folder.display(), tree.made_by);
         }
         Ok(toolbox)
     }
 
-    /// Makes the tree when it is missing; mkosi's output goes to `log`.
-    pub fn prepare(cache: &Cache, mkosi: &Mkosi, log: fs::File) -> Result<Self> {
-        let toolbox = Self::at(cache);
+    /// Makes `tree` when it is missing; mkosi's output goes to `log`.
+    pub fn prepare(cache: &Cache, mkosi: &Mkosi, tree: Tree, log: fs::File) -> Result<Self> {
+        let toolbox = Self::at(cache, tree);
         let _lock = cache.lock()?;
         if toolbox.exists() {
             return Ok(toolbox);
         }
-        let name = tree_name();
+        let name = tree.name();
         let partial = format!("{name}.partial");
         let configuration = cache.folder(&format!("{name}.conf"))?;
-        fs::write(configuration.join("mkosi.conf"), TREE_CONFIGURATION).with_context(|| {
+        fs::write(configuration.join("mkosi.conf"), tree.configuration).with_context(|| {
             format!("cannot write the tree's configuration to {}", configuration.display())
         })?;
-        let mut command = mkosi.command("tools")?;
+        let mut command = mkosi.command(tree.label(), tree.release)?;
         command
             .arg(format!("--directory={}", configuration.display()))
             .arg(format!("--output-directory={}", cache.root().display()))
@@ -67,40 +66,40 @@ impl Toolbox {
             .stderr(log);
         let status = command.status().context("cannot run mkosi")?;
         if !status.success() {
-            bail!("mkosi could not make the tools tree ({status})");
+            bail!("mkosi could not make the tree {name} ({status})");
         }
         let root = cache.root();
         fs::rename(root.join(format!("{partial}.manifest")), root.join(format!("{name}.manifest")))
-            .context("cannot keep the tools tree's package list")?;
-        fs::rename(root.join(&partial), &toolbox.tree)
-            .with_context(|| format!("cannot move the tools tree to {}", toolbox.tree.display()))?;
+            .with_context(|| format!("cannot keep the package list of {name}"))?;
+        fs::rename(root.join(&partial), &toolbox.folder)
+            .with_context(|| format!("cannot move the tree to {}", toolbox.folder.display()))?;
         Ok(toolbox)
     }
 
-    fn at(cache: &Cache) -> Self {
-        Self { tree: cache.root().join(tree_name()), helper: Mkosi::at(cache).helper() }
+    fn at(cache: &Cache, tree: Tree) -> Self {
+        Self { tree, folder: cache.root().join(tree.name()), helper: Mkosi::at(cache).helper() }
     }
 
     /// Whether tree and helper are there.
     pub fn exists(&self) -> bool {
-        self.tree.join("usr").is_dir() && self.helper.is_file()
+        self.folder.join("usr").is_dir() && self.helper.is_file()
     }
 
     /// The tree's folder, for mkosi's `--tools-tree`.
-    pub fn tree(&self) -> &Path {
-        &self.tree
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A name that changes whenever the tree's content description does.
-    pub fn identity() -> String {
-        tree_name()
+    pub fn identity(&self) -> String {
+        self.tree.name()
     }
 
     /// The host's path of a data file in the tree, such as `/usr/share/OVMF/OVMF_CODE_4M.fd`.
     ///
     /// Needed by programs outside the sandbox only: inside, the file is at its own path.
     pub fn path_of(&self, in_tree: &str) -> PathBuf {
-        self.tree.join(in_tree.trim_start_matches('/'))
+        self.folder.join(in_tree.trim_start_matches('/'))
     }
 
     /// A command that runs `program` (a name on the tree's PATH, or an absolute path) from the tree.
@@ -113,13 +112,18 @@ impl Toolbox {
         command
     }
 
+    /// The path in the tree of one of PostgreSQL's programs, which are not all on Debian's PATH.
+    pub fn postgresql(&self, program: &str) -> String {
+        format!("{}/{program}", self.tree.postgresql_folder())
+    }
+
     fn sandbox_arguments(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-        add(&["--ro-bind", &text(&self.tree.join("usr")), "/usr"]);
+        add(&["--ro-bind", &text(&self.folder.join("usr")), "/usr"]);
         for name in FROM_TREE.iter().filter(|name| **name != "usr") {
-            if let Ok(target) = fs::read_link(self.tree.join(name)) {
+            if let Ok(target) = fs::read_link(self.folder.join(name)) {
                 add(&["--symlink", &text(&target), &format!("/{name}")]);
             }
         }
@@ -136,7 +140,8 @@ impl Toolbox {
                 TopLevel::Bound(place) => add(&["--bind", &text(place), &text(place)]),
             }
         }
-        add(&["--setenv", "PATH", "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin", "--same-dir"]);
+        let path = format!("{}:/usr/bin:/usr/sbin", self.tree.postgresql_folder());
+        add(&["--setenv", "PATH", &path, "--same-dir"]);
         arguments
     }
 }
@@ -170,10 +175,4 @@ fn top_level(place: PathBuf) -> Option<TopLevel> {
     }
     let bindable = !kind.is_socket() && !kind.is_fifo();
     bindable.then_some(TopLevel::Bound(place))
-}
-
-fn tree_name() -> String {
-    let digest = Sha256::digest(format!("{MKOSI_VERSION}\n{TREE_CONFIGURATION}"));
-    let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("tools-{hex}")
 }

@@ -39,7 +39,7 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
         needs: &[],
         inputs: vec![
             Input::Path(paths::root().join("image/grub")),
-            Input::Value("tools", Toolbox::identity()),
+            Input::Value("tools", toolbox.identity()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
         ],
         outputs: vec![("esp.img", image(work))],

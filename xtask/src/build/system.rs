@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use tools::mirror::RELEASE;
 use tools::{Cache, Mkosi, Toolbox};
 
 use super::{Profile, SOURCE_DATE_EPOCH, VERSION, drivers, programs};
@@ -123,7 +124,7 @@ impl<'a> System<'a> {
     fn inputs(&self, image: &str) -> Vec<Input> {
         vec![
             Input::Path(folder(image)),
-            Input::Value("tools", Toolbox::identity()),
+            Input::Value("tools", self.toolbox.identity()),
             Input::Value("version", VERSION.into()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
             Input::Value("profile", self.profile.name().into()),
@@ -136,10 +137,10 @@ impl<'a> System<'a> {
         let skeleton = Skeleton::of(self.cache, image)?;
         let force: &[&str] =
             if self.refresh || skeleton.changed() { &["--force", "--force"] } else { &["--force"] };
-        let mut command = self.mkosi.command(image)?;
+        let mut command = self.mkosi.command(image, RELEASE)?;
         command
             .arg(format!("--directory={}", folder(image).display()))
-            .arg(format!("--tools-tree={}", self.toolbox.tree().display()))
+            .arg(format!("--tools-tree={}", self.toolbox.folder().display()))
             .arg(format!("--output-directory={}", room.scratch("").display()))
             .args(["--output=image", &format!("--seed={SEED}"), &format!("--image-version={VERSION}")])
             .arg(format!("--source-date-epoch={SOURCE_DATE_EPOCH}"))

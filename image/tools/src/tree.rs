@@ -1,0 +1,75 @@
+//! The trees of programs that builds and tests use, as data: name, Debian release, packages.
+//!
+//! Trade-off: a tree's name carries the hash of its description, so a changed list makes a new tree beside the old
+//! one and checkouts of different ages share a cache without harm; old ones are deleted by hand.
+
+use sha2::{Digest, Sha256};
+
+use crate::mirror::RELEASE;
+use crate::mkosi::MKOSI_VERSION;
+
+/// One tree's description.
+#[derive(Debug, Clone, Copy)]
+pub struct Tree {
+    /// Also the name of its incremental cache.
+    label: &'static str,
+    /// Its Debian release.
+    pub(crate) release: &'static str,
+    /// mkosi's configuration of it.
+    pub(crate) configuration: &'static str,
+    /// The command that makes it.
+    pub(crate) made_by: &'static str,
+    /// The PostgreSQL major in it.
+    postgresql: u32,
+}
+
+impl Tree {
+    /// All programs of a build and a test, of the appliance's own release (decision D1).
+    pub const TOOLS: Self = Self {
+        label: "tools",
+        release: RELEASE,
+        configuration: include_str!("../trees/tools.conf"),
+        made_by: "cargo xtask build --tools-only",
+        postgresql: 17,
+    };
+
+    /// A PostgreSQL that is too old for the appliance, for the tests of what such a monitor gets.
+    pub const OLD_POSTGRESQL: Self = Self {
+        label: "old-postgresql",
+        release: "bookworm",
+        configuration: include_str!("../trees/old-postgresql.conf"),
+        made_by: "cargo xtask test",
+        postgresql: 15,
+    };
+
+    /// What the tree is called.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
+    /// The folder's name in the cache.
+    pub(crate) fn name(&self) -> String {
+        let digest = Sha256::digest(format!("{MKOSI_VERSION}\n{}", self.configuration));
+        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{hex}", self.label)
+    }
+
+    /// Where the tree has the programs of PostgreSQL that Debian keeps off PATH.
+    pub(crate) fn postgresql_folder(&self) -> String {
+        format!("/usr/lib/postgresql/{}/bin", self.postgresql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_installs_the_release_and_the_major_that_its_tree_states() {
+        for tree in [Tree::TOOLS, Tree::OLD_POSTGRESQL] {
+            let has = |line: &str| tree.configuration.lines().any(|found| found.trim() == line);
+            assert!(has(&format!("Release={}", tree.release)), "{}", tree.label);
+            assert!(has(&format!("postgresql-{}", tree.postgresql)), "{}", tree.label);
+        }
+    }
+}
