@@ -3,11 +3,15 @@
 //! The machines are those of the scenarios, begun anew at each call; they end with this command. What a user would do
 //! by hand is done through the same ports and programs.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use api::State;
 use lab::{API_PORT, COMMAND, FTP_PORT, Lab, wait_until};
 use scenarios::{ROOT_PASSWORD, SERVER_ADDRESS, User, backup_server, monitor, sql};
+
+use crate::paths;
 
 /// Filling and copying without KVM takes minutes.
 const LONG: Duration = Duration::from_secs(900);
@@ -24,7 +28,12 @@ pub struct Options {
 
 /// Runs until it is interrupted.
 pub fn run(options: &Options) -> Result<()> {
-    let lab = Lab::open("demo")?;
+    // One folder, so that at most one demo's disks are left after Ctrl-C.
+    let folder = paths::work().join("vm/demo");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot delete {}", folder.display()))?;
+    }
+    let lab = Lab::lasting(&folder)?;
     println!("booting a monitor and a backup server; logs are in {}", lab.folder().display());
     let (at_monitor, at_server) = lab.link("replication");
     let monitor = monitor(&lab, at_monitor)?;
@@ -38,9 +47,13 @@ pub fn run(options: &Options) -> Result<()> {
     monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
     user.pair(&String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?)?;
     println!("paired");
+    let mut said = String::new();
     wait_until("the full copy", LONG, || {
         let status = user.status()?;
-        println!("{}", status.message);
+        if said != status.message {
+            println!("{}", status.message);
+            said.clone_from(&status.message);
+        }
         ensure!(status.state.name() == "synchronized", "{}", status.message);
         Ok(())
     })?;
@@ -64,7 +77,12 @@ pub fn run(options: &Options) -> Result<()> {
     );
     loop {
         let status = user.status().context("the backup server does not answer any more")?;
-        println!("{}: {}", status.state.name(), status.message);
+        match &status.state {
+            State::Synchronized { lag_bytes, lag_seconds } | State::Lagging { lag_bytes, lag_seconds } => {
+                println!("{}: {lag_bytes} bytes, {lag_seconds:.1} s behind", status.state.name());
+            }
+            state => println!("{}: {}", state.name(), status.message),
+        }
         std::thread::sleep(ROUND);
     }
 }
