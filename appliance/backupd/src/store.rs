@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use api::Peer;
-use backups::write_atomically;
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -52,7 +51,7 @@ impl PeerStore {
     /// Remembers the pairing.
     pub fn save(&self, peer: &Peer) -> Result<()> {
         let text = serde_json::to_vec_pretty(&Stored { format: FORMAT, peer: peer.clone() })?;
-        write_atomically(&self.path, 0o600, |file| file.write_all(&text))
+        files::replace(&self.path, 0o600, None, |file| file.write_all(&text))
             .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }

@@ -10,6 +10,4 @@ mod manifest;
 
 pub use catalog::{Entry, PARTIAL_PREFIX, list};
 pub use id::{BackupId, BackupIdError};
-pub use manifest::{
-    ManifestError, index_path, manifest_path, read_manifest, write_atomically, write_manifest,
-};
+pub use manifest::{ManifestError, index_path, manifest_path, read_manifest, write_manifest};

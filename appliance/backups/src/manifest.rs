@@ -2,9 +2,8 @@
 
 use crate::BackupId;
 use api::{Backup, MANIFEST_FORMAT};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A manifest that cannot be used.
@@ -79,40 +78,12 @@ pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestErr
 /// Writes the manifest of a backup beside its snapshot, readable by owner and group.
 ///
 /// # Errors
-/// As [`write_atomically`]; an id that is none.
+/// As [`files::replace`]; an id that is none.
 pub fn write_manifest(folder: &Path, backup: &Backup) -> io::Result<()> {
     let id: BackupId = backup.id.parse().map_err(io::Error::other)?;
     let mut text = serde_json::to_vec_pretty(backup)?;
     text.push(b'\n');
-    write_atomically(&manifest_path(folder, &id), 0o640, |file| file.write_all(&text))
-}
-
-/// Writes a file so that a power cut leaves the old one or the new one: beside it, synced, renamed, folder synced.
-///
-/// # Errors
-/// Those of the file system or of `write`; nothing is left behind then.
-pub fn write_atomically(
-    path: &Path,
-    mode: u32,
-    write: impl FnOnce(&mut File) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder =
-        path.parent().ok_or_else(|| io::Error::other(format!("{} has no folder", path.display())))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = folder.join(format!(".{name}.new"));
-    let attempt = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        write(&mut file)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if attempt.is_err() {
-        // The first error counts; a leftover is overwritten by the next attempt.
-        drop(fs::remove_file(&beside));
-    }
-    attempt
+    files::replace(&manifest_path(folder, &id), 0o640, None, |file| file.write_all(&text))
 }
 
 #[cfg(test)]
@@ -153,15 +124,5 @@ pub(crate) mod tests {
             let error = read_manifest(folder.path(), &id).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
-        fs::write(&path, "old").unwrap();
-        assert!(write_atomically(&path, 0o600, |_| Err(io::Error::other("full"))).is_err());
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

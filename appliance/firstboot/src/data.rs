@@ -4,7 +4,6 @@ use anyhow::Result;
 use provisioning::Role;
 use storage::btrfs;
 
-use crate::files;
 use crate::places::Places;
 use crate::report::{problem, say};
 use crate::state;

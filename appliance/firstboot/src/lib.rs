@@ -13,7 +13,6 @@
 //! The steps take their paths from [`Places`], so that tests run them against a folder.
 
 pub mod data;
-pub mod files;
 pub mod initrd;
 pub mod machine_id;
 pub mod places;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::Result;
 use uuid::Uuid;
 
-use crate::files;
 use crate::places::Places;
 use crate::report::say;
 

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use provisioning::{Answers, Identity, smbios};
 use uuid::Uuid;
 
-use crate::files;
 use crate::places::Places;
 use crate::report::say;
 

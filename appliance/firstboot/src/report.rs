@@ -5,7 +5,6 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use crate::files;
 use crate::places::Places;
 
 /// Says what a step found and does.

@@ -10,7 +10,6 @@ use provisioning::values::CryptHash;
 use provisioning::{Interface, networkd};
 use storage::mounts;
 
-use crate::files;
 use crate::places::Places;
 use crate::report::say;
 

@@ -6,7 +6,7 @@ use provisioning::Role;
 
 use crate::places::Places;
 use crate::report::{problem, say};
-use crate::{data, files, provision, tls};
+use crate::{data, provision, tls};
 
 /// Runs the steps of the running system.
 ///

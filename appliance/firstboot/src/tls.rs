@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use auth::certificate::{Key, not_before};
 
-use crate::files;
 use crate::places::Places;
 use crate::report::say;
 

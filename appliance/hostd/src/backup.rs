@@ -7,7 +7,7 @@ use crate::places::Places;
 use crate::{btrfs, cluster};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
-use backups::{BackupId, PARTIAL_PREFIX, index_path, write_atomically, write_manifest};
+use backups::{BackupId, PARTIAL_PREFIX, index_path, write_manifest};
 use hostd::BackupRequest;
 use jiff::Timestamp;
 use std::fs::{self, DirBuilder, File};
@@ -80,7 +80,7 @@ async fn complete(
         verification: Verification::Pending,
     };
     let index_file = index_path(folder, id);
-    write_atomically(&index_file, 0o640, |file| index.write_to(file).map_err(io::Error::other))
+    files::replace(&index_file, 0o640, None, |file| index.write_to(file).map_err(io::Error::other))
         .with_context(|| format!("cannot write {}", index_file.display()))?;
     write_manifest(folder, &backup).with_context(|| format!("cannot write the manifest of {id}"))?;
     for path in [&index_file, &backups::manifest_path(folder, id)] {

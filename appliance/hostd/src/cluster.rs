@@ -120,11 +120,9 @@ fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> R
 }
 
 fn write_owned(path: &Path, text: &str, uid: Uid, gid: Gid) -> Result<()> {
-    backups::write_atomically(path, 0o600, |file| {
-        std::os::unix::fs::fchown(&*file, Some(uid.as_raw()), Some(gid.as_raw()))?;
-        file.write_all(text.as_bytes())
-    })
-    .with_context(|| format!("cannot write {}", path.display()))
+    let owner = Some((uid.as_raw(), gid.as_raw()));
+    files::replace(path, 0o600, owner, |file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// `MemTotal` of /proc/meminfo in MiB; 0 where it is not there.

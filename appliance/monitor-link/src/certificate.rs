@@ -12,8 +12,6 @@ use auth::certificate::{Key, not_before};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::files;
-
 /// Subject and only alternative name of a certificate that we make.
 pub const NAME: &str = "monitor";
 /// Our files in the cluster's configuration folder.

@@ -11,7 +11,6 @@
 pub mod address;
 pub mod certificate;
 pub mod cluster;
-pub mod files;
 pub mod firewall;
 pub mod hba;
 pub mod settings;

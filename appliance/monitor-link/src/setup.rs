@@ -18,7 +18,7 @@ use crate::certificate::{self, Choice};
 use crate::cluster::{self, Cluster};
 use crate::settings::{self, Current, Facts};
 use crate::sql::{self, Psql};
-use crate::{files, firewall, hba};
+use crate::{firewall, hba};
 
 /// What is remembered between runs.
 pub const STATE: &str = "/var/lib/monitor-link";

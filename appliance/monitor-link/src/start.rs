@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use nftables::schema::Nftables;
 
 use crate::cluster::{self, MAJOR};
+use crate::firewall;
 use crate::setup::{RULES_FILE, STATE, service};
-use crate::{files, firewall};
 
 /// Present on our node only.
 const IDENTITY: &str = "/var/lib/infimonitor/identity.json";

@@ -1,8 +1,13 @@
-//! Files that appear whole or not at all, with the right owner and mode, and are left alone if they are right.
+//! Files that appear whole or not at all, with the right owner and mode: how every program of the appliance writes
+//! what must survive a power cut.
+//!
+//! Trade-off: a new file is made beside the old one under one fixed name, so that an attempt that was cut leaves no
+//! litter behind the next one; in return a file has one writer at a time, and a second one at the same moment gets an
+//! error instead of a mixture.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +24,8 @@ pub fn write(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> R
     if is_right(path, contents, mode, owner) {
         return Ok(false);
     }
-    replace(path, contents, mode, owner).with_context(|| format!("cannot write {}", path.display()))?;
+    replace(path, mode, owner, |file| file.write_all(contents))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(true)
 }
 
@@ -31,18 +37,47 @@ fn is_right(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> bo
         && fs::read(path).is_ok_and(|old| old == contents)
 }
 
-fn replace(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("has no folder"))?;
+/// Makes `path` hold what `fill` writes: beside it first, synced, renamed, folder synced. Missing folders are made.
+///
+/// # Errors
+/// Those of the file system or of `fill`; then the old file stays and nothing is left beside it.
+pub fn replace(
+    path: &Path,
+    mode: u32,
+    owner: Option<Owner>,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let no_file = || io::Error::other("has no folder or no name");
+    let folder = path.parent().ok_or_else(no_file)?;
+    let name = path.file_name().ok_or_else(no_file)?.to_string_lossy();
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(contents)?;
-    if let Some((user, group)) = owner {
-        fchown(file.as_file(), Some(user), Some(group))?;
+    let beside = folder.join(format!(".{name}.new"));
+    // Removed and made anew, never opened: in a folder of another user it could be a link to anywhere.
+    unless_missing(fs::remove_file(&beside))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let attempt = (|| {
+        fill(&mut file)?;
+        if let Some((user, group)) = owner {
+            fchown(&file, Some(user), Some(group))?;
+        }
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    })();
+    if attempt.is_err() {
+        // The first error counts; a leftover goes with the next attempt.
+        drop(fs::remove_file(&beside));
     }
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    attempt?;
     File::open(folder)?.sync_all()
+}
+
+fn unless_missing(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file if it is there, durably. Returns whether it was there.
@@ -50,16 +85,14 @@ fn replace(path: &Path, contents: &[u8], mode: u32, owner: Option<Owner>) -> io:
 /// # Errors
 /// It is there and cannot be removed.
 pub fn remove(path: &Path) -> Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => {
-            let folder = path.parent().context("has no folder")?;
-            File::open(folder).and_then(|folder| folder.sync_all())
+    let removed = || -> io::Result<bool> {
+        let was_there = unless_missing(fs::remove_file(path))?;
+        if let (true, Some(folder)) = (was_there, path.parent()) {
+            File::open(folder)?.sync_all()?;
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => Err(error),
-    }
-    .with_context(|| format!("cannot remove {}", path.display()))?;
-    Ok(true)
+        Ok(was_there)
+    };
+    removed().with_context(|| format!("cannot remove {}", path.display()))
 }
 
 /// Makes sure that a folder is there with this mode and owner. Returns whether it changed something.
@@ -120,6 +153,28 @@ mod tests {
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
         assert_eq!(read(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, "old").unwrap();
+        assert!(replace(&path, 0o600, None, |_| Err(io::Error::other("full"))).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_under_the_name_beside_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("x"), folder.path().join("victim"));
+        fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(".x.new")).unwrap();
+        assert!(write(&path, b"new", 0o600, None).unwrap());
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]
