@@ -1,5 +1,6 @@
 //! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
 
+use crate::pinned;
 use crate::shared::{Refusal, Shared};
 use api::{Backup, BackupList, CreateBackup, ErrorBody, Peer, PeerInfo, Status};
 use auth::{Outcome, Verifier};
@@ -58,6 +59,8 @@ async fn peer(State(app): State<App>) -> Result<Json<PeerInfo>, ApiError> {
 async fn pair(State(app): State<App>, body: Bytes) -> Result<Json<PeerInfo>, ApiError> {
     let peer: Peer = parse(&body)?;
     peer.check().map_err(|error| ApiError::field(error.field, error.to_string()))?;
+    pinned::client_config(&peer.certificate)
+        .map_err(|error| ApiError::field("certificate", error.to_string()))?;
     let info = peer.info();
     app.shared.pair(peer)?;
     Ok(Json(info))

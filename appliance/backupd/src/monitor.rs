@@ -58,8 +58,9 @@ impl Monitor {
 
     async fn connect_now(peer: &Peer, endpoint: String) -> Result<Self, Trouble> {
         let refuses = |why: String| Trouble::Refuses(format!("the monitor at {endpoint} {why}"));
-        let tls =
-            pinned::client_config(&peer.certificate).map_err(|error| Trouble::Refuses(error.to_string()))?;
+        let tls = pinned::client_config(&peer.certificate).map_err(|error| {
+            refuses(format!("was paired with a certificate that cannot be used: {error:#}"))
+        })?;
         let (client, connection) = tokio_postgres::Config::new()
             .host(&peer.address)
             .port(peer.port)

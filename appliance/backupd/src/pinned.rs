@@ -20,6 +20,10 @@ struct Pinned {
 pub fn client_config(certificate: &str) -> anyhow::Result<ClientConfig> {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|error| anyhow::anyhow!("the monitor's certificate is no PEM certificate: {error}"))?;
+    // Said here, or every handshake would fail with less to go by.
+    rustls::server::ParsedCertificate::try_from(&certificate).map_err(|error| {
+        anyhow::anyhow!("the monitor's certificate is no usable X.509 certificate: {error}")
+    })?;
     let provider = Arc::new(ring::default_provider());
     let verifier = Pinned { certificate, provider: Arc::clone(&provider) };
     Ok(ClientConfig::builder_with_provider(provider)

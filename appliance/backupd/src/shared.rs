@@ -40,6 +40,8 @@ pub struct Shared {
     places: Places,
     store: PeerStore,
     pairing: watch::Sender<Option<Peer>>,
+    /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
+    pairing_lock: Mutex<()>,
     state: Mutex<(State, Timestamp)>,
     /// Held while a backup is made: one at a time.
     backup: tokio::sync::Mutex<()>,
@@ -54,6 +56,7 @@ impl Shared {
             places,
             store,
             pairing: watch::Sender::new(peer),
+            pairing_lock: Mutex::new(()),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             backup: tokio::sync::Mutex::new(()),
         })
@@ -74,6 +77,10 @@ impl Shared {
     /// # Errors
     /// Another monitor is paired: releasing it needs the console (design D13, D14).
     pub fn pair(&self, peer: Peer) -> Result<(), Refusal> {
+        let _one_at_a_time = self.pairing_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.peer().as_ref() == Some(&peer) {
+            return Ok(()); // said again: what runs, a full copy perhaps, goes on
+        }
         if let Some(paired) = self.peer()
             && paired.id != peer.id
         {

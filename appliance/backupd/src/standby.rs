@@ -55,12 +55,16 @@ impl Standby {
     }
 
     /// What the manifest records.
+    ///
+    /// After a reconnection the received position begins at its segment's start, below what is replayed; and the
+    /// last restartpoint may be of an older timeline than the stream.
     pub async fn facts(&self) -> Result<Facts> {
         let row = self
             .row(
                 "select pg_catalog.current_setting('server_version'), \
-                 coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), \
-                 (select timeline_id from pg_catalog.pg_control_checkpoint())",
+                 greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), \
+                 coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
+                 (select timeline_id from pg_catalog.pg_control_checkpoint()))",
             )
             .await?;
         let text = |at: usize, what: &str| {

@@ -35,13 +35,23 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     btrfs::snapshot(&replica, &partial).await?;
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
     let attempt = complete(places, request, &folder, &id, created, snapshot_ms).await;
-    if attempt.is_err() {
-        for path in [index_path(&folder, &id), backups::manifest_path(&folder, &id)] {
-            remove_if_there(&path)?;
-        }
-        btrfs::delete(&partial).await.context("cannot delete the snapshot of a backup that failed")?;
+    // With its name the backup is there; until then nothing of it stays.
+    if attempt.is_err() && partial.exists() {
+        discard(&folder, &id, &partial).await;
     }
     attempt
+}
+
+/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged.
+async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
+    for path in [index_path(folder, id), backups::manifest_path(folder, id)] {
+        if let Err(error) = files::remove(&path) {
+            tracing::error!("a backup failed, and so does cleaning up after it: {error:#}");
+        }
+    }
+    if let Err(error) = btrfs::delete(partial).await {
+        tracing::error!("cannot delete the snapshot of a backup that failed: {error:#}");
+    }
 }
 
 async fn complete(
@@ -93,13 +103,4 @@ async fn complete(
         .and_then(|folder| folder.sync_all())
         .context("cannot sync the folder of the backups")?;
     Ok(backup)
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot delete {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -109,7 +109,8 @@ impl Psql {
 
 /// Makes or mends the role, with this password, and the slot. May be run again.
 ///
-/// The session keeps its statements out of the server's log, as one holds the password. A slot that was invalidated
+/// The session keeps its statements out of the server's log and of pg_stat_statements, as one holds the password;
+/// where that extension is not loaded, its setting is a placeholder without effect. A slot that was invalidated
 /// is of no use to anybody: it is made anew.
 ///
 /// # Errors
@@ -123,6 +124,7 @@ pub fn role_and_slot(password: &str) -> Result<String> {
 set log_min_duration_statement = -1;
 set log_duration = off;
 set log_min_error_statement = 'panic';
+set pg_stat_statements.track_utility = off;
 set password_encryption = 'scram-sha-256';
 begin;
 do $$ begin

@@ -22,10 +22,9 @@ fn expect(toolbox: &Toolbox, peer: &Peer, name: &str, parts: &[&str]) -> anyhow:
     Ok(())
 }
 
-#[test]
-fn a_peer_that_cannot_be_reached_is_named_with_address_and_port() -> anyhow::Result<()> {
-    let toolbox = Toolbox::open()?;
-    let peer = Peer {
+/// A sound pairing with a monitor that is not there.
+fn unreachable_peer() -> anyhow::Result<Peer> {
+    Ok(Peer {
         id: uuid::Uuid::new_v4(),
         version: "1".into(),
         address: "127.0.0.1".into(),
@@ -35,8 +34,13 @@ fn a_peer_that_cannot_be_reached_is_named_with_address_and_port() -> anyhow::Res
         slot: "backup_server".into(),
         database: "postgres".into(),
         certificate: Certificate::new("monitor")?.certificate,
-    };
-    expect(&toolbox, &peer, "disconnected", &["cannot be reached", "refused"])
+    })
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_named_with_address_and_port() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    expect(&toolbox, &unreachable_peer()?, "disconnected", &["cannot be reached", "refused"])
 }
 
 #[test]
@@ -78,6 +82,11 @@ fn malformed_requests_are_refused_with_the_fields_name() -> anyhow::Result<()> {
     assert_eq!((code, answer["field"].as_str()), (400, Some("port")), "{answer}");
     let (code, answer) = put(r#"{"id":"00000000-0000-0000-0000-000000000001"}"#)?;
     assert_eq!((code, answer["field"].as_str()), (400, Some("version")), "{answer}");
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let mut peer = serde_json::to_value(unreachable_peer()?)?;
+    peer["certificate"] = damaged.into();
+    let (code, answer) = put(&peer.to_string())?;
+    assert_eq!((code, answer["field"].as_str()), (400, Some("certificate")), "{answer}");
     let (code, answer) = put("{")?;
     assert_eq!(code, 400, "{answer}");
     let (code, answer) = server.curl(&["-X", "POST"], "/v1/backups")?;

@@ -12,6 +12,7 @@ use tools::Toolbox;
 use super::system::Payloads;
 use super::{SOURCE_DATE_EPOCH, VERSION, cpio, programs};
 use crate::jobs::{Input, Job, Room};
+use crate::paths;
 
 /// The boot payload's place.
 pub fn image(work: &Path) -> PathBuf {
@@ -25,6 +26,7 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
         name: "boot",
         needs: &["programs", "root"],
         inputs: vec![
+            Input::Path(paths::root().join("xtask/src/build/boot.rs")),
             Input::Value("version", VERSION.into()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
         ],

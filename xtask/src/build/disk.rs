@@ -40,7 +40,10 @@ pub fn job<'a>(work: &Path) -> Job<'a> {
         name: "disk",
         needs: &["root", "boot", "esp"],
         // The layout is code: its result is the input.
-        inputs: vec![Input::Value("layout", format!("{:?}", layout::system_disk(DISK_BYTES, SECTOR_BYTES)))],
+        inputs: vec![
+            Input::Path(paths::root().join("xtask/src/build/disk.rs")),
+            Input::Value("layout", format!("{:?}", layout::system_disk(DISK_BYTES, SECTOR_BYTES))),
+        ],
         outputs: vec![("disk.raw", paths::system_disk())],
         always: false,
         hash_outputs: false,

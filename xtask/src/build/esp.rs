@@ -38,6 +38,7 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
         name: "esp",
         needs: &[],
         inputs: vec![
+            Input::Path(paths::root().join("xtask/src/build/esp.rs")),
             Input::Path(paths::root().join("image/grub")),
             Input::Value("tools", toolbox.identity()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),

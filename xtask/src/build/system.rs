@@ -124,6 +124,7 @@ impl<'a> System<'a> {
     fn inputs(&self, image: &str) -> Vec<Input> {
         vec![
             Input::Path(folder(image)),
+            Input::Path(paths::root().join("xtask/src/build/system.rs")),
             Input::Value("tools", self.toolbox.identity()),
             Input::Value("version", VERSION.into()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
