@@ -22,16 +22,9 @@ const REASON_LINES: usize = 2;
 /// Runs for ever: follows whoever is paired.
 pub async fn run(shared: Arc<Shared>) {
     let mut pairing = shared.pairing();
-    let mut previous: Option<Peer> = None;
     loop {
         let peer = pairing.borrow_and_update().clone();
         let changed = if let Some(peer) = peer {
-            if let Some(previous) = previous.replace(peer.clone()).filter(|previous| *previous != peer) {
-                // It follows the old address or password; the next start uses the new ones.
-                if let Err(error) = shared.hostd.stop_replica(previous.id).await {
-                    tracing::warn!("cannot stop the replica to follow the changed pairing: {error}");
-                }
-            }
             shared.publish(State::Connecting);
             let mut follower = Follower::new(&shared, &peer);
             tokio::select! {
@@ -56,6 +49,8 @@ struct Follower<'a> {
     monitor_backoff: Backoff,
     ask_again: Instant,
     standby: Option<Standby>,
+    /// Whether hostd was told whom to follow: a server that runs already may follow an older pairing.
+    introduced: bool,
     step_backoff: Backoff,
     step_again: Instant,
     starts: u32,
@@ -81,6 +76,7 @@ impl<'a> Follower<'a> {
             monitor_backoff: Backoff::new(),
             ask_again: now,
             standby: None,
+            introduced: false,
             step_backoff: Backoff::new(),
             step_again: now,
             starts: 0,
@@ -167,6 +163,13 @@ impl<'a> Follower<'a> {
             self.seen.replica = ReplicaView::Absent;
             return;
         }
+        if info.running && !self.introduced {
+            if let Err(error) = self.shared.hostd.start_replica(self.peer).await {
+                self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
+                return;
+            }
+            self.introduced = true;
+        }
         if info.running
             && let Ok(standby) =
                 Standby::connect(&info.socket_dir, &self.peer.user, &self.peer.database).await
@@ -195,10 +198,13 @@ impl<'a> Follower<'a> {
     async fn start(&mut self) {
         self.starts = self.starts.saturating_add(1);
         self.step_again = Instant::now() + self.step_backoff.failed();
-        if let Err(error) = self.shared.hostd.start_replica(self.peer).await {
-            tracing::error!("cannot start the replica: {error}");
-            self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
-            self.shared.publish(state(&self.seen));
+        match self.shared.hostd.start_replica(self.peer).await {
+            Ok(()) => self.introduced = true,
+            Err(error) => {
+                tracing::error!("cannot start the replica: {error}");
+                self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
+                self.shared.publish(state(&self.seen));
+            }
         }
     }
 

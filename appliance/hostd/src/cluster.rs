@@ -139,6 +139,7 @@ fn shared_buffers_mib(memory_mib: u64) -> u32 {
 /// A server that was started here.
 #[derive(Debug)]
 pub struct Server {
+    peer: Peer,
     child: Child,
     log: Arc<Mutex<VecDeque<String>>>,
 }
@@ -164,7 +165,12 @@ impl Server {
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let errors = child.stderr.take().context("the server's log is not connected")?;
         tokio::spawn(keep_log(errors, peer.id, Arc::clone(&log)));
-        Ok(Self { child, log })
+        Ok(Self { peer: peer.clone(), child, log })
+    }
+
+    /// Whether it was started to follow `peer` as it is now: same address, password and certificate.
+    pub fn follows(&self, peer: &Peer) -> bool {
+        self.peer == *peer
     }
 
     /// Whether it still runs.

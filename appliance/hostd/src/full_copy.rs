@@ -12,18 +12,21 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
 
-/// Copies the cluster of `peer`. What an earlier attempt left is deleted first; after a failure nothing is left.
+/// Copies the cluster of `peer`. What an earlier attempt left is deleted first; after a failure nothing is left. The
+/// copy is given up when `left` is ready: whoever asked is gone.
 pub async fn run(
     places: &Places,
     peer: &Peer,
     tablespaces: &[Tablespace],
     replies: &mut Replies,
+    left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let replica = places.replica(peer.id);
     ensure!(
@@ -36,7 +39,7 @@ pub async fn run(
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
     btrfs::create(&copying).await?;
-    let attempt = copy_into(places, peer, tablespaces, &copying, replies).await;
+    let attempt = copy_into(places, peer, tablespaces, &copying, replies, left).await;
     if let Err(error) = attempt {
         if let Err(cleanup) = btrfs::delete(&copying).await {
             tracing::error!("cannot delete the incomplete copy {}: {cleanup:#}", copying.display());
@@ -54,6 +57,7 @@ async fn copy_into(
     tablespaces: &[Tablespace],
     copying: &Path,
     replies: &mut Replies,
+    mut left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let (uid, gid) = cluster::user_ids(&places.cluster_user)?;
     chown(copying, Some(uid.as_raw()), Some(gid.as_raw()))
@@ -92,7 +96,15 @@ async fn copy_into(
     let mut lines =
         BufReader::new(child.stderr.take().context("pg_basebackup's output is not connected")?).lines();
     let mut last: VecDeque<String> = VecDeque::new();
-    while let Some(line) = lines.next_line().await.context("cannot read pg_basebackup's output")? {
+    loop {
+        let line = tokio::select! {
+            line = lines.next_line() => line.context("cannot read pg_basebackup's output")?,
+            () = left.as_mut() => {
+                child.kill().await.context("cannot stop pg_basebackup")?;
+                bail!("the full copy was given up: whoever asked for it has left");
+            }
+        };
+        let Some(line) = line else { break };
         if let Some(at) = parse_basebackup_progress(&line) {
             check_room(&places.data, at)?;
             replies.send(&Reply::Progress(at)).await?;

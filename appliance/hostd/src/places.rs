@@ -24,8 +24,9 @@ pub struct Places {
     /// Group that reads manifests and tar indexes
     #[arg(long, default_value = "infimonitor")]
     pub readers: String,
-    /// Folders that a cluster must not see
-    #[arg(long, default_values = ["/data", "/var/lib/infimonitor", "/var/log"])]
+    /// Folders that a cluster must not see: data of others, and every program, a shell above all, that SQL of the
+    /// monitor's making could have run
+    #[arg(long, default_values = ["/data", "/var/lib/infimonitor", "/var/log", "/usr/bin", "/usr/sbin"])]
     pub hide: Vec<PathBuf>,
 }
 

@@ -12,21 +12,29 @@ use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// The servers that run, by monitor. One lock: requests are rare, and two that change the same replica must wait.
-type Servers = Arc<Mutex<HashMap<Uuid, Server>>>;
+/// The clusters on this machine. Locks are held while something changes: requests are rare, and two that change the
+/// same replica must wait.
+#[derive(Default)]
+struct Clusters {
+    /// The servers that run, by monitor.
+    servers: Mutex<HashMap<Uuid, Server>>,
+    /// Held during a full copy, which takes hours, while the servers answer.
+    copying: Mutex<()>,
+}
 
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(places: Places, socket: &Path) -> Result<()> {
     clean_up(&places).await;
     let (observer, observer_group) = cluster::user_ids(&places.observer)?;
     let listener = listen(socket, observer_group.as_raw())?;
-    let servers: Servers = Arc::default();
+    let clusters: Arc<Clusters> = Arc::default();
     let places = Arc::new(places);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -37,14 +45,14 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
-        let (places, servers) = (Arc::clone(&places), Arc::clone(&servers));
+        let (places, clusters) = (Arc::clone(&places), Arc::clone(&clusters));
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, observer, &places, &servers).await {
+            if let Err(error) = answer(stream, observer, &places, &clusters).await {
                 tracing::warn!("a request ended early: {error:#}");
             }
         });
     }
-    for (monitor, server) in servers.lock().await.iter_mut() {
+    for (monitor, server) in clusters.servers.lock().await.iter_mut() {
         tracing::info!(%monitor, "stopping the replica");
         server.stop().await?;
     }
@@ -85,7 +93,7 @@ async fn clean_up(places: &Places) {
     }
 }
 
-async fn answer(stream: UnixStream, observer: Uid, places: &Places, servers: &Servers) -> Result<()> {
+async fn answer(stream: UnixStream, observer: Uid, places: &Places, clusters: &Clusters) -> Result<()> {
     let asking = stream.peer_cred().context("cannot tell who asks")?.uid();
     let (read, write) = stream.into_split();
     let mut replies = Replies::new(write);
@@ -93,9 +101,14 @@ async fn answer(stream: UnixStream, observer: Uid, places: &Places, servers: &Se
         bail!("user {asking} may not send requests");
     }
     let mut line = String::new();
-    BufReader::new(read.take(MAX_FRAME)).read_line(&mut line).await.context("cannot read the request")?;
+    let mut read = BufReader::new(read.take(MAX_FRAME));
+    read.read_line(&mut line).await.context("cannot read the request")?;
+    // Nothing follows a request: what can be read then is the end of the connection.
+    let left = pin!(async move {
+        drop(read.read_u8().await);
+    });
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => match carry_out(request, places, servers, &mut replies).await {
+        Ok(request) => match carry_out(request, places, clusters, &mut replies, left).await {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::warn!("{error:#}");
@@ -110,26 +123,35 @@ async fn answer(stream: UnixStream, observer: Uid, places: &Places, servers: &Se
 async fn carry_out(
     request: Request,
     places: &Places,
-    servers: &Servers,
+    clusters: &Clusters,
     replies: &mut Replies,
+    left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Reply> {
     match request {
         Request::FullCopy { peer, tablespaces } => {
             checked(&peer)?;
-            ensure!(!runs(servers, peer.id).await, "the replica runs; it is stopped before a full copy");
-            full_copy::run(places, &peer, &tablespaces, replies).await?;
+            // An earlier copy whose client has left is being cleaned up.
+            let _one_copy_at_a_time = clusters.copying.lock().await;
+            ensure!(!runs(clusters, peer.id).await, "the replica runs; it is stopped before a full copy");
+            full_copy::run(places, &peer, &tablespaces, replies, left).await?;
             Ok(Reply::Done)
         }
         Request::StartReplica { peer } => {
             checked(&peer)?;
-            let mut servers = servers.lock().await;
-            if !servers.get_mut(&peer.id).is_some_and(Server::runs) {
-                servers.insert(peer.id, Server::start(places, &peer).await?);
+            let mut servers = clusters.servers.lock().await;
+            if let Some(server) = servers.get_mut(&peer.id)
+                && server.runs()
+            {
+                if server.follows(&peer) {
+                    return Ok(Reply::Done);
+                }
+                server.stop().await?;
             }
+            servers.insert(peer.id, Server::start(places, &peer).await?);
             Ok(Reply::Done)
         }
         Request::StopReplica { monitor } => {
-            if let Some(server) = servers.lock().await.get_mut(&monitor) {
+            if let Some(server) = clusters.servers.lock().await.get_mut(&monitor) {
                 server.stop().await?;
             }
             Ok(Reply::Done)
@@ -138,7 +160,7 @@ async fn carry_out(
             let replica = places.replica(monitor);
             let present = replica.is_dir();
             let control = if present { Some(cluster::control_data(places, &replica).await?) } else { None };
-            let mut servers = servers.lock().await;
+            let mut servers = clusters.servers.lock().await;
             let server = servers.get_mut(&monitor);
             let (running, log) = server.map_or((false, Vec::new()), |server| (server.runs(), server.log()));
             let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
@@ -155,6 +177,6 @@ fn checked(peer: &Peer) -> Result<()> {
     peer.check().context("the peer is refused")
 }
 
-async fn runs(servers: &Servers, monitor: Uuid) -> bool {
-    servers.lock().await.get_mut(&monitor).is_some_and(Server::runs)
+async fn runs(clusters: &Clusters, monitor: Uuid) -> bool {
+    clusters.servers.lock().await.get_mut(&monitor).is_some_and(Server::runs)
 }

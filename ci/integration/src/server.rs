@@ -58,7 +58,7 @@ impl Server {
         command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.args(["--cluster-user", CLUSTER_USER, "--observer", "root", "--readers", "root", "--hide"]);
-        command.arg(self.volume.path());
+        command.arg(self.volume.path()).args(["--hide", "/usr/bin", "--hide", "/usr/sbin"]);
         self.hostd = Some(Process::start(&mut command, &self.path("hostd.log"))?);
         wait_for("hostd", Duration::from_secs(10), || {
             std::os::unix::net::UnixStream::connect(self.path("hostd.sock"))

@@ -1,6 +1,6 @@
 //! Pairing, full copy, streaming, backup, restart: on real PostgreSQL and btrfs.
 
-use api::CreateBackup;
+use api::{CreateBackup, Peer, Secret};
 use integration::{Monitor, Restored, Server, wait_for};
 use std::fs::File;
 use std::sync::Arc;
@@ -48,9 +48,18 @@ fn a_monitor_is_copied_followed_and_backed_up() -> anyhow::Result<()> {
     let restored = Restored::start(&toolbox, &backup, index.reader(folder.join(&backup.id))?)?;
     assert_eq!(restored.sql(CHECKSUM)?, monitor.sql(CHECKSUM)?);
 
+    // The password changes: the running replica goes on with the new one, not with what it was started with.
+    monitor.sql(
+        "alter role backup_server password 'another'; \
+         select pg_terminate_backend(pid) from pg_stat_replication; \
+         insert into t select generate_series(20001, 25000)",
+    )?;
+    client.pair(&Peer { password: Secret::new("another"), ..monitor.peer.clone() })?;
+    replica_has("25000")?;
+
     // The daemon and the privileged process die and come back: the stream goes on, the backup is still there.
     server.stop("KILL")?;
-    monitor.sql("insert into t select generate_series(20001, 30000)")?;
+    monitor.sql("insert into t select generate_series(25001, 30000)")?;
     server.start_hostd()?;
     server.start_backupd()?;
     server.wait_for_state(&["synchronized"], MINUTE)?;
