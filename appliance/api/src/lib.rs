@@ -6,6 +6,7 @@
 
 mod backup;
 mod client;
+mod host;
 mod peer;
 mod status;
 
@@ -14,15 +15,21 @@ pub use backup::{
     Reason, Sizes, Verification,
 };
 pub use client::{Client, ClientError};
+pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
 pub use status::{Check, Level, Space, State, Status, Versions};
 
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// TCP port of the control API (design section 2).
 pub const CONTROL_PORT: u16 = 50000;
 /// TCP port of the monitor's PostgreSQL for replication (design section 2).
 pub const REPLICATION_PORT: u16 = 50001;
+/// TCP port of FTP's control connection (design section 2).
+pub const FTP_PORT: u16 = 2121;
+/// TCP ports of FTP's passive data connections (design section 2).
+pub const FTP_PASSIVE_PORTS: RangeInclusive<u16> = 30000..=30009;
 /// The one user name of the API and of FTP (design section 2).
 pub const USER: &str = "backup";
 /// Longest comment of a backup, in characters.

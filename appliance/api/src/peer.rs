@@ -3,6 +3,7 @@
 //! Everything here comes from the network and ends up in connection strings, file names and configuration files, so
 //! [`Peer::check`] refuses what could mean something else there, before anything is stored.
 
+use crate::Host;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
@@ -66,8 +67,6 @@ pub struct PeerError {
 
 /// `NAMEDATALEN - 1` of PostgreSQL: the longest identifier, in bytes.
 const IDENTIFIER_MAX: usize = 63;
-/// Longest host name by RFC 1035, in bytes.
-const HOST_MAX: usize = 253;
 /// A certificate is about 1 KiB; a chain with room to spare.
 const CERTIFICATE_MAX: usize = 64 * 1024;
 
@@ -165,18 +164,9 @@ fn is_identifier(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
+/// An address without brackets, as libpq takes it, or a name.
 fn is_host(host: &str) -> bool {
-    if host.parse::<std::net::IpAddr>().is_ok() {
-        return true;
-    }
-    !host.is_empty()
-        && host.len() <= HOST_MAX
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                && !label.starts_with('-')
-        })
+    !host.starts_with('[') && host.parse::<Host>().is_ok()
 }
 
 #[cfg(test)]
@@ -204,7 +194,8 @@ mod tests {
             ("id", |p| p.id = Uuid::nil()),
             ("version", |p| p.version = "1\n2".into()),
             ("address", |p| p.address = "host' port='1".into()),
-            ("address", |p| p.address = "[::1]:5".into()),
+            ("address", |p| p.address = "[::1]".into()),
+            ("address", |p| p.address = "192.0.2.256".into()),
             ("address", |p| p.address = "".into()),
             ("address", |p| p.address = "-x".into()),
             ("port", |p| p.port = 0),

@@ -3,8 +3,10 @@
 //!
 //! Ed25519 would be smaller, but breaks PostgreSQL's channel binding.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
@@ -70,6 +72,67 @@ impl Key {
     }
 }
 
+/// A key and its certificate as PEM files.
+///
+/// The key decides: a certificate that is missing or belongs to another key is made anew for the key that is there,
+/// and a key that cannot be read is never replaced, since peers pinned what it stands for.
+#[derive(Debug, Clone)]
+pub struct KeyPairFiles {
+    /// Path of the certificate.
+    pub certificate: PathBuf,
+    /// Its mode.
+    pub certificate_mode: u32,
+    /// Path of the key.
+    pub key: PathBuf,
+    /// Its mode.
+    pub key_mode: u32,
+    /// Owner of both.
+    pub owner: files::Owner,
+}
+
+/// What [`KeyPairFiles::ensure`] had to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Both were there.
+    Nothing,
+    /// A certificate for the key that was there.
+    Certificate,
+    /// Both.
+    Both,
+}
+
+impl KeyPairFiles {
+    /// Makes what is missing, the certificate for `name`; `image_file` has the image's date as its own.
+    ///
+    /// # Errors
+    /// The key is damaged, or the files cannot be written.
+    pub fn ensure(&self, name: &str, image_file: &Path) -> anyhow::Result<Made> {
+        let (key, made) = match files::read(&self.key)? {
+            Some(pem) => {
+                let key = Key::from_pem(&pem).with_context(|| {
+                    let path = self.key.display();
+                    format!("{path} is damaged; restore it, or remove it and make its peers known anew")
+                })?;
+                (key, Made::Certificate)
+            }
+            None => {
+                let key = Key::generate().context("cannot make a key")?;
+                files::write(&self.key, key.to_pem().as_bytes(), self.key_mode, Some(self.owner))?;
+                (key, Made::Both)
+            }
+        };
+        if files::read(&self.certificate)?.is_some_and(|pem| key.owns(&pem)) {
+            return Ok(Made::Nothing);
+        }
+        let image = std::fs::metadata(image_file).and_then(|file| file.modified()).ok();
+        let pem = key
+            .certificate(name, not_before(image, SystemTime::now()))
+            .context("cannot make a certificate")?;
+        files::write(&self.certificate, pem.as_bytes(), self.certificate_mode, Some(self.owner))?;
+        Ok(made)
+    }
+}
+
 /// When a certificate begins: a day before the clock, or before the image's date if the clock is behind that (a
 /// machine with an empty clock battery starts in 1970 or 2000).
 pub fn not_before(image: Option<SystemTime>, clock: SystemTime) -> SystemTime {
@@ -80,6 +143,8 @@ pub fn not_before(image: Option<SystemTime>, clock: SystemTime) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
     fn day(n: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + DAY * u32::try_from(n).unwrap()
@@ -107,5 +172,36 @@ mod tests {
         assert!(!Key::generate().unwrap().owns(&pem));
         assert!(!key.owns("rubbish"));
         assert!(Key::from_pem(&pem).is_err());
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_the_certificate_follows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = fs::metadata(dir.path()).unwrap();
+        let pair = |name: &str| KeyPairFiles {
+            certificate: dir.path().join(format!("{name}.crt")),
+            certificate_mode: 0o644,
+            key: dir.path().join(format!("{name}.key")),
+            key_mode: 0o600,
+            owner: (metadata.uid(), metadata.gid()),
+        };
+        let (ours, other) = (pair("ours"), pair("other"));
+        let ensure = |pair: &KeyPairFiles| pair.ensure("backup-server", Path::new("/usr/lib/os-release"));
+        assert_eq!(ensure(&ours).unwrap(), Made::Both);
+        assert_eq!(fs::metadata(&ours.key).unwrap().mode() & 0o777, 0o600);
+        let key = fs::read_to_string(&ours.key).unwrap();
+        assert_eq!(ensure(&ours).unwrap(), Made::Nothing);
+        // a power cut between the two files, and a certificate of another key
+        fs::remove_file(&ours.certificate).unwrap();
+        assert_eq!(ensure(&ours).unwrap(), Made::Certificate);
+        ensure(&other).unwrap();
+        fs::copy(&other.certificate, &ours.certificate).unwrap();
+        assert_eq!(ensure(&ours).unwrap(), Made::Certificate);
+        assert_eq!(fs::read_to_string(&ours.key).unwrap(), key);
+        assert!(Key::from_pem(&key).unwrap().owns(&fs::read_to_string(&ours.certificate).unwrap()));
+        // a damaged key is not replaced
+        fs::write(&ours.key, "rubbish").unwrap();
+        assert!(format!("{:#}", ensure(&ours).unwrap_err()).contains("ours.key is damaged"));
+        assert_eq!(fs::read_to_string(&ours.key).unwrap(), "rubbish");
     }
 }

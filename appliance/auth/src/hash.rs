@@ -1,16 +1,12 @@
 //! The password file: one line, an Argon2id PHC string.
 
-use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use argon2::password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash};
 use argon2::{Algorithm, Argon2, Params, Version};
 use thiserror::Error;
 
-/// The one user of the control API and of FTP (design section 2).
-pub const USER: &str = "backup";
 /// The password until another one is set; a check warns while it is in use (design section 2).
 pub const DEFAULT_PASSWORD: &str = "backup";
 
@@ -97,24 +93,15 @@ pub fn matches(password: &str, hash: &str) -> Result<bool, AuthError> {
     }
 }
 
-/// Replaces the password file by `hash`, mode 0640, group `gid`: completely or not at all, also in a power cut.
+/// Replaces the password file by `hash`, mode 0640, of `owner` (`None`: whoever runs this): completely or not at all,
+/// also in a power cut.
 ///
 /// # Errors
 /// [`AuthError::Hash`] for a text that [`validate_hash`] refuses, [`AuthError::File`].
-pub fn write_password_file(path: &Path, hash: &str, gid: u32) -> Result<(), AuthError> {
+pub fn write_password_file(path: &Path, hash: &str, owner: Option<files::Owner>) -> Result<(), AuthError> {
     let hash = validate_hash(hash)?;
-    replace(path, &hash, gid).map_err(|source| AuthError::File { path: path.into(), source })
-}
-
-fn replace(path: &Path, hash: &str, gid: u32) -> io::Result<()> {
-    let directory = path.parent().ok_or_else(|| io::Error::other("has no directory"))?;
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    writeln!(file, "{hash}")?;
-    fchown(file.as_file(), None, Some(gid))?;
-    file.as_file().set_permissions(Permissions::from_mode(0o640))?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(directory)?.sync_all()
+    files::replace(path, 0o640, owner, |file| writeln!(file, "{hash}"))
+        .map_err(|source| AuthError::File { path: path.into(), source })
 }
 
 #[cfg(test)]
@@ -155,15 +142,16 @@ mod tests {
     fn the_file_is_replaced_with_its_mode_and_nothing_is_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
-        let gid = std::fs::metadata(dir.path()).unwrap().gid();
+        let metadata = std::fs::metadata(dir.path()).unwrap();
+        let owner = (metadata.uid(), metadata.gid());
         std::fs::write(&path, "old").unwrap();
         let hash = hash_password("a").unwrap();
-        write_password_file(&path, &hash, gid).unwrap();
+        write_password_file(&path, &hash, Some(owner)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{hash}\n"));
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.mode() & 0o7777, 0o640);
-        assert_eq!(metadata.gid(), gid);
-        assert!(write_password_file(&path, "rubbish", gid).is_err());
+        assert_eq!((metadata.uid(), metadata.gid()), owner);
+        assert!(write_password_file(&path, "rubbish", Some(owner)).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{hash}\n"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }

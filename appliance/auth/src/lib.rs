@@ -15,5 +15,5 @@ pub mod hash;
 pub mod throttle;
 pub mod verifier;
 
-pub use hash::{AuthError, DEFAULT_PASSWORD, USER, hash_password, validate_hash, write_password_file};
+pub use hash::{AuthError, DEFAULT_PASSWORD, hash_password, validate_hash, write_password_file};
 pub use verifier::{Outcome, Verifier};

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::hash::{self, AuthError, DEFAULT_PASSWORD, USER};
+use api::USER;
+
+use crate::hash::{self, AuthError, DEFAULT_PASSWORD};
 use crate::throttle::Throttle;
 
 /// Longer passwords are wrong without being looked at, in bytes.
@@ -218,7 +220,7 @@ mod tests {
     const B: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
     struct Fixture {
-        dir: tempfile::TempDir,
+        _dir: tempfile::TempDir,
         verifier: Verifier,
     }
 
@@ -226,14 +228,13 @@ mod tests {
         fn new(password: &str) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let verifier = Verifier::new(dir.path().join("password")).unwrap();
-            let fixture = Self { dir, verifier };
+            let fixture = Self { _dir: dir, verifier };
             fixture.set(password);
             fixture
         }
 
         fn set(&self, password: &str) {
-            let gid = fs::metadata(self.dir.path()).unwrap().gid();
-            write_password_file(&self.verifier.path, &hash_password(password).unwrap(), gid).unwrap();
+            write_password_file(&self.verifier.path, &hash_password(password).unwrap(), None).unwrap();
         }
 
         fn at(&self, seconds: u64, user: &str, password: &str, from: IpAddr) -> Outcome {

@@ -5,10 +5,10 @@
 
 use crate::monitor::{Monitor, Trouble};
 use crate::shared::Shared;
-use crate::standby::Standby;
+use crate::standby::{NotReady, Standby};
 use api::{Peer, State};
 use jiff::Timestamp;
-use replica::{Backoff, LagClock, MonitorView, Observations, ReplicaView, Step, next_step, state};
+use replica::{Backoff, LagClock, Lsn, MonitorView, Observations, ReplicaView, Step, next_step, state};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,7 @@ impl<'a> Follower<'a> {
         let now = Instant::now();
         let seen = Observations {
             paired: true,
+            volume_problem: None,
             monitor: MonitorView::NotAsked,
             replica: ReplicaView::Absent,
             lag_seconds: 0.0,
@@ -99,6 +100,7 @@ impl<'a> Follower<'a> {
                     Step::Wait => {}
                     Step::FullCopy => self.full_copy().await,
                     Step::Start => self.start().await,
+                    Step::Restart => self.stop().await,
                 }
             }
             tokio::time::sleep(ROUND).await;
@@ -145,50 +147,64 @@ impl<'a> Follower<'a> {
     }
 
     async fn observe_replica(&mut self) {
+        self.seen.volume_problem = self.shared.volume_problem();
+        if self.seen.volume_problem.is_none() {
+            self.seen.replica = self.replica_view().await;
+        }
+    }
+
+    async fn replica_view(&mut self) -> ReplicaView {
         if let Some(standby) = self.standby.take()
-            && let Ok(replayed) = standby.replayed().await
+            && let Ok((replayed, paused)) = standby.replayed().await
         {
             self.standby = Some(standby);
-            self.seen.replica = ReplicaView::Running { replayed };
-            return;
+            return ReplicaView::Running { replayed, paused };
         }
+        let down = |error: hostd::ClientError| ReplicaView::Down { reason: Some(error.to_string()) };
         let info = match self.shared.hostd.replica(self.peer.id).await {
             Ok(info) => info,
-            Err(error) => {
-                self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
-                return;
-            }
+            Err(error) => return down(error),
         };
         if !info.present {
-            self.seen.replica = ReplicaView::Absent;
-            return;
+            return ReplicaView::Absent;
         }
-        if info.running && !self.introduced {
+        if !info.running {
+            let tail = info.log.len().saturating_sub(REASON_LINES);
+            let failed = self.starts >= STARTS_UNTIL_FAILED;
+            let reason =
+                failed.then(|| format!("the replica does not start: {}", info.log[tail..].join(" ")));
+            return ReplicaView::Down { reason };
+        }
+        if !self.introduced {
             if let Err(error) = self.shared.hostd.start_replica(self.peer).await {
-                self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
-                return;
+                return down(error);
             }
             self.introduced = true;
         }
-        if info.running
-            && let Ok(standby) =
-                Standby::connect(&info.socket_dir, &self.peer.user, &self.peer.database).await
-            && let Ok(replayed) = standby.replayed().await
-        {
-            self.standby = Some(standby);
-            self.starts = 0;
-            self.step_backoff.succeeded();
-            self.seen.replica = ReplicaView::Running { replayed };
-            return;
+        match self.ask_standby(&info.socket_dir).await {
+            Ok((replayed, paused)) => {
+                self.starts = 0;
+                if !paused {
+                    self.step_backoff.succeeded();
+                }
+                ReplicaView::Running { replayed, paused }
+            }
+            Err(NotReady::Starting(_)) => ReplicaView::Down { reason: None },
+            Err(refuses @ NotReady::Refuses(_)) => {
+                ReplicaView::Down { reason: Some(format!("the replica runs, but {refuses}")) }
+            }
         }
-        let failed = self.starts >= STARTS_UNTIL_FAILED && !info.running;
-        let tail = info.log.len().saturating_sub(REASON_LINES);
-        let reason = failed.then(|| format!("the replica does not start: {}", info.log[tail..].join(" ")));
-        self.seen.replica = ReplicaView::Down { reason };
+    }
+
+    async fn ask_standby(&mut self, socket_dir: &str) -> Result<(Lsn, bool), NotReady> {
+        let standby = Standby::connect(socket_dir, &self.peer.user, &self.peer.database).await?;
+        let answer = standby.replayed().await.map_err(|error| NotReady::Refuses(format!("{error:#}")))?;
+        self.standby = Some(standby);
+        Ok(answer)
     }
 
     fn measure_lag(&mut self) {
-        if let (MonitorView::Answers { position, .. }, ReplicaView::Running { replayed }) =
+        if let (MonitorView::Answers { position, .. }, ReplicaView::Running { replayed, .. }) =
             (&self.seen.monitor, &self.seen.replica)
         {
             self.seen.lag_seconds = self.lag.observe(self.began.elapsed(), *position, *replayed);
@@ -205,6 +221,16 @@ impl<'a> Follower<'a> {
                 self.seen.replica = ReplicaView::Down { reason: Some(error.to_string()) };
                 self.shared.publish(state(&self.seen));
             }
+        }
+    }
+
+    /// Stops the replica; the next round finds it down and starts it.
+    async fn stop(&mut self) {
+        tracing::info!("replay has paused: the replica is started anew");
+        self.step_again = Instant::now() + self.step_backoff.failed();
+        self.standby = None;
+        if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
+            tracing::error!("cannot stop the replica: {error}");
         }
     }
 

@@ -165,11 +165,11 @@ fn field_of(path: &str, problem: &str) -> Option<String> {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(ApiError::internal(&error)),
+        Ok(Err(refusal)) => Err(refusal.into()),
         Err(error) => Err(ApiError::internal(&error.into())),
     }
 }
@@ -200,6 +200,7 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Conflict(why) => Self::new(StatusCode::CONFLICT, why),
+            Refusal::Unavailable(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
             Refusal::Failed(error) => Self::internal(&error),
         }
     }

@@ -3,7 +3,7 @@
 use crate::standby::Standby;
 use crate::status;
 use crate::store::PeerStore;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use api::{Backup, BackupList, DamagedBackup, MonitorRef, Peer, Reason, Space, State, Status, Versions};
 use backups::Entry;
 use hostd::BackupRequest;
@@ -18,6 +18,9 @@ pub enum Refusal {
     /// The machine is not in a state for it.
     #[error("{0}")]
     Conflict(String),
+    /// What it needs is not there now.
+    #[error("{0}")]
+    Unavailable(String),
     /// It went wrong here.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
@@ -113,8 +116,8 @@ impl Shared {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let peer = self.peer().map(|peer| peer.info());
         let message = status::message(&state, peer.as_ref().map(|peer| peer.endpoint()).as_deref());
-        let problem =
-            std::fs::read_to_string(&self.places.data_problem).ok().map(|text| text.trim().to_owned());
+        let problem = self.volume_problem();
+        let space = if problem.is_none() { self.space() } else { None };
         let checks = vec![
             status::replication_check(&state, &message),
             status::volume_check(problem),
@@ -122,7 +125,23 @@ impl Shared {
         ];
         let versions =
             Versions { server: env!("CARGO_PKG_VERSION").into(), postgresql: replica::POSTGRESQL_MAJOR };
-        Status { state, since, message, peer, checks, space: self.space(), versions }
+        Status { state, since, message, peer, checks, space, versions }
+    }
+
+    /// Why the data volume is not there; `None` when it is mounted. First boot writes the file, and removes it when
+    /// the volume was mended.
+    pub fn volume_problem(&self) -> Option<String> {
+        let file = &self.places.data_problem;
+        match files::read(file) {
+            Ok(problem) => problem.map(|text| text.trim().to_owned()),
+            Err(error) => Some(format!("it is not known whether the data volume is mounted: {error:#}")),
+        }
+    }
+
+    /// Refuses what needs the data volume while that is not mounted: what lies below its mount point then says nothing.
+    fn need_volume(&self) -> Result<(), Refusal> {
+        let refusal = |problem| Refusal::Unavailable(format!("the data volume is not mounted: {problem}"));
+        self.volume_problem().map_or(Ok(()), |problem| Err(refusal(problem)))
     }
 
     fn space(&self) -> Option<Space> {
@@ -139,17 +158,20 @@ impl Shared {
     }
 
     /// All backups of all monitors, newest first.
-    pub fn backups(&self) -> Result<BackupList> {
+    ///
+    /// # Errors
+    /// The data volume is not mounted or cannot be read.
+    pub fn backups(&self) -> Result<BackupList, Refusal> {
+        self.need_volume()?;
         let mut list = BackupList::default();
-        let folder = self.places.data.join("backups");
-        if folder.is_dir() {
-            for monitor in std::fs::read_dir(&folder)? {
-                for entry in backups::list(&monitor?.path())? {
-                    match entry {
-                        Entry::Complete(backup) => list.backups.push(*backup),
-                        Entry::Damaged { id, problem } => {
-                            list.damaged.push(DamagedBackup { id: id.to_string(), problem });
-                        }
+        let root = self.places.data.join("backups");
+        let cannot_list = || format!("cannot list the backups in {}", root.display());
+        for monitor in backups::monitors(&root).with_context(cannot_list)? {
+            for entry in backups::list(&root.join(monitor.to_string())).with_context(cannot_list)? {
+                match entry {
+                    Entry::Complete(backup) => list.backups.push(*backup),
+                    Entry::Damaged { id, problem } => {
+                        list.damaged.push(DamagedBackup { id: id.to_string(), problem });
                     }
                 }
             }
@@ -161,6 +183,7 @@ impl Shared {
     /// Makes a backup now.
     pub async fn create_backup(&self, comment: String) -> Result<Backup, Refusal> {
         let _one_at_a_time = self.backup.lock().await;
+        self.need_volume()?;
         let peer = self
             .peer()
             .ok_or_else(|| Refusal::Conflict("no monitor is paired, there is nothing to back up".into()))?;
@@ -174,7 +197,7 @@ impl Shared {
         // It accepts connections only when it is consistent.
         let standby = Standby::connect(&info.socket_dir, &peer.user, &peer.database)
             .await
-            .map_err(|error| not_ready(format!("{error:#}")))?;
+            .map_err(|error| not_ready(error.to_string()))?;
         let facts = standby.facts().await?;
         let request = BackupRequest {
             monitor: MonitorRef { id: peer.id, version: peer.version },

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use api::Collation;
 use replica::Lsn;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryRow};
 
 /// The standby is on this machine; it answers at once or not at all.
@@ -16,6 +17,30 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Standby {
     client: Client,
+}
+
+/// Why the standby cannot be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It has begun to run and does not accept connections yet.
+    #[error("its PostgreSQL is starting: {0}")]
+    Starting(String),
+    /// It does not let us in.
+    #[error("its PostgreSQL cannot be asked: {0}")]
+    Refuses(String),
+}
+
+impl From<&tokio_postgres::Error> for NotReady {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(answer) if *answer.code() == SqlState::CANNOT_CONNECT_NOW => {
+                Self::Starting(answer.message().into())
+            }
+            Some(answer) => Self::Refuses(answer.message().into()),
+            // No socket yet.
+            None => Self::Starting(error.to_string()),
+        }
+    }
 }
 
 /// What a manifest says of the standby.
@@ -33,13 +58,16 @@ pub struct Facts {
 
 impl Standby {
     /// Connects over the socket in `socket_dir`.
-    pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`NotReady::Starting`] until it is consistent, which may take long; anything else is [`NotReady::Refuses`].
+    pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self, NotReady> {
         let mut config = Config::new();
         config.host_path(socket_dir).user(user).dbname(database).connect_timeout(ANSWER_TIMEOUT);
         let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
             .await
-            .context("the replica's PostgreSQL does not answer")?
-            .context("cannot connect to the replica's PostgreSQL")?;
+            .map_err(|_| NotReady::Refuses("it does not answer".into()))?
+            .map_err(|error| NotReady::from(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("the connection to the replica ended: {error}");
@@ -48,10 +76,13 @@ impl Standby {
         Ok(Self { client })
     }
 
-    /// The replayed position.
-    pub async fn replayed(&self) -> Result<Lsn> {
-        let row = self.row("select pg_catalog.pg_last_wal_replay_lsn()").await?;
-        Ok(row.get(0).context("the replica is not in recovery")?.parse()?)
+    /// The replayed position, and whether replay has paused: nobody asks for that here, so it paused by itself.
+    pub async fn replayed(&self) -> Result<(Lsn, bool)> {
+        let question =
+            "select pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_get_wal_replay_pause_state()";
+        let row = self.row(question).await?;
+        let replayed = row.get(0).context("the replica is not in recovery")?.parse()?;
+        Ok((replayed, row.get(1) == Some("paused")))
     }
 
     /// What the manifest records.

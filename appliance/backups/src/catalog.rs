@@ -4,6 +4,7 @@ use crate::{BackupId, read_manifest};
 use api::Backup;
 use std::io;
 use std::path::Path;
+use uuid::Uuid;
 
 /// What a snapshot is called until its index and manifest are beside it; left behind by a power cut, it is deleted at
 /// the next start.
@@ -31,6 +32,29 @@ impl Entry {
             Self::Damaged { id, .. } => id.as_str(),
         }
     }
+}
+
+/// The monitors that have a folder in `root`, the folder of all backups. What is no folder of a monitor is left out.
+///
+/// # Errors
+/// Those of reading `root`. That it is missing is one of them: it is made on the data volume at every boot, so
+/// without it the volume is not mounted, and "no backups" would be a lie.
+pub fn monitors(root: &Path) -> io::Result<Vec<Uuid>> {
+    let mut monitors = Vec::new();
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        // Only the spelling that we write ourselves, so that a UUID is one folder.
+        let name = entry.file_name();
+        let monitor =
+            name.to_str().and_then(|name| Uuid::parse_str(name).ok().filter(|id| id.to_string() == name));
+        if let Some(monitor) = monitor
+            && entry.file_type()?.is_dir()
+        {
+            monitors.push(monitor);
+        }
+    }
+    monitors.sort_unstable();
+    Ok(monitors)
 }
 
 /// Lists the backups in a monitor's folder, newest first. A folder that does not exist has none.
@@ -84,6 +108,18 @@ mod tests {
         let ids: Vec<_> = entries.iter().map(Entry::id).collect();
         assert_eq!(ids, ["20261124T000000Z", "20261123T205430Z-2", "20261123T205430Z"]);
         assert!(matches!(&entries[1], Entry::Damaged { problem, .. } if problem.contains("No such file")));
+    }
+
+    #[test]
+    fn only_folders_of_monitors_are_monitors_and_no_root_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let monitor = Uuid::from_u128(0x6ba7_b810_9dad_41d1_80b4_00c0_4fd4_30c8);
+        std::fs::create_dir(root.path().join(monitor.to_string())).unwrap();
+        std::fs::create_dir(root.path().join("6BA7B811-9DAD-41D1-80B4-00C04FD430C8")).unwrap();
+        std::fs::create_dir(root.path().join("lost+found")).unwrap();
+        std::fs::write(root.path().join(Uuid::from_u128(2).to_string()), "no folder").unwrap();
+        assert_eq!(monitors(root.path()).unwrap(), [monitor]);
+        assert!(monitors(&root.path().join("missing")).is_err());
     }
 
     #[test]

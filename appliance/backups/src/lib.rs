@@ -8,6 +8,6 @@ mod catalog;
 mod id;
 mod manifest;
 
-pub use catalog::{Entry, PARTIAL_PREFIX, list};
+pub use catalog::{Entry, PARTIAL_PREFIX, list, monitors};
 pub use id::{BackupId, BackupIdError};
-pub use manifest::{ManifestError, index_path, manifest_path, read_manifest, write_manifest};
+pub use manifest::{ManifestError, id_beside, index_path, manifest_path, read_manifest, write_manifest};

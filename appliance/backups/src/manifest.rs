@@ -48,6 +48,14 @@ pub fn index_path(folder: &Path, id: &BackupId) -> PathBuf {
     folder.join(format!("{id}.index"))
 }
 
+/// The backup beside whose snapshot a file of this name stands: its manifest, its index, or one of them while it is
+/// written (see [`files::replace`]).
+pub fn id_beside(name: &str) -> Option<BackupId> {
+    let written = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+    let name = written.unwrap_or(name);
+    name.strip_suffix(".json").or_else(|| name.strip_suffix(".index"))?.parse().ok()
+}
+
 /// Reads the manifest of `id`.
 ///
 /// # Errors

@@ -80,6 +80,18 @@ fn unless_missing(result: io::Result<()>) -> io::Result<bool> {
     }
 }
 
+/// Gives what is at `from` the name `to` in the same folder, durably: what comes after finds it so, also after a power
+/// cut.
+///
+/// # Errors
+/// Those of the file system.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    fs::rename(from, to)
+        .and_then(|()| File::open(folder)?.sync_all())
+        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+}
+
 /// Removes a file if it is there, durably. Returns whether it was there.
 ///
 /// # Errors

@@ -3,8 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use auth::{DEFAULT_PASSWORD, hash_password, write_password_file};
 use jiff::Timestamp;
-use provisioning::{Answers, Identity, smbios};
+use provisioning::{Answers, Identity, Role, smbios};
 use uuid::Uuid;
 
 use crate::places::Places;
@@ -80,17 +81,7 @@ fn apply(places: &Places, answers: &Answers) -> Result<Identity> {
             files::remove(&root_hash)?;
         }
     }
-    let password = places.setting("auth/password");
-    match &answers.password_hash {
-        Some(hash) => {
-            let shared = (places.ids.root, places.ids.infimonitor);
-            files::folder(&places.setting("auth"), 0o750, shared)?;
-            auth::write_password_file(&password, hash.reveal(), places.ids.infimonitor)?;
-        }
-        None => {
-            files::remove(&password)?;
-        }
-    }
+    password(places, answers)?;
     let identity = Identity { id: Uuid::new_v4(), role: answers.role, provisioned: Timestamp::now() };
     let text = serde_json::to_vec_pretty(&identity).context("cannot write the identity")?;
     files::write(&places.in_root(provisioning::identity::PATH), &text, 0o644, Some(root))?;
@@ -98,11 +89,24 @@ fn apply(places: &Places, answers: &Answers) -> Result<Identity> {
     Ok(identity)
 }
 
+/// The password of the API and of FTP, the default one unless another was given. Only here: a password file that
+/// vanishes later admits nobody, instead of everybody who knows the default.
+fn password(places: &Places, answers: &Answers) -> Result<()> {
+    let path = places.setting("auth/password");
+    let hash = match (&answers.password_hash, answers.role) {
+        (Some(hash), _) => hash.reveal().to_owned(),
+        (None, Role::BackupServer) => hash_password(DEFAULT_PASSWORD)?,
+        (None, _) => return files::remove(&path).map(drop),
+    };
+    let shared = (places.ids.root, places.ids.infimonitor);
+    files::folder(&places.setting("auth"), 0o750, shared)?;
+    Ok(write_password_file(&path, &hash, Some(shared))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::places::testing::places;
-    use provisioning::Role;
     use std::os::unix::fs::MetadataExt;
 
     const ARGON: &str =
@@ -116,6 +120,10 @@ mod tests {
         bytes
     }
 
+    fn has_default_password(places: &Places) -> bool {
+        auth::Verifier::new(places.setting("auth/password")).unwrap().is_default().unwrap()
+    }
+
     #[test]
     fn without_answers_the_machine_becomes_a_backup_server() {
         let (_dir, places) = places();
@@ -125,7 +133,7 @@ mod tests {
         assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "backup-server\n");
         assert_eq!(fs::read_to_string(places.setting("network.json")).unwrap(), "[]");
         assert!(!places.setting("root-password-hash").exists());
-        assert!(!places.setting("auth/password").exists());
+        assert!(has_default_password(&places));
     }
 
     #[test]
@@ -172,7 +180,7 @@ mod tests {
         fs::write(&places.smbios, table("role: backup-server\nhostname: second")).unwrap();
         assert_eq!(ensure(&places).unwrap().role, Role::BackupServer);
         assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "second\n");
-        assert!(!places.setting("auth/password").exists(), "a password of the first attempt stayed");
+        assert!(has_default_password(&places), "a password of the first attempt stayed");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `firstboot system`: what the role's services need, once the root is switched to. Runs at every boot.
 
-use anyhow::{Context, Result};
-use auth::{DEFAULT_PASSWORD, hash_password, write_password_file};
+use anyhow::{Context, Result, ensure};
 use provisioning::Role;
 
 use crate::places::Places;
@@ -56,14 +55,14 @@ pub fn settings(places: &Places, role: Role) -> Result<()> {
     password(places)
 }
 
+/// Made with the identity; see [`provision`].
 fn password(places: &Places) -> Result<()> {
     let path = places.setting("auth/password");
-    if path.exists() {
-        say("password", "is there");
-        return Ok(());
-    }
-    say("password", "is missing; setting the default one, which a check warns of");
-    write_password_file(&path, &hash_password(DEFAULT_PASSWORD)?, places.ids.infimonitor)?;
+    ensure!(
+        path.try_exists()?,
+        "{} is missing, so the API and FTP admit nobody; restore it, or write an Argon2id hash there",
+        path.display()
+    );
     Ok(())
 }
 
@@ -124,6 +123,11 @@ mod tests {
         assert_eq!(listing(&places.in_root("var")), before);
         let verifier = auth::Verifier::new(places.setting("auth/password")).unwrap();
         assert!(verifier.is_default().unwrap());
+        // The default password never comes back by itself.
+        fs::remove_file(places.setting("auth/password")).unwrap();
+        let error = settings(&places, Role::BackupServer).unwrap_err().to_string();
+        assert!(error.contains("auth/password is missing, so the API and FTP admit nobody"), "{error}");
+        assert!(!places.setting("auth/password").exists());
     }
 
     #[test]

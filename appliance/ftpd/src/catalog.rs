@@ -62,7 +62,7 @@ pub trait Content: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Content for T {}
 
 impl Catalog {
-    /// The backups in a folder, which may not exist yet.
+    /// The backups in a folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -76,7 +76,7 @@ impl Catalog {
     /// must not hide the others.
     pub fn list(&self) -> io::Result<Vec<Item>> {
         let mut found = Vec::new();
-        for monitor in self.monitors()? {
+        for monitor in backups::monitors(&self.root)? {
             for entry in fs::read_dir(self.folder(monitor))? {
                 let name = entry?.file_name();
                 let id =
@@ -105,7 +105,7 @@ impl Catalog {
         let Some((kind, id, monitor)) = parse(name) else { return Ok(None) };
         let monitors = match monitor {
             Some(monitor) => vec![monitor],
-            None => self.monitors()?,
+            None => backups::monitors(&self.root)?,
         };
         let backups = monitors.into_iter().map(|monitor| Backup { monitor, id: id.clone() });
         let found: Vec<_> = backups.filter(|backup| self.is_complete(backup)).collect();
@@ -141,23 +141,6 @@ impl Catalog {
             }
         };
         Ok(Item { name, bytes, modified: modified(&metadata), kind, backup: backup.clone() })
-    }
-
-    fn monitors(&self) -> io::Result<Vec<Uuid>> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut monitors = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
-            // Only the spelling that we write ourselves, so that a UUID is one folder.
-            let monitor =
-                name.to_str().and_then(|name| Uuid::parse_str(name).ok().filter(|id| id.to_string() == name));
-            monitors.extend(monitor);
-        }
-        monitors.sort_unstable();
-        Ok(monitors)
     }
 
     fn is_complete(&self, backup: &Backup) -> bool {
@@ -284,7 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn no_folder_means_no_files() {
-        assert!(Catalog::new("/nonexistent/backups").list().unwrap().is_empty());
+    fn a_volume_that_is_not_there_is_an_error_and_not_an_empty_list() {
+        let catalog = Catalog::new("/nonexistent/backups");
+        assert!(catalog.list().is_err());
+        assert!(catalog.find(&format!("{ID}.tar")).is_err());
     }
 }

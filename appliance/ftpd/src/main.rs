@@ -1,8 +1,10 @@
 //! `ftpd`: serves the backups over FTP. Runs as user `ftpd`, without capabilities; see the library's documentation.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
@@ -21,11 +23,14 @@ struct Arguments {
     #[arg(long, default_value = "/var/lib/infimonitor/auth/password")]
     password_file: PathBuf,
     /// Addresses and ports to listen on, once for each
-    #[arg(long, default_values = ["0.0.0.0:2121", "[::]:2121"])]
+    #[arg(long, default_values_t = [
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, api::FTP_PORT)),
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, api::FTP_PORT)),
+    ])]
     listen: Vec<SocketAddr>,
     /// Ports for passive data connections
-    #[arg(long, default_value = "30000-30009", value_parser = ports)]
-    passive_ports: RangeInclusive<u16>,
+    #[arg(long, default_value_t = Ports(api::FTP_PASSIVE_PORTS))]
+    passive_ports: Ports,
     /// IPv4 address under which clients reach this server, when it is behind NAT
     #[arg(long)]
     passive_address: Option<Ipv4Addr>,
@@ -34,13 +39,27 @@ struct Arguments {
     allow_clear: bool,
 }
 
-fn ports(text: &str) -> Result<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').ok_or_else(|| anyhow!("expected FIRST-LAST"))?;
-    let (first, last) = (first.parse()?, last.parse()?);
-    if first > last {
-        return Err(anyhow!("{first} is greater than {last}"));
+/// A range of ports, written FIRST-LAST.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ports(RangeInclusive<u16>);
+
+impl FromStr for Ports {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (first, last) = text.split_once('-').ok_or_else(|| anyhow!("expected FIRST-LAST"))?;
+        let (first, last) = (first.parse()?, last.parse()?);
+        if first > last {
+            return Err(anyhow!("{first} is greater than {last}"));
+        }
+        Ok(Self(first..=last))
     }
-    Ok(first..=last)
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
 }
 
 fn main() -> Result<()> {
@@ -56,7 +75,7 @@ fn main() -> Result<()> {
         key: arguments.tls_dir.join("key.pem"),
         password_file: arguments.password_file,
         listen: arguments.listen,
-        passive_ports: arguments.passive_ports,
+        passive_ports: arguments.passive_ports.0,
         passive_address: arguments.passive_address,
         allow_clear: arguments.allow_clear,
         limits: Limits::default(),
@@ -77,9 +96,9 @@ mod tests {
 
     #[test]
     fn port_ranges_are_checked() {
-        assert_eq!(ports("30000-30009").unwrap(), 30_000..=30_009);
+        assert_eq!("30000-30009".parse::<Ports>().unwrap(), Ports(30_000..=30_009));
         for wrong in ["", "30000", "2-1", "1-65536", "a-b"] {
-            assert!(ports(wrong).is_err(), "{wrong:?}");
+            assert!(wrong.parse::<Ports>().is_err(), "{wrong:?}");
         }
     }
 }

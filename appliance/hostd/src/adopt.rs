@@ -26,7 +26,7 @@ const FILE_MODE: u32 = 0o640;
 /// Adopts the tree below `root`, that is `pgdata/` and `tablespaces/`.
 pub fn run(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
-    let kept = root.join("monitor-config");
+    let kept = root.join(replica::MONITOR_CONFIG);
     fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
     for name in FOREIGN {
         let from = pgdata.join(name);
@@ -36,7 +36,7 @@ pub fn run(root: &Path) -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("cannot set aside {}", from.display())),
         }
     }
-    // It would be read after config_file, whatever that says; ALTER SYSTEM is impossible on a standby.
+    // It would be read after config_file, whatever that says.
     for name in ["postgresql.auto.conf", "standby.signal"] {
         let path = pgdata.join(name);
         fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;

@@ -10,7 +10,7 @@ use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verificatio
 use backups::{BackupId, PARTIAL_PREFIX, index_path, write_manifest};
 use hostd::BackupRequest;
 use jiff::Timestamp;
-use std::fs::{self, DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
@@ -20,7 +20,11 @@ use std::time::Instant;
 pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     ensure!(request.comment.chars().count() <= COMMENT_MAX, "a comment has at most {COMMENT_MAX} characters");
     let replica = places.replica(request.monitor.id);
-    ensure!(replica.is_dir(), "there is no replica of monitor {} to back up", request.monitor.id);
+    ensure!(
+        places.has_replica(request.monitor.id)?,
+        "there is no replica of monitor {} to back up",
+        request.monitor.id
+    );
     let folder = places.backups(request.monitor.id);
     DirBuilder::new()
         .recursive(true)
@@ -97,10 +101,6 @@ async fn complete(
         chown(path, None, Some(readers))
             .with_context(|| format!("cannot give {} to its group", path.display()))?;
     }
-    fs::rename(&partial, folder.join(id.as_str()))
-        .with_context(|| format!("cannot name the snapshot {id}"))?;
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .context("cannot sync the folder of the backups")?;
+    files::rename(&partial, &folder.join(id.as_str()))?;
     Ok(backup)
 }

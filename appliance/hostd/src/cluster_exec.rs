@@ -39,6 +39,8 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     let user = User::from_name(&args.user)
         .with_context(|| format!("cannot look up user {}", args.user))?
         .with_context(|| format!("there is no user {}", args.user))?;
+    // hostd is spared when memory runs out; a cluster, which the monitor's data can make large, is not.
+    std::fs::write("/proc/self/oom_score_adj", "0").context("cannot set the OOM score")?;
     enter_namespace(&args.subvolume, &args.hide)?;
     give_up_privileges(user.uid, user.gid)?;
     let (program, arguments) = args.command.split_first().context("no program was given")?;

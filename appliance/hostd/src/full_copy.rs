@@ -9,7 +9,6 @@ use hostd::{Reply, Tablespace};
 use nix::sys::statvfs::statvfs;
 use replica::{CERTIFICATE_FILE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
-use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::pin::Pin;
@@ -30,12 +29,12 @@ pub async fn run(
 ) -> Result<()> {
     let replica = places.replica(peer.id);
     ensure!(
-        !replica.exists(),
+        !places.has_replica(peer.id)?,
         "there is a replica at {} already; a full copy never overwrites one",
         replica.display()
     );
     let copying = places.copying(peer.id);
-    if copying.exists() {
+    if copying.try_exists().with_context(|| format!("cannot look for {}", copying.display()))? {
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
     btrfs::create(&copying).await?;
@@ -46,9 +45,7 @@ pub async fn run(
         }
         return Err(error);
     }
-    fs::rename(&copying, &replica)
-        .with_context(|| format!("cannot rename {} to {}", copying.display(), replica.display()))?;
-    sync_folder(replica.parent().context("a replica has a folder")?)
+    files::rename(&copying, &replica)
 }
 
 async fn copy_into(
@@ -140,10 +137,4 @@ fn check_room(data: &Path, at: CopyProgress) -> Result<()> {
 /// `pg_basebackup` takes `=` in a location as `\=` (its documentation, `--tablespace-mapping`).
 fn escape_mapping(location: &str) -> String {
     location.replace('=', "\\=")
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("cannot sync {}", folder.display()))
 }

@@ -1,5 +1,6 @@
 //! Where things are for `hostd` (docs/architecture.md), and who is who. Options, so that tests can run it elsewhere.
 
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -36,6 +37,20 @@ impl Places {
         self.data.join("replica").join(monitor.to_string())
     }
 
+    /// Whether there is a replica of `monitor`.
+    ///
+    /// # Errors
+    /// It cannot be told: the data volume is not mounted or cannot be read.
+    pub fn has_replica(&self, monitor: Uuid) -> Result<bool> {
+        let replica = self.replica(monitor);
+        if replica.try_exists().with_context(|| format!("cannot look for {}", replica.display()))? {
+            return Ok(true);
+        }
+        let folder = self.data.join("replica");
+        ensure!(folder.is_dir(), "{} is missing: the data volume is not mounted", folder.display());
+        Ok(false)
+    }
+
     /// A full copy that is not complete yet.
     pub fn copying(&self, monitor: Uuid) -> PathBuf {
         self.data.join("replica").join(format!("{monitor}{COPYING_SUFFIX}"))
@@ -60,16 +75,36 @@ impl Places {
 /// Ending of a full copy that is not complete.
 pub const COPYING_SUFFIX: &str = ".copying";
 
-/// What a power cut or crash left half made below the data volume: copies and snapshots that nothing refers to.
-pub fn leftovers(data: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// Something left half made that nothing refers to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leftover {
+    /// A copy or snapshot that never got its name.
+    Subvolume(PathBuf),
+    /// A manifest or index, or the beginning of one, whose snapshot never got its name.
+    File(PathBuf),
+}
+
+/// What a power cut or crash left half made below the data volume.
+///
+/// # Errors
+/// A folder cannot be read; then nothing is known to be left over.
+pub fn leftovers(data: &Path) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
-    for (folder, nested) in [("replica", false), ("backups", true)] {
-        for entry in read_if_there(&data.join(folder))? {
-            if nested {
-                let partial = |path: &PathBuf| name_of(path).starts_with(backups::PARTIAL_PREFIX);
-                found.extend(read_if_there(&entry)?.into_iter().filter(partial));
-            } else if name_of(&entry).ends_with(COPYING_SUFFIX) {
-                found.push(entry);
+    let copying = |path: &PathBuf| name_of(path).ends_with(COPYING_SUFFIX);
+    found.extend(entries(&data.join("replica"))?.into_iter().filter(copying).map(Leftover::Subvolume));
+    let backups = data.join("backups");
+    for monitor in
+        backups::monitors(&backups).with_context(|| format!("cannot read {}", backups.display()))?
+    {
+        let entries = entries(&backups.join(monitor.to_string()))?;
+        for path in &entries {
+            let name = name_of(path);
+            if name.starts_with(backups::PARTIAL_PREFIX) {
+                found.push(Leftover::Subvolume(path.clone()));
+            } else if let Some(id) = backups::id_beside(&name)
+                && !entries.contains(&path.with_file_name(id.as_str()))
+            {
+                found.push(Leftover::File(path.clone()));
             }
         }
     }
@@ -80,31 +115,68 @@ fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn read_if_there(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = || -> std::io::Result<_> {
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()
+    };
+    entries().with_context(|| format!("cannot read {}", folder.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Args, FromArgMatches};
 
     #[test]
     fn only_what_is_half_made_is_left_over() {
+        const A: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
         let data = tempfile::tempdir().unwrap();
-        for path in [
-            "replica/a",
+        let path = |name: &str| data.path().join(name.replace("A/", &format!("{A}/")));
+        for folder in [
+            "replica/A/",
             "replica/b.copying",
-            "backups/a/20261123T205430Z",
-            "backups/a/.partial-20261123T205431Z",
+            "backups/A/20261123T205430Z",
+            "backups/A/.partial-20261123T205431Z",
+            "backups/lost+found/.partial-20261123T205431Z",
         ] {
-            std::fs::create_dir_all(data.path().join(path)).unwrap();
+            std::fs::create_dir_all(path(folder)).unwrap();
+        }
+        for file in [
+            "backups/A/20261123T205430Z.json",
+            "backups/A/20261123T205430Z.index",
+            "backups/A/.20261123T205430Z.json.new",
+            "backups/A/20261123T205431Z.index",
+            "backups/A/.20261123T205431Z.json.new",
+            "backups/A/notes.json",
+        ] {
+            std::fs::write(path(file), "").unwrap();
         }
         let mut found = leftovers(data.path()).unwrap();
         found.sort();
-        let expected = ["backups/a/.partial-20261123T205431Z", "replica/b.copying"];
-        assert_eq!(found, expected.map(|path| data.path().join(path)));
+        let expected = [
+            Leftover::Subvolume(path("backups/A/.partial-20261123T205431Z")),
+            Leftover::Subvolume(path("replica/b.copying")),
+            Leftover::File(path("backups/A/.20261123T205431Z.json.new")),
+            Leftover::File(path("backups/A/20261123T205431Z.index")),
+        ];
+        assert_eq!(found, expected);
+        assert!(leftovers(&data.path().join("not-mounted")).is_err());
+    }
+
+    fn defaults() -> Places {
+        let matches = Places::augment_args(clap::Command::new("hostd")).get_matches_from(["hostd"]);
+        Places::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn a_volume_that_is_not_there_is_no_absent_replica() {
+        let data = tempfile::tempdir().unwrap();
+        let places = Places { data: data.path().into(), ..defaults() };
+        let monitor = Uuid::from_u128(1);
+        assert!(places.has_replica(monitor).unwrap_err().to_string().contains("is not mounted"));
+        std::fs::create_dir_all(data.path().join("replica")).unwrap();
+        assert!(!places.has_replica(monitor).unwrap());
+        std::fs::create_dir(places.replica(monitor)).unwrap();
+        assert!(places.has_replica(monitor).unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! Serving requests: who may ask, one connection per request, one server per monitor.
 
 use crate::cluster::{self, Server};
-use crate::places::{Places, leftovers};
+use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::{backup, btrfs, full_copy};
 use anyhow::{Context, Result, bail, ensure};
@@ -80,16 +80,19 @@ fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
 
 /// Deletes what a power cut left half made. What cannot be deleted is reported and does not keep the rest from working.
 async fn clean_up(places: &Places) {
-    match leftovers(&places.data) {
-        Ok(paths) => {
-            for path in paths {
-                match btrfs::delete(&path).await {
-                    Ok(()) => tracing::info!("deleted what was left half made: {}", path.display()),
-                    Err(error) => tracing::error!("cannot delete what was left half made: {error:#}"),
-                }
-            }
+    let leftovers = match leftovers(&places.data) {
+        Ok(leftovers) => leftovers,
+        Err(error) => return tracing::error!("cannot look for what was left half made: {error:#}"),
+    };
+    for leftover in leftovers {
+        let (path, deleted) = match &leftover {
+            Leftover::Subvolume(path) => (path, btrfs::delete(path).await),
+            Leftover::File(path) => (path, files::remove(path).map(drop)),
+        };
+        match deleted {
+            Ok(()) => tracing::info!("deleted what was left half made: {}", path.display()),
+            Err(error) => tracing::error!("cannot delete what was left half made: {error:#}"),
         }
-        Err(error) => tracing::error!("cannot look for leftovers below {}: {error}", places.data.display()),
     }
 }
 
@@ -158,7 +161,7 @@ async fn carry_out(
         }
         Request::Replica { monitor } => {
             let replica = places.replica(monitor);
-            let present = replica.is_dir();
+            let present = places.has_replica(monitor)?;
             let control = if present { Some(cluster::control_data(places, &replica).await?) } else { None };
             let mut servers = clusters.servers.lock().await;
             let server = servers.get_mut(&monitor);

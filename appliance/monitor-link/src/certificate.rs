@@ -1,14 +1,13 @@
 //! The certificate that PostgreSQL shows to the backup server, which pins it.
 //!
 //! A host with TLS of its own keeps it; Debian's self-made "snakeoil" certificate does not count, as it comes and
-//! goes with the package ssl-cert. libpq trusts a pinned certificate only if it is self-signed or an authority's, so
-//! for a signed one the authority's has to be named.
+//! goes with the package ssl-cert. libpq trusts a certificate only if its root is known, so for a signed one the
+//! authority's has to be named.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use auth::certificate::{Key, not_before};
+use auth::certificate::KeyPairFiles;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -37,46 +36,57 @@ pub fn choose(ssl_on: bool, certificate_file: &str, is_ours: bool) -> Choice {
 ///
 /// # Errors
 /// The folder cannot be written, or the key is damaged.
-pub fn ensure_ours(folder: &Path, owner: (u32, u32)) -> Result<(PathBuf, PathBuf)> {
-    let (certificate_path, key_path) = (folder.join(CERTIFICATE_FILE), folder.join(KEY_FILE));
-    let key = match files::read(&key_path)? {
-        Some(pem) => Key::from_pem(&pem).with_context(|| {
-            format!("{} is damaged; remove it, set up anew and pair anew", key_path.display())
-        })?,
-        None => {
-            let key = Key::generate().context("cannot make a key")?;
-            files::write(&key_path, key.to_pem().as_bytes(), 0o600, Some(owner))?;
-            key
-        }
+pub fn ensure_ours(folder: &Path, owner: files::Owner) -> Result<(PathBuf, PathBuf)> {
+    let pair = KeyPairFiles {
+        certificate: folder.join(CERTIFICATE_FILE),
+        certificate_mode: 0o644,
+        key: folder.join(KEY_FILE),
+        key_mode: 0o600,
+        owner,
     };
-    if !files::read(&certificate_path)?.is_some_and(|pem| key.owns(&pem)) {
-        let image = std::fs::metadata("/usr/lib/os-release").and_then(|file| file.modified()).ok();
-        let pem = key
-            .certificate(NAME, not_before(image, SystemTime::now()))
-            .context("cannot make a certificate")?;
-        files::write(&certificate_path, pem.as_bytes(), 0o644, Some(owner))?;
-    }
-    Ok((certificate_path, key_path))
+    pair.ensure(NAME, Path::new("/usr/lib/os-release"))?;
+    Ok((pair.certificate, pair.key))
 }
 
-/// The PEM text that the backup server has to pin.
+/// The PEM text that the backup server has to pin: PostgreSQL's certificate first, and after it, where one signed it,
+/// the authority's, without which libpq trusts nothing.
 ///
 /// # Errors
 /// A certificate cannot be read, or it is signed by an authority that is not named.
 pub fn to_pin(certificate_file: &Path, authority: Option<&Path>) -> Result<String> {
-    let file = authority.unwrap_or(certificate_file);
+    let (certificate, self_issued) = first_certificate(certificate_file)?;
+    if self_issued {
+        return Ok(certificate);
+    }
+    let authority = authority.with_context(|| {
+        format!(
+            "PostgreSQL's certificate {} is signed by an authority; name the authority's certificate with --ca",
+            certificate_file.display()
+        )
+    })?;
+    match first_certificate(authority)? {
+        (root, true) => Ok(certificate + &root),
+        (_, false) => bail!("{} is no root authority's certificate; name the root's", authority.display()),
+    }
+}
+
+/// The first certificate of a PEM file as PEM, and whether it is self-issued.
+fn first_certificate(file: &Path) -> Result<(String, bool)> {
     let pem = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
         .with_context(|| format!("{} is no certificate in PEM form", file.display()))?;
-    match is_self_issued(&certificate) {
-        Some(true) => Ok(pem),
-        Some(false) if authority.is_none() => bail!(
-            "PostgreSQL's certificate {} is signed by an authority; name the authority's certificate with --ca",
-            file.display()
-        ),
-        Some(false) => bail!("{} is no root authority's certificate; name the root's", file.display()),
-        None => bail!("{} is no certificate that can be understood", file.display()),
-    }
+    let self_issued = is_self_issued(&certificate)
+        .with_context(|| format!("{} is no certificate that can be understood", file.display()))?;
+    let block = first_block(&pem).with_context(|| format!("{} is cut off", file.display()))?;
+    Ok((format!("{block}\n"), self_issued))
+}
+
+/// The first certificate's lines, without what stands around them: a private key in the same file, above all.
+fn first_block(pem: &str) -> Option<&str> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let block = &pem[pem.find(BEGIN)?..];
+    block.get(..block.find(END)? + END.len())
 }
 
 /// Whether issuer and subject are the same: the fields 3 and 5 of a TBSCertificate, after the optional version
@@ -159,6 +169,13 @@ mod tests {
                 .contains("name the authority's certificate with --ca")
         );
         assert!(to_pin(&file, Some(&file)).unwrap_err().to_string().contains("no root authority's"));
+        // The authority's file may hold more than its certificate; the leaf comes first, as it is what gets pinned.
+        let metadata = std::fs::metadata(dir.path()).unwrap();
+        let (root, key) = ensure_ours(dir.path(), (metadata.uid(), metadata.gid())).unwrap();
+        let [root_pem, key_pem] = [&root, &key].map(|path| std::fs::read_to_string(path).unwrap());
+        std::fs::write(&root, format!("{key_pem}{root_pem}")).unwrap();
+        let pinned = to_pin(&file, Some(&root)).unwrap();
+        assert_eq!(pinned, format!("{}\n{root_pem}", first_block(SIGNED).unwrap()));
         std::fs::write(&file, "rubbish").unwrap();
         assert!(to_pin(&file, None).is_err());
     }

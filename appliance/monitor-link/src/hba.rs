@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::address::Host;
+use api::Host;
 
 /// Our file, beside `pg_hba.conf`.
 pub const FILE: &str = "infimonitor.pg_hba.conf";

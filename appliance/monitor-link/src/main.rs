@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use api::Host;
 use clap::{Parser, Subcommand};
-use monitor_link::address::Host;
 use monitor_link::{setup, start};
 
 /// The monitor's side of the backup: prepares PostgreSQL 17 for the backup server.

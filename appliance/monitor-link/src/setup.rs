@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use api::{Peer, REPLICATION_PORT, Secret};
+use api::{Host, Peer, REPLICATION_PORT, Secret};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::address::{Host, own_towards};
+use crate::address::{own_towards, resolve};
 use crate::certificate::{self, Choice};
 use crate::cluster::{self, Cluster};
 use crate::settings::{self, Current, Facts};
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<Peer> {
     if !rustix::process::geteuid().is_root() {
         bail!("setup changes PostgreSQL's configuration and the firewall: run it as root");
     }
-    let servers = options.server.resolve();
+    let servers = resolve(&options.server);
     let own = own_address(options, &servers)?;
     let cluster = cluster::choose(&cluster::list()?, options.cluster.as_deref())?;
     note(&format!("PostgreSQL cluster {}/{}, port {}", cluster.version, cluster.name, cluster.port));

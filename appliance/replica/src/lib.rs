@@ -31,5 +31,6 @@ pub const CLUSTER_ROOT: &str = "/srv/cluster";
 pub const PGDATA: &str = "/srv/cluster/pgdata";
 /// Tablespaces, one folder per OID, below [`CLUSTER_ROOT`].
 pub const TABLESPACES: &str = "/srv/cluster/tablespaces";
-/// The monitor's own configuration files, kept for the restore and never read, below [`CLUSTER_ROOT`].
-pub const MONITOR_CONFIG: &str = "/srv/cluster/monitor-config";
+/// Name of the folder below [`CLUSTER_ROOT`] with the monitor's own configuration files, kept for the restore and never
+/// read.
+pub const MONITOR_CONFIG: &str = "monitor-config";

@@ -65,6 +65,8 @@ pub enum ReplicaView {
     Running {
         /// Replayed position.
         replayed: Lsn,
+        /// It has stopped replaying until it is started anew.
+        paused: bool,
     },
 }
 
@@ -73,6 +75,8 @@ pub enum ReplicaView {
 pub struct Observations {
     /// A monitor is paired.
     pub paired: bool,
+    /// Why the data volume is not there.
+    pub volume_problem: Option<String>,
     /// The monitor's side.
     pub monitor: MonitorView,
     /// Our side.
@@ -87,6 +91,9 @@ pub struct Observations {
 pub fn state(seen: &Observations) -> State {
     if !seen.paired {
         return State::NotConnected;
+    }
+    if let Some(problem) = &seen.volume_problem {
+        return State::Failed { reason: format!("the data volume is not mounted: {problem}") };
     }
     if let ReplicaView::Copying { progress, elapsed } = seen.replica {
         let progress = progress.unwrap_or(CopyProgress { done: 0, total: 0 });
@@ -118,7 +125,7 @@ pub fn state(seen: &Observations) -> State {
         },
         ReplicaView::Down { reason: Some(reason) } => State::Failed { reason: reason.clone() },
         ReplicaView::Down { reason: None } => State::Connecting,
-        ReplicaView::Running { replayed } => {
+        ReplicaView::Running { replayed, .. } => {
             let lag_bytes = position.bytes_since(*replayed);
             let lag_seconds = seen.lag_seconds;
             if slot_active && lag_bytes <= SYNCHRONIZED_BYTES && lag_seconds <= SYNCHRONIZED_SECONDS {
@@ -160,7 +167,14 @@ mod tests {
     use super::*;
 
     fn seen(monitor: MonitorView, replica: ReplicaView) -> Observations {
-        Observations { paired: true, monitor, replica, lag_seconds: 0.0, copy_failure: None }
+        Observations {
+            paired: true,
+            volume_problem: None,
+            monitor,
+            replica,
+            lag_seconds: 0.0,
+            copy_failure: None,
+        }
     }
 
     fn answers(position: u64, slot_active: bool) -> MonitorView {
@@ -169,7 +183,7 @@ mod tests {
 
     #[test]
     fn each_observation_has_its_state() {
-        let running = ReplicaView::Running { replayed: Lsn(1000) };
+        let running = ReplicaView::Running { replayed: Lsn(1000), paused: false };
         let lost =
             MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
         let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
@@ -198,6 +212,10 @@ mod tests {
                     copy_failure: Some("x".into()),
                     ..seen(answers(1, true), ReplicaView::Absent)
                 },
+                "failed",
+            ),
+            (
+                Observations { volume_problem: Some("x".into()), ..seen(answers(1, true), running.clone()) },
                 "failed",
             ),
             (Observations { paired: false, ..seen(answers(1, true), running) }, "not-connected"),

@@ -12,17 +12,23 @@ pub enum Step {
     FullCopy,
     /// Start the replica.
     Start,
+    /// Stop the replica, to start it under the settings that it needs now.
+    Restart,
 }
 
 /// The next step.
 ///
 /// A replica is started whether or not the monitor answers: it serves backups, and streams on by itself when the
-/// monitor is back. A full copy begins only when the monitor was seen to be the right one.
+/// monitor is back. A full copy begins only when the monitor was seen to be the right one. Replay pauses by itself when
+/// a setting that hot standby takes over was raised on the monitor (documentation, "Hot Standby: Administrator's
+/// Overview"); `pg_control` has the new value then, and a start takes it from there. While the data volume is not there
+/// nothing is done: an absent replica would be no reason for a copy.
 pub fn next_step(seen: &Observations) -> Step {
     match (&seen.replica, &seen.monitor) {
-        _ if !seen.paired => Step::Wait,
+        _ if !seen.paired || seen.volume_problem.is_some() => Step::Wait,
         (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
         (ReplicaView::Down { .. }, _) => Step::Start,
+        (ReplicaView::Running { paused: true, .. }, _) => Step::Restart,
         _ => Step::Wait,
     }
 }
@@ -73,18 +79,30 @@ mod tests {
         let answers = MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: None };
         let away = MonitorView::Refuses { reason: String::new() };
         let down = ReplicaView::Down { reason: None };
+        let running = |paused| ReplicaView::Running { replayed: Lsn(1), paused };
         let table = [
             (true, answers.clone(), ReplicaView::Absent, Step::FullCopy),
             (true, away.clone(), ReplicaView::Absent, Step::Wait),
             (true, MonitorView::NotAsked, ReplicaView::Absent, Step::Wait),
             (true, away, down.clone(), Step::Start),
             (true, answers.clone(), down.clone(), Step::Start),
-            (true, answers.clone(), ReplicaView::Running { replayed: Lsn(1) }, Step::Wait),
+            (true, answers.clone(), running(false), Step::Wait),
+            (true, answers.clone(), running(true), Step::Restart),
+            (true, MonitorView::NotAsked, running(true), Step::Restart),
             (false, answers, down, Step::Wait),
         ];
         for (paired, monitor, replica, expected) in table {
-            let seen = Observations { paired, monitor, replica, lag_seconds: 0.0, copy_failure: None };
+            let mut seen = Observations {
+                paired,
+                volume_problem: None,
+                monitor,
+                replica,
+                lag_seconds: 0.0,
+                copy_failure: None,
+            };
             assert_eq!(next_step(&seen), expected, "{seen:?}");
+            seen.volume_problem = Some("x".into());
+            assert_eq!(next_step(&seen), Step::Wait, "{seen:?}");
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{CLUSTER_ID, Process, free_port, run, test_folder, wait_for};
 use anyhow::{Context, Result};
 use api::{Peer, Secret};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,20 +12,40 @@ use std::time::Duration;
 use tools::Toolbox;
 use uuid::Uuid;
 
-/// A self-signed certificate and its key, both PEM.
+/// A certificate and its key, both PEM.
 #[derive(Debug)]
 pub struct Certificate {
     /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
+    /// The certificate of the authority that signed it; `None` if it signed itself.
+    pub authority: Option<String>,
 }
 
 impl Certificate {
-    /// A new one for `name`.
+    /// A new self-signed one for `name`.
     pub fn new(name: &str) -> Result<Self> {
         let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
-        Ok(Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
+        let key = made.signing_key.serialize_pem();
+        Ok(Self { certificate: made.cert.pem(), key, authority: None })
+    }
+
+    /// A new one for `name`, signed by a new authority.
+    pub fn signed(name: &str) -> Result<Self> {
+        let mut authority = rcgen::CertificateParams::new([])?;
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "Test CA");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate()?)?;
+        let key = rcgen::KeyPair::generate()?;
+        let mut certificate = rcgen::CertificateParams::new([name.to_owned()])?;
+        certificate.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let certificate = certificate.signed_by(&key, &authority)?;
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+            authority: Some(authority.pem()),
+        })
     }
 }
 
@@ -41,9 +62,21 @@ pub struct Monitor {
 impl Monitor {
     /// Makes and starts a cluster prepared as `monitor-link setup` does, of the PostgreSQL in `toolbox`'s tree.
     pub fn start(toolbox: &Toolbox) -> Result<Self> {
+        Self::start_with(toolbox, &Certificate::new("monitor")?)
+    }
+
+    /// As [`Monitor::start`], with a certificate of one's own.
+    pub fn start_with(toolbox: &Toolbox, certificate: &Certificate) -> Result<Self> {
         let folder = test_folder()?;
         chown(folder.path(), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
-        let certificate = Certificate::new("monitor")?;
+        let files =
+            [("server.crt", Some(&certificate.certificate)), ("root.crt", certificate.authority.as_ref())];
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text.map_or("", String::as_str))?;
+        }
+        let authority = certificate.authority.as_ref().map(|_| folder.path().join("root.crt"));
+        let pinned =
+            monitor_link::certificate::to_pin(&folder.path().join("server.crt"), authority.as_deref())?;
         let peer = Peer {
             id: Uuid::new_v4(),
             version: "1.0-test".into(),
@@ -53,7 +86,7 @@ impl Monitor {
             password: Secret::new("it's a \\ test: pass"),
             slot: "backup_server".into(),
             database: "postgres".into(),
-            certificate: certificate.certificate.clone(),
+            certificate: pinned,
         };
         let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder };
         let data = monitor.data();
@@ -74,6 +107,8 @@ impl Monitor {
             chown(data.join(name), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
         }
         monitor.write_hba(&["replication", "postgres"])?;
+        let mut settings = fs::File::options().append(true).open(data.join("postgresql.conf"))?;
+        writeln!(settings, "listen_addresses = '127.0.0.1'\nssl = on\nfsync = off\nmax_connections = 50")?;
         monitor.run_server()?;
         monitor.sql(
             "create role backup_server login replication password 'it''s a \\ test: pass'; \
@@ -102,9 +137,7 @@ impl Monitor {
         let socket = format!("unix_socket_directories={}", self.folder.path().display());
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).args(["-p", &port]);
-        for setting in ["listen_addresses=127.0.0.1", "ssl=on", "fsync=off", "max_connections=50", &socket] {
-            command.args(["-c", setting]);
-        }
+        command.args(["-c", &socket]);
         self.process = Some(Process::start(&mut command, &self.folder.path().join("log"))?);
         wait_for("the monitor's PostgreSQL", Duration::from_secs(30), || {
             self.sql("select 1").map(drop).map_err(|error| format!("{error:#}"))
@@ -136,7 +169,6 @@ pub fn as_cluster_user(toolbox: &Toolbox, program: &str) -> Command {
 
 /// Runs SQL in database `postgres` over the socket in `socket_dir`.
 pub fn query(toolbox: &Toolbox, socket_dir: &Path, port: u16, user: &str, sql: &str) -> Result<String> {
-    use std::io::Write;
     let mut command = toolbox.command("psql");
     command
         .args([

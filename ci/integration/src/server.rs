@@ -39,7 +39,7 @@ impl Server {
         }
         fs::write(folder.path().join("tls/certificate.pem"), &certificate.certificate)?;
         fs::write(folder.path().join("tls/key.pem"), &certificate.key)?;
-        auth::write_password_file(&folder.path().join("password"), &auth::hash_password(PASSWORD)?, 0)?;
+        auth::write_password_file(&folder.path().join("password"), &auth::hash_password(PASSWORD)?, None)?;
         // The cluster user must be able to execute them, wherever the checkout is.
         for name in ["hostd", "backupd"] {
             fs::copy(program(name)?, folder.path().join("bin").join(name))?;
@@ -131,6 +131,15 @@ impl Server {
                 format!("{name}:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"))
             })
             .join("\n")
+    }
+
+    /// Says, as first boot does, that the data volume is not mounted; `None`: that it is again.
+    pub fn set_volume_problem(&self, problem: Option<&str>) -> Result<()> {
+        let file = self.path("data-problem");
+        match problem {
+            Some(problem) => fs::write(file, problem).context("cannot write the problem"),
+            None => fs::remove_file(file).context("cannot remove the problem"),
+        }
     }
 
     /// The data volume.

@@ -5,13 +5,8 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 /// FTP's passive data ports: the server tells the client their numbers, so they must be forwarded unchanged.
-pub const FTP_PASSIVE_PORTS: std::ops::RangeInclusive<u16> = 30000..=30009;
-/// The backup server's control API.
-pub const API_PORT: u16 = 50000;
-/// The backup server's FTP control port.
-pub const FTP_PORT: u16 = 2121;
-/// The monitor's PostgreSQL port for replication.
-pub const REPLICATION_PORT: u16 = 50001;
+pub use api::FTP_PASSIVE_PORTS;
+pub use api::{CONTROL_PORT as API_PORT, FTP_PORT, REPLICATION_PORT};
 
 /// Every TCP port that a backup server offers.
 pub fn backup_server_ports() -> Vec<u16> {

@@ -46,7 +46,7 @@ pub fn start_on(listen: &str, adjust: impl FnOnce(&mut Config)) -> Running {
     fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
     let password_file = folder.path().join("password");
     let hash = auth::hash_password(PASSWORD).unwrap();
-    auth::write_password_file(&password_file, &hash, rustix::process::getgid().as_raw()).unwrap();
+    auth::write_password_file(&password_file, &hash, None).unwrap();
 
     let mut config = Config {
         backups,
