@@ -90,6 +90,10 @@ fn a_login_trigger_that_came_with_the_database_starts_no_program() -> anyhow::Re
     let status = server.wait_for_state(&["synchronized", "failed"], MINUTE)?;
     let ran = server.data().join("replica").join(monitor.peer.id.to_string()).join("pgdata/ran");
     assert!(!ran.exists(), "the trigger ran a program; {status:?}");
-    eprintln!("{status:?}");
+    // `event_triggers = off` in our file does not hold: ALTER DATABASE overrides it. What holds is that a cluster
+    // sees no program, and that the state says what happened.
+    if status.state.name() == "failed" {
+        assert!(status.message.contains("could not execute command"), "{}", status.message);
+    }
     Ok(())
 }
