@@ -111,7 +111,7 @@ impl KeyPairFiles {
             Some(pem) => {
                 let key = Key::from_pem(&pem).with_context(|| {
                     let path = self.key.display();
-                    format!("{path} is damaged; restore it, or remove it and make its peers known anew")
+                    format!("{path} is damaged, and peers know the machine by it; restore it, or remove it and pair anew")
                 })?;
                 (key, Made::Certificate)
             }

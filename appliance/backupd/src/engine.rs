@@ -8,7 +8,9 @@ use crate::shared::Shared;
 use crate::standby::{NotReady, Standby};
 use api::{Peer, State};
 use jiff::Timestamp;
-use replica::{Backoff, LagClock, Lsn, MonitorView, Observations, ReplicaView, Step, next_step, state};
+use replica::{
+    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, next_step, state,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_secs(1);
 /// Starts of the replica that may fail before the state says so: the first may meet a server that is still stopping.
 const STARTS_UNTIL_FAILED: u32 = 3;
+/// Restarts of a replica that has paused, without one that helped, until it is left alone.
+const RESTARTS_UNTIL_LASTING: u32 = 3;
 /// Lines of the replica's log that go into the reason.
 const REASON_LINES: usize = 2;
 
@@ -54,6 +58,8 @@ struct Follower<'a> {
     step_backoff: Backoff,
     step_again: Instant,
     starts: u32,
+    /// Restarts since replay moved last.
+    restarts: u32,
     lag: LagClock,
     began: Instant,
     seen: Observations,
@@ -81,6 +87,7 @@ impl<'a> Follower<'a> {
             step_backoff: Backoff::new(),
             step_again: now,
             starts: 0,
+            restarts: 0,
             lag: LagClock::default(),
             began: now,
             seen,
@@ -155,10 +162,10 @@ impl<'a> Follower<'a> {
 
     async fn replica_view(&mut self) -> ReplicaView {
         if let Some(standby) = self.standby.take()
-            && let Ok((replayed, paused)) = standby.replayed().await
+            && let Ok(answer) = standby.replayed().await
         {
             self.standby = Some(standby);
-            return ReplicaView::Running { replayed, paused };
+            return self.running(answer);
         }
         let down = |error: hostd::ClientError| ReplicaView::Down { reason: Some(error.to_string()) };
         let info = match self.shared.hostd.replica(self.peer.id).await {
@@ -182,18 +189,22 @@ impl<'a> Follower<'a> {
             self.introduced = true;
         }
         match self.ask_standby(&info.socket_dir).await {
-            Ok((replayed, paused)) => {
-                self.starts = 0;
-                if !paused {
-                    self.step_backoff.succeeded();
-                }
-                ReplicaView::Running { replayed, paused }
-            }
-            Err(NotReady::Starting(_)) => ReplicaView::Down { reason: None },
+            Ok(answer) => self.running(answer),
+            Err(NotReady::Starting(_)) => ReplicaView::Silent { reason: None },
             Err(refuses @ NotReady::Refuses(_)) => {
-                ReplicaView::Down { reason: Some(format!("the replica runs, but {refuses}")) }
+                ReplicaView::Silent { reason: Some(format!("the replica runs, but {refuses}")) }
             }
         }
+    }
+
+    fn running(&mut self, (replayed, paused): (Lsn, bool)) -> ReplicaView {
+        self.starts = 0;
+        if !paused {
+            self.restarts = 0;
+            self.step_backoff.succeeded();
+        }
+        let pause = if self.restarts < RESTARTS_UNTIL_LASTING { Pause::Mendable } else { Pause::Lasting };
+        ReplicaView::Running { replayed, paused: paused.then_some(pause) }
     }
 
     async fn ask_standby(&mut self, socket_dir: &str) -> Result<(Lsn, bool), NotReady> {
@@ -227,6 +238,7 @@ impl<'a> Follower<'a> {
     /// Stops the replica; the next round finds it down and starts it.
     async fn stop(&mut self) {
         tracing::info!("replay has paused: the replica is started anew");
+        self.restarts = self.restarts.saturating_add(1);
         self.step_again = Instant::now() + self.step_backoff.failed();
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {

@@ -39,6 +39,9 @@ struct Arguments {
     /// File that says why the data volume is not mounted
     #[arg(long, default_value = "/run/infimonitor/data-problem")]
     data_problem: PathBuf,
+    /// Report on the system's slots
+    #[arg(long, default_value = slots::report::PATH)]
+    slots_report: PathBuf,
     /// The daemon's own folder
     #[arg(long, default_value = "/var/lib/infimonitor/backupd")]
     state_dir: PathBuf,
@@ -62,14 +65,21 @@ async fn main() -> Result<()> {
         anyhow::bail!("another TLS provider is installed already");
     }
     let verifier = Arc::new(Verifier::new(&arguments.password_file)?);
-    verifier.check().with_context(|| format!("password file {}", arguments.password_file.display()))?;
+    if let Err(error) = verifier.check() {
+        // Replication and backups go on meanwhile; the status's check says it, too.
+        tracing::error!("nobody can log in: {error}");
+    }
     let tls = RustlsConfig::from_pem_file(
         arguments.tls_dir.join("certificate.pem"),
         arguments.tls_dir.join("key.pem"),
     )
     .await
     .with_context(|| format!("cannot use the certificate and key in {}", arguments.tls_dir.display()))?;
-    let places = Places { data: arguments.data, data_problem: arguments.data_problem };
+    let places = Places {
+        data: arguments.data,
+        data_problem: arguments.data_problem,
+        slots_report: arguments.slots_report,
+    };
     let shared = Arc::new(Shared::load(
         hostd::Client::new(arguments.hostd),
         places,

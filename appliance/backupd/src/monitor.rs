@@ -204,7 +204,7 @@ fn diagnose(endpoint: &str, peer: &Peer, error: &tokio_postgres::Error) -> Troub
     }
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(_)) => refuses(
-            "shows another certificate than the one that was paired; if its certificate was renewed, pair again".into(),
+            "shows another certificate than the one that was paired; if it got a new key, pair again".into(),
         ),
         Some(tls) => refuses(format!("does not complete the TLS handshake: {tls}")),
         None => {

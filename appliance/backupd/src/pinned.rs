@@ -1,19 +1,21 @@
-//! TLS towards the monitor's PostgreSQL: exactly the certificate that the pairing named, whatever its name and dates.
+//! TLS towards the monitor's PostgreSQL: exactly the key that the pairing named (design D13), whatever the name and dates
+//! of its certificate, which may be renewed.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use std::sync::Arc;
 
 #[derive(Debug)]
 struct Pinned {
-    certificate: CertificateDer<'static>,
+    key: SubjectPublicKeyInfoDer<'static>,
     provider: Arc<CryptoProvider>,
 }
 
-/// A client configuration that accepts only `certificate` (PEM).
+/// A client configuration that accepts only the key of `certificate` (PEM; the first, if there are several).
 ///
 /// # Errors
 /// Text that is no certificate.
@@ -21,11 +23,11 @@ pub fn client_config(certificate: &str) -> anyhow::Result<ClientConfig> {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|error| anyhow::anyhow!("the monitor's certificate is no PEM certificate: {error}"))?;
     // Said here, or every handshake would fail with less to go by.
-    rustls::server::ParsedCertificate::try_from(&certificate).map_err(|error| {
+    let parsed = ParsedCertificate::try_from(&certificate).map_err(|error| {
         anyhow::anyhow!("the monitor's certificate is no usable X.509 certificate: {error}")
     })?;
     let provider = Arc::new(ring::default_provider());
-    let verifier = Pinned { certificate, provider: Arc::clone(&provider) };
+    let verifier = Pinned { key: parsed.subject_public_key_info(), provider: Arc::clone(&provider) };
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -42,7 +44,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if end_entity.as_ref() == self.certificate.as_ref() {
+        if ParsedCertificate::try_from(end_entity)?.subject_public_key_info() == self.key {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))

@@ -33,6 +33,8 @@ pub struct Places {
     pub data: PathBuf,
     /// File whose text says why the data volume is not mounted; absent when all is well.
     pub data_problem: PathBuf,
+    /// The report of `slots prove`.
+    pub slots_report: PathBuf,
 }
 
 /// Shared by the loop and the API.
@@ -121,27 +123,27 @@ impl Shared {
         let checks = vec![
             status::replication_check(&state, &message),
             status::volume_check(problem),
+            status::space_check(space),
             status::password_check(is_default_password),
+            status::system_check(
+                files::read(&self.places.slots_report).map_err(|error| format!("{error:#}")),
+            ),
         ];
         let versions =
             Versions { server: env!("CARGO_PKG_VERSION").into(), postgresql: replica::POSTGRESQL_MAJOR };
         Status { state, since, message, peer, checks, space, versions }
     }
 
-    /// Why the data volume is not there; `None` when it is mounted. First boot writes the file, and removes it when
-    /// the volume was mended.
+    /// Why the data volume cannot be used; `None` when it can.
     pub fn volume_problem(&self) -> Option<String> {
-        let file = &self.places.data_problem;
-        match files::read(file) {
-            Ok(problem) => problem.map(|text| text.trim().to_owned()),
-            Err(error) => Some(format!("it is not known whether the data volume is mounted: {error:#}")),
-        }
+        let said = files::read(&self.places.data_problem).map_err(|error| format!("{error:#}"));
+        let folders = ["replica", "backups"].map(|name| self.places.data.join(name).is_dir());
+        status::volume_problem(said, folders == [true; 2])
     }
 
-    /// Refuses what needs the data volume while that is not mounted: what lies below its mount point then says nothing.
+    /// Refuses what needs the data volume while that is not there: what lies below its mount point then says nothing.
     fn need_volume(&self) -> Result<(), Refusal> {
-        let refusal = |problem| Refusal::Unavailable(format!("the data volume is not mounted: {problem}"));
-        self.volume_problem().map_or(Ok(()), |problem| Err(refusal(problem)))
+        self.volume_problem().map_or(Ok(()), |problem| Err(Refusal::Unavailable(problem)))
     }
 
     fn space(&self) -> Option<Space> {

@@ -6,6 +6,7 @@ use crate::monitor::rows;
 use anyhow::{Context, Result};
 use api::Collation;
 use replica::Lsn;
+use std::io;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryRow};
@@ -37,8 +38,15 @@ impl From<&tokio_postgres::Error> for NotReady {
                 Self::Starting(answer.message().into())
             }
             Some(answer) => Self::Refuses(answer.message().into()),
-            // No socket yet.
-            None => Self::Starting(error.to_string()),
+            None => {
+                let source = std::error::Error::source(error);
+                let text = source.map_or_else(|| error.to_string(), ToString::to_string);
+                match source.and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind) {
+                    // Its socket is not there yet, or nobody listens on it yet.
+                    Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Self::Starting(text),
+                    _ => Self::Refuses(text),
+                }
+            }
         }
     }
 }
@@ -66,7 +74,7 @@ impl Standby {
         config.host_path(socket_dir).user(user).dbname(database).connect_timeout(ANSWER_TIMEOUT);
         let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
             .await
-            .map_err(|_| NotReady::Refuses("it does not answer".into()))?
+            .map_err(|_| NotReady::Starting("it does not answer yet".into()))?
             .map_err(|error| NotReady::from(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -76,7 +84,7 @@ impl Standby {
         Ok(Self { client })
     }
 
-    /// The replayed position, and whether replay has paused: nobody asks for that here, so it paused by itself.
+    /// The replayed position, and whether replay has paused.
     pub async fn replayed(&self) -> Result<(Lsn, bool)> {
         let question =
             "select pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_get_wal_replay_pause_state()";

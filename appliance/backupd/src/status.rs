@@ -1,6 +1,6 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Check, Level, State};
+use api::{Check, Level, Space, State};
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
@@ -59,6 +59,20 @@ pub fn password_check(is_default: Result<bool, String>) -> Check {
     Check { name: "default-password".into(), level, message }
 }
 
+/// Why the data volume cannot be used: what first boot says (its file is there while something is wrong), or that the
+/// folders which first boot makes on it are not there. `None`: it can be used.
+pub fn volume_problem(said: Result<Option<String>, String>, has_folders: bool) -> Option<String> {
+    match said {
+        Ok(Some(problem)) => Some(format!("the data volume cannot be used: {}", problem.trim())),
+        Err(error) => Some(format!("it cannot be told whether the data volume is there: {error}")),
+        Ok(None) if !has_folders => Some(
+            "the data volume cannot be used: it is not mounted; see `systemctl status infimonitor-firstboot`"
+                .into(),
+        ),
+        Ok(None) => None,
+    }
+}
+
 /// Check `data-volume`: it is mounted.
 pub fn volume_check(problem: Option<String>) -> Check {
     match problem {
@@ -67,8 +81,47 @@ pub fn volume_check(problem: Option<String>) -> Check {
             level: Level::Ok,
             message: "The data volume is mounted.".into(),
         },
-        Some(problem) => Check { name: "data-volume".into(), level: Level::Fail, message: problem },
+        Some(problem) => {
+            Check { name: "data-volume".into(), level: Level::Fail, message: sentence(&problem) }
+        }
     }
+}
+
+/// Below this free space is low, in bytes (design D11).
+const LOW_SPACE_BYTES: u64 = 10_000_000_000;
+/// Below this share of the volume free space is low (design D11).
+const LOW_SPACE_SHARE: u64 = 10;
+/// Below this PostgreSQL cannot be relied upon to go on, in bytes: WAL between two restartpoints (`max_wal_size`).
+const FULL_BYTES: u64 = 1 << 30;
+
+/// Check `free-space` of the data volume; `None`: it is not known.
+pub fn space_check(space: Option<Space>) -> Check {
+    let check = |level, message| Check { name: "free-space".into(), level, message };
+    let Some(Space { total, free }) = space else {
+        return check(Level::Warn, "It is not known how much space is free.".into());
+    };
+    let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
+    if free < FULL_BYTES {
+        check(Level::Fail, format!("The data volume is full: {said}. Use a larger disk."))
+    } else if free < LOW_SPACE_BYTES || free < total / LOW_SPACE_SHARE {
+        check(Level::Warn, format!("Space is low: {said}."))
+    } else {
+        check(Level::Ok, format!("{said}."))
+    }
+}
+
+/// Check `system`: which slot runs, and whether it is the one that should; from the report of `slots prove`.
+pub fn system_check(report: Result<Option<String>, String>) -> Check {
+    let unknown = |why: String| (Level::Warn, format!("It is not known how the system was started: {why}."));
+    let (level, message) = match report {
+        Ok(Some(text)) => match serde_json::from_str::<slots::Report>(&text) {
+            Ok(report) => report.check(),
+            Err(error) => unknown(format!("the report is damaged: {error}")),
+        },
+        Ok(None) => unknown("there is no report yet".into()),
+        Err(error) => unknown(error),
+    };
+    Check { name: "system".into(), level, message }
 }
 
 #[cfg(test)]
@@ -81,6 +134,54 @@ mod tests {
         assert_eq!(message(&failed("the monitor refuses"), None), "The monitor refuses.");
         assert_eq!(message(&failed("ünder."), None), "Ünder.");
         assert_eq!(message(&failed(""), None), ".");
+    }
+
+    #[test]
+    fn the_volume_is_there_only_if_nobody_says_otherwise_and_it_has_its_folders() {
+        let table = [
+            (Ok(None), true, None),
+            (Ok(None), false, Some("it is not mounted")),
+            (Ok(Some("no disk\n".into())), true, Some("cannot be used: no disk")),
+            (Ok(Some("no disk".into())), false, Some("cannot be used: no disk")),
+            (Err("x".into()), true, Some("cannot be told whether the data volume is there: x")),
+        ];
+        for (said, has_folders, expected) in table {
+            let problem = volume_problem(said, has_folders);
+            assert_eq!(problem.is_some(), expected.is_some());
+            assert!(problem.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn little_space_is_warned_of_and_none_is_a_failure() {
+        const GB: u64 = 1_000_000_000;
+        let table = [
+            (Some((500 * GB, 51 * GB)), Level::Ok),
+            (Some((500 * GB, 49 * GB)), Level::Warn),
+            (Some((16 * GB, 9 * GB)), Level::Warn),
+            (Some((16 * GB, GB)), Level::Fail),
+            (None, Level::Warn),
+        ];
+        for (space, level) in table {
+            let check = space_check(space.map(|(total, free)| Space { total, free }));
+            assert_eq!(check.level, level, "{}", check.message);
+        }
+    }
+
+    #[test]
+    fn a_missing_or_damaged_report_of_the_slots_is_said_to_be() {
+        let report = r#"{"running":"a","version":"1","good":true,"problem":null,
+            "other":{"slot":"b","version":null,"first":false,"tries":0}}"#;
+        for (text, level, part) in [
+            (Ok(Some(report.to_owned())), Level::Ok, "Version 1 runs from slot a."),
+            (Ok(Some("{".into())), Level::Warn, "report is damaged"),
+            (Ok(None), Level::Warn, "no report yet"),
+            (Err("x".into()), Level::Warn, "started: x."),
+        ] {
+            let check = system_check(text);
+            assert_eq!(check.level, level);
+            assert!(check.message.contains(part), "{}", check.message);
+        }
     }
 
     #[test]

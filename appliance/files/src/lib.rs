@@ -87,9 +87,10 @@ fn unless_missing(result: io::Result<()>) -> io::Result<bool> {
 /// Those of the file system.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     let folder = to.parent().unwrap_or(Path::new("."));
-    fs::rename(from, to)
-        .and_then(|()| File::open(folder)?.sync_all())
-        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+    fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("{} has its name, but it cannot be synced to the disk", to.display()))
 }
 
 /// Removes a file if it is there, durably. Returns whether it was there.

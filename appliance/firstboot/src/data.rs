@@ -1,6 +1,6 @@
 //! The *data* file system: replica and backups, or the monitor's own database.
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use provisioning::Role;
 use storage::btrfs;
 
@@ -8,12 +8,13 @@ use crate::places::Places;
 use crate::report::{problem, say};
 use crate::state;
 
+/// Stands in *state* since *data* was made.
+const MADE: &str = "data-made";
+
 /// Mounts *data* and makes the role's folders; what fails is reported, and the role's services find out for
 /// themselves that their folders are missing.
 pub fn ensure(places: &Places, role: Role) {
-    let result = state::attach(places, "data", &places.in_root("data"), btrfs::DATA_FLAGS)
-        .and_then(|()| folders(places, role));
-    match result {
+    match attach(places, role) {
         Ok(()) => {
             // A mount that was mended without a boot.
             if let Err(error) = files::remove(&places.runtime("data-problem")) {
@@ -22,6 +23,23 @@ pub fn ensure(places: &Places, role: Role) {
         }
         Err(error) => problem(places, "data-problem", &format!("{error:#}. Nothing was changed there")),
     }
+}
+
+/// Mounts *data*, made only once in the machine's life: found blank later, it was lost, and an empty volume in its place
+/// would pass for one without backups.
+fn attach(places: &Places, role: Role) -> Result<()> {
+    let made = places.setting(MADE);
+    let target = places.in_root("data");
+    let was_made = made.try_exists().with_context(|| format!("cannot look for {}", made.display()))?;
+    state::attach(places, "data", &target, btrfs::DATA_FLAGS, was_made).map_err(|error| {
+        if was_made {
+            anyhow!("{error:#}. To begin with an empty one, remove {}", made.display())
+        } else {
+            error
+        }
+    })?;
+    files::write(&made, b"", 0o644, Some((places.ids.root, places.ids.root)))?;
+    folders(places, role)
 }
 
 /// The folders at the top of *data*, owned by root: only the privileged process makes anything in them, or, on the

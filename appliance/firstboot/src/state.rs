@@ -26,12 +26,12 @@ pub enum Action {
     Refuse,
 }
 
-/// The one rule about formatting (design D15).
-pub fn action(contents: Contents) -> Action {
+/// The one rule about formatting (design D15). `was_made`: the partition is known to have held a file system.
+pub fn action(contents: Contents, was_made: bool) -> Action {
     match contents {
-        Contents::Blank | Contents::HalfMade => Action::Make,
+        Contents::Blank | Contents::HalfMade if !was_made => Action::Make,
         Contents::Btrfs => Action::Mount,
-        Contents::Foreign => Action::Refuse,
+        Contents::Blank | Contents::HalfMade | Contents::Foreign => Action::Refuse,
     }
 }
 
@@ -41,7 +41,7 @@ pub fn action(contents: Contents) -> Action {
 /// Not even memory can be mounted.
 pub fn mount(places: &Places) -> Result<bool> {
     let var = places.in_root("var");
-    let done = attach(places, "state", &var, btrfs::STATE_FLAGS);
+    let done = attach(places, "state", &var, btrfs::STATE_FLAGS, false);
     let Err(error) = done else { return Ok(true) };
     problem(
         places,
@@ -55,11 +55,12 @@ pub fn mount(places: &Places) -> Result<bool> {
     Ok(false)
 }
 
-/// Finds the partition `name` on the system disk, makes its file system if there is none yet, mounts it.
+/// Finds the partition `name` on the system disk, makes its file system if there is none yet (and it was not made
+/// before, as far as is known), mounts it.
 ///
 /// # Errors
 /// The disk or partition is missing, holds something else, or cannot be mounted.
-pub fn attach(places: &Places, name: &str, target: &Path, flags: MountFlags) -> Result<()> {
+pub fn attach(places: &Places, name: &str, target: &Path, flags: MountFlags, was_made: bool) -> Result<()> {
     if let Some(mounted) = mounts::at(target).context("cannot read the list of mounts")?
         && mounted.fs_type == "btrfs"
     {
@@ -76,7 +77,13 @@ pub fn attach(places: &Places, name: &str, target: &Path, flags: MountFlags) -> 
     let found = File::open(device)
         .and_then(|mut file| contents::identify(&mut file))
         .with_context(|| format!("cannot read {}", device.display()))?;
-    match action(found) {
+    match action(found, was_made) {
+        Action::Refuse if found != Contents::Foreign => {
+            return Err(anyhow!(
+                "partition {name} ({}) is blank, and it held a file system before: its disk lost it or was replaced",
+                device.display()
+            ));
+        }
         Action::Refuse => {
             return Err(anyhow!(
                 "partition {name} ({}) holds something that is no btrfs; it is left alone. \
@@ -103,13 +110,17 @@ mod tests {
     #[test]
     fn only_what_never_held_anything_is_formatted() {
         let table = [
-            (Contents::Blank, Action::Make),
-            (Contents::HalfMade, Action::Make),
-            (Contents::Btrfs, Action::Mount),
-            (Contents::Foreign, Action::Refuse),
+            (Contents::Blank, false, Action::Make),
+            (Contents::HalfMade, false, Action::Make),
+            (Contents::Btrfs, false, Action::Mount),
+            (Contents::Foreign, false, Action::Refuse),
+            (Contents::Blank, true, Action::Refuse),
+            (Contents::HalfMade, true, Action::Refuse),
+            (Contents::Btrfs, true, Action::Mount),
+            (Contents::Foreign, true, Action::Refuse),
         ];
-        for (contents, expected) in table {
-            assert_eq!(action(contents), expected);
+        for (contents, was_made, expected) in table {
+            assert_eq!(action(contents, was_made), expected);
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn run(places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// Folders, certificate and password of the role.
+/// Folders and certificate of the role; the password is made with the identity.
 ///
 /// # Errors
 /// The first step that fails.
@@ -58,9 +58,11 @@ pub fn settings(places: &Places, role: Role) -> Result<()> {
 /// Made with the identity; see [`provision`].
 fn password(places: &Places) -> Result<()> {
     let path = places.setting("auth/password");
+    let exists = path.try_exists().with_context(|| format!("cannot look for {}", path.display()))?;
     ensure!(
-        path.try_exists()?,
-        "{} is missing, so the API and FTP admit nobody; restore it, or write an Argon2id hash there",
+        exists,
+        "{} is missing, so the API and FTP admit nobody; replication goes on. Write an Argon2id hash there \
+         (docs/architecture.md), or provision the machine anew",
         path.display()
     );
     Ok(())

@@ -1,6 +1,6 @@
 //! One PostgreSQL cluster: its run folder, its programs in their namespace, its running server.
 
-use crate::places::Places;
+use crate::places::{HIDDEN, Places};
 use anyhow::{Context, Result, bail};
 use api::Peer;
 use nix::sys::signal::{Signal, kill};
@@ -51,7 +51,7 @@ where
     let own = std::env::current_exe().context("cannot find my own program")?;
     let mut command = Command::new(own);
     command.arg("cluster-exec").arg("--subvolume").arg(subvolume).arg("--user").arg(&places.cluster_user);
-    for folder in &places.hide {
+    for folder in HIDDEN.iter().map(Path::new).chain([places.data.as_path()]) {
         command.arg("--hide").arg(folder);
     }
     command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true);

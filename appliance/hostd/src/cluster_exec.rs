@@ -47,7 +47,6 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     let error = Command::new(program)
         .args(arguments)
         .env_clear()
-        .env("PATH", "/usr/bin:/usr/sbin")
         .env("LC_ALL", "C")
         .env("HOME", "/")
         .current_dir(replica::CLUSTER_ROOT)

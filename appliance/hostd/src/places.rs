@@ -25,10 +25,6 @@ pub struct Places {
     /// Group that reads manifests and tar indexes
     #[arg(long, default_value = "infimonitor")]
     pub readers: String,
-    /// Folders that a cluster must not see: data of others, and every program, a shell above all, that SQL of the
-    /// monitor's making could have run
-    #[arg(long, default_values = ["/data", "/var/lib/infimonitor", "/var/log", "/usr/bin", "/usr/sbin"])]
-    pub hide: Vec<PathBuf>,
 }
 
 impl Places {
@@ -47,7 +43,11 @@ impl Places {
             return Ok(true);
         }
         let folder = self.data.join("replica");
-        ensure!(folder.is_dir(), "{} is missing: the data volume is not mounted", folder.display());
+        ensure!(
+            folder.is_dir(),
+            "{} is missing: the data volume is not mounted; see `systemctl status infimonitor-firstboot`",
+            folder.display()
+        );
         Ok(false)
     }
 
@@ -71,6 +71,10 @@ impl Places {
         self.postgresql.join(name)
     }
 }
+
+/// What a cluster must not see, beside the data volume: secrets and logs, and every program, a shell above all, that SQL
+/// of the monitor's making could have run.
+pub const HIDDEN: [&str; 4] = ["/var/lib/infimonitor", "/var/log", "/usr/bin", "/usr/sbin"];
 
 /// Ending of a full copy that is not complete.
 pub const COPYING_SUFFIX: &str = ".copying";

@@ -27,11 +27,12 @@ struct Clusters {
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
     copying: Mutex<()>,
+    /// What was left half made is deleted: at the start, or when the data volume was mended later.
+    clean: Mutex<bool>,
 }
 
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(places: Places, socket: &Path) -> Result<()> {
-    clean_up(&places).await;
     let (observer, observer_group) = cluster::user_ids(&places.observer)?;
     let listener = listen(socket, observer_group.as_raw())?;
     let clusters: Arc<Clusters> = Arc::default();
@@ -78,12 +79,18 @@ fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Deletes what a power cut left half made. What cannot be deleted is reported and does not keep the rest from working.
-async fn clean_up(places: &Places) {
+/// Deletes what a power cut left half made, before the first request is carried out that finds the data volume. What
+/// cannot be deleted is reported and does not keep the rest from working.
+async fn clean_up(places: &Places, clusters: &Clusters) {
+    let mut clean = clusters.clean.lock().await;
+    if *clean {
+        return;
+    }
     let leftovers = match leftovers(&places.data) {
         Ok(leftovers) => leftovers,
-        Err(error) => return tracing::error!("cannot look for what was left half made: {error:#}"),
+        Err(error) => return tracing::warn!("cannot look for what was left half made: {error:#}"),
     };
+    *clean = true;
     for leftover in leftovers {
         let (path, deleted) = match &leftover {
             Leftover::Subvolume(path) => (path, btrfs::delete(path).await),
@@ -130,6 +137,7 @@ async fn carry_out(
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Reply> {
+    clean_up(places, clusters).await;
     match request {
         Request::FullCopy { peer, tablespaces } => {
             checked(&peer)?;

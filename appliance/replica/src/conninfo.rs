@@ -37,10 +37,12 @@ impl From<&Peer> for Source {
 }
 
 impl Source {
-    /// libpq connection string with the pinned certificate as the only trust anchor, SCRAM and channel binding
-    /// required, and no password.
+    /// libpq connection string with the pinned certificate, and its authority's where one signed it, as the only trust
+    /// anchors; SCRAM and channel binding required, and no password.
     ///
-    /// `verify-ca` and not `verify-full`: the certificate is pinned, its name is the monitor's business.
+    /// `verify-ca` and not `verify-full`: the name is the monitor's business. With an authority libpq would take any of
+    /// its certificates; what ties the connection to the monitor then is SCRAM with channel binding, since only the
+    /// monitor knows the password. Neither may ever be made optional.
     pub fn conninfo(&self, passfile: &str, certificate: &str) -> String {
         let pairs = [
             ("host", self.address.as_str()),

@@ -18,7 +18,7 @@ pub use controldata::{ControlData, ControlDataError};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, Meter, parse_basebackup_progress};
 pub use state::{
-    LagClock, MonitorView, Observations, ReplicaView, SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, state,
+    LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, state,
 };
 pub use step::{Backoff, Step, next_step};
 

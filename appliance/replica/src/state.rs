@@ -56,18 +56,32 @@ pub enum ReplicaView {
         /// Time since the beginning.
         elapsed: Duration,
     },
-    /// It is there but does not run or does not answer.
+    /// It is there but does not run.
     Down {
         /// Why, from its log, once that was tried often.
+        reason: Option<String>,
+    },
+    /// It runs, and cannot be asked.
+    Silent {
+        /// Why; `None` while it starts, which may take long.
         reason: Option<String>,
     },
     /// It runs and answers.
     Running {
         /// Replayed position.
         replayed: Lsn,
-        /// It has stopped replaying until it is started anew.
-        paused: bool,
+        /// It has stopped replaying.
+        paused: Option<Pause>,
     },
+}
+
+/// Replay that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// A start under the settings that are needed now may mend it.
+    Mendable,
+    /// It was started anew for that, often.
+    Lasting,
 }
 
 /// All that the state depends on.
@@ -75,7 +89,7 @@ pub enum ReplicaView {
 pub struct Observations {
     /// A monitor is paired.
     pub paired: bool,
-    /// Why the data volume is not there.
+    /// Why the data volume cannot be used, as a sentence.
     pub volume_problem: Option<String>,
     /// The monitor's side.
     pub monitor: MonitorView,
@@ -87,13 +101,19 @@ pub struct Observations {
     pub copy_failure: Option<String>,
 }
 
+impl Observations {
+    fn replica_moves(&self) -> bool {
+        matches!(self.replica, ReplicaView::Running { paused: None, .. })
+    }
+}
+
 /// The state that the observations mean.
 pub fn state(seen: &Observations) -> State {
     if !seen.paired {
         return State::NotConnected;
     }
     if let Some(problem) = &seen.volume_problem {
-        return State::Failed { reason: format!("the data volume is not mounted: {problem}") };
+        return State::Failed { reason: problem.clone() };
     }
     if let ReplicaView::Copying { progress, elapsed } = seen.replica {
         let progress = progress.unwrap_or(CopyProgress { done: 0, total: 0 });
@@ -123,12 +143,20 @@ pub fn state(seen: &Observations) -> State {
             Some(reason) => State::Failed { reason: reason.clone() },
             None => State::Connecting,
         },
-        ReplicaView::Down { reason: Some(reason) } => State::Failed { reason: reason.clone() },
-        ReplicaView::Down { reason: None } => State::Connecting,
+        ReplicaView::Down { reason: Some(reason) } | ReplicaView::Silent { reason: Some(reason) } => {
+            State::Failed { reason: reason.clone() }
+        }
+        ReplicaView::Down { reason: None } | ReplicaView::Silent { reason: None } => State::Connecting,
+        ReplicaView::Running { paused: Some(Pause::Lasting), .. } => State::Failed {
+            reason: "the replica has stopped replaying and a restart does not mend it; see its log: `journalctl -u \
+                     infimonitor-hostd`"
+                .into(),
+        },
         ReplicaView::Running { replayed, .. } => {
             let lag_bytes = position.bytes_since(*replayed);
             let lag_seconds = seen.lag_seconds;
-            if slot_active && lag_bytes <= SYNCHRONIZED_BYTES && lag_seconds <= SYNCHRONIZED_SECONDS {
+            let moves = slot_active && seen.replica_moves();
+            if moves && lag_bytes <= SYNCHRONIZED_BYTES && lag_seconds <= SYNCHRONIZED_SECONDS {
                 State::Synchronized { lag_bytes, lag_seconds }
             } else {
                 State::Lagging { lag_bytes, lag_seconds }
@@ -183,7 +211,8 @@ mod tests {
 
     #[test]
     fn each_observation_has_its_state() {
-        let running = ReplicaView::Running { replayed: Lsn(1000), paused: false };
+        let running = ReplicaView::Running { replayed: Lsn(1000), paused: None };
+        let paused = |pause| ReplicaView::Running { replayed: Lsn(1000), paused: Some(pause) };
         let lost =
             MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
         let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
@@ -207,6 +236,10 @@ mod tests {
             (Observations { lag_seconds: 11.0, ..seen(answers(2000, true), running.clone()) }, "lagging"),
             (seen(answers(1, true), down(None)), "connecting"),
             (seen(answers(1, true), down(Some("x"))), "failed"),
+            (seen(answers(1, true), ReplicaView::Silent { reason: None }), "connecting"),
+            (seen(answers(1, true), ReplicaView::Silent { reason: Some("x".into()) }), "failed"),
+            (seen(answers(1000, true), paused(Pause::Mendable)), "lagging"),
+            (seen(answers(1000, true), paused(Pause::Lasting)), "failed"),
             (
                 Observations {
                     copy_failure: Some("x".into()),

@@ -1,6 +1,6 @@
 //! What to do next, from the same observations: one pure function beside the one that names the state.
 
-use crate::{MonitorView, Observations, ReplicaView};
+use crate::{MonitorView, Observations, Pause, ReplicaView};
 use std::time::Duration;
 
 /// Something that the daemon has to carry out.
@@ -28,7 +28,7 @@ pub fn next_step(seen: &Observations) -> Step {
         _ if !seen.paired || seen.volume_problem.is_some() => Step::Wait,
         (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
         (ReplicaView::Down { .. }, _) => Step::Start,
-        (ReplicaView::Running { paused: true, .. }, _) => Step::Restart,
+        (ReplicaView::Running { paused: Some(Pause::Mendable), .. }, _) => Step::Restart,
         _ => Step::Wait,
     }
 }
@@ -86,9 +86,11 @@ mod tests {
             (true, MonitorView::NotAsked, ReplicaView::Absent, Step::Wait),
             (true, away, down.clone(), Step::Start),
             (true, answers.clone(), down.clone(), Step::Start),
-            (true, answers.clone(), running(false), Step::Wait),
-            (true, answers.clone(), running(true), Step::Restart),
-            (true, MonitorView::NotAsked, running(true), Step::Restart),
+            (true, answers.clone(), running(None), Step::Wait),
+            (true, answers.clone(), running(Some(Pause::Mendable)), Step::Restart),
+            (true, MonitorView::NotAsked, running(Some(Pause::Mendable)), Step::Restart),
+            (true, answers.clone(), running(Some(Pause::Lasting)), Step::Wait),
+            (true, answers.clone(), ReplicaView::Silent { reason: None }, Step::Wait),
             (false, answers, down, Step::Wait),
         ];
         for (paired, monitor, replica, expected) in table {

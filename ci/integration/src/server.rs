@@ -57,8 +57,7 @@ impl Server {
         let mut command = self.toolbox.command(&self.path("bin/hostd").to_string_lossy());
         command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
-        command.args(["--cluster-user", CLUSTER_USER, "--observer", "root", "--readers", "root", "--hide"]);
-        command.arg(self.volume.path()).args(["--hide", "/usr/bin", "--hide", "/usr/sbin"]);
+        command.args(["--cluster-user", CLUSTER_USER, "--observer", "root", "--readers", "root"]);
         self.hostd = Some(Process::start(&mut command, &self.path("hostd.log"))?);
         wait_for("hostd", Duration::from_secs(10), || {
             std::os::unix::net::UnixStream::connect(self.path("hostd.sock"))
@@ -78,6 +77,7 @@ impl Server {
             ("--password-file", "password"),
             ("--hostd", "hostd.sock"),
             ("--data-problem", "data-problem"),
+            ("--slots-report", "slots.json"),
         ] {
             command.arg(option).arg(self.path(name));
         }

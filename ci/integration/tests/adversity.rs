@@ -51,7 +51,7 @@ fn a_volume_that_is_not_mounted_is_no_empty_list_and_no_reason_for_a_copy() -> a
     server.set_volume_problem(Some("no btrfs with the label data"))?;
     client.pair(&monitor.peer)?;
     let status = server.wait_for_state(&["failed"], Duration::from_secs(10))?;
-    assert!(status.message.contains("data volume is not mounted: no btrfs with"), "{}", status.message);
+    assert!(status.message.contains("data volume cannot be used: no btrfs with"), "{}", status.message);
     assert_eq!(status.space, None);
     let (code, answer) = server.curl(&[], "/v1/backups")?;
     assert_eq!(code, 503, "{answer}");
@@ -87,13 +87,11 @@ fn a_login_trigger_that_came_with_the_database_starts_no_program() -> anyhow::Re
          alter database postgres set event_triggers = on",
     )?;
     server.client()?.pair(&monitor.peer)?;
-    let status = server.wait_for_state(&["synchronized", "failed"], MINUTE)?;
+    // `event_triggers = off` in our file does not hold: ALTER DATABASE overrides it. What holds is that a cluster sees
+    // no program, and that the state says what happened.
+    let status = server.wait_for_state(&["failed"], MINUTE)?;
+    assert!(status.message.contains("could not execute command"), "{}", status.message);
     let ran = server.data().join("replica").join(monitor.peer.id.to_string()).join("pgdata/ran");
-    assert!(!ran.exists(), "the trigger ran a program; {status:?}");
-    // `event_triggers = off` in our file does not hold: ALTER DATABASE overrides it. What holds is that a cluster
-    // sees no program, and that the state says what happened.
-    if status.state.name() == "failed" {
-        assert!(status.message.contains("could not execute command"), "{}", status.message);
-    }
+    assert!(!ran.exists(), "the trigger ran a program");
     Ok(())
 }
