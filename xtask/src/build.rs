@@ -3,6 +3,7 @@
 //! preflight → tools tree → (programs, base initrd) → root → boot → disk. mkosi makes the slot payloads only; all
 //! that is assembled from them is made here (decision D2).
 
+mod bios;
 mod boot;
 mod cpio;
 mod disk;
@@ -103,6 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
         system.root_job(),
         boot::job(&toolbox, &work),
         esp::job(&toolbox, &work),
+        bios::job(&toolbox, &work),
         disk::job(&work),
     ];
     let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;

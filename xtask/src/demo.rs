@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use api::State;
-use lab::{API_PORT, COMMAND, FTP_PORT, Lab, wait_until};
+use lab::{COMMAND, CONTROL_PORT, FTP_PORT, Lab, wait_until};
 use scenarios::{ROOT_PASSWORD, SERVER_ADDRESS, User, backup_server, monitor, sql};
 
 use crate::paths;
@@ -70,8 +70,8 @@ pub fn run(options: &Options) -> Result<()> {
          root's password in both machines is {ROOT_PASSWORD:?}. Ctrl-C ends the demo.",
         backup.id,
         backup.snapshot_ms,
-        server.endpoint(API_PORT)?,
-        server.endpoint(API_PORT)?,
+        server.endpoint(CONTROL_PORT)?,
+        server.endpoint(CONTROL_PORT)?,
         server.endpoint(FTP_PORT)?,
         backup.id,
     );

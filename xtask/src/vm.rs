@@ -11,7 +11,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lab::{API_PORT, FTP_PASSIVE_PORTS, FTP_PORT, Lab, REPLICATION_PORT, backup_server_ports, crypt_hash};
+use lab::{
+    CONTROL_PORT, FTP_PASSIVE_PORTS, FTP_PORT, Lab, REPLICATION_PORT, backup_server_ports, crypt_hash,
+};
 use provisioning::{Answers, Role, smbios};
 
 use crate::paths;
@@ -114,8 +116,8 @@ fn introduction(machine: Machine, goes_on: bool, password: &str, folder: &str) -
     let state = if goes_on { "goes on from its last start (--fresh: a new one)" } else { "a new machine" };
     let reach = match machine {
         Machine::BackupServer => format!(
-            "  API      https://127.0.0.1:{API_PORT}, such as\n           \
-             curl -k -u backup:backup https://127.0.0.1:{API_PORT}/v1/status\n  \
+            "  API      https://127.0.0.1:{CONTROL_PORT}, such as\n           \
+             curl -k -u backup:backup https://127.0.0.1:{CONTROL_PORT}/v1/status\n  \
              FTP      127.0.0.1:{FTP_PORT}, explicit TLS, passive ports {}-{}\n",
             FTP_PASSIVE_PORTS.start(),
             FTP_PASSIVE_PORTS.end()

@@ -17,6 +17,8 @@ pub struct Files {
     pub disk: PathBuf,
     /// Further disks (qcow2), as many as the spec has.
     pub extra_disks: Vec<PathBuf>,
+    /// Images (raw) that the guest may only read, each with its serial number.
+    pub images: Vec<(String, PathBuf)>,
     /// Firmware code and this VM's own copy of its variables; none for SeaBIOS.
     pub flash: Option<Flash>,
     /// OEM string for SMBIOS type 11 (provisioning data).
@@ -107,6 +109,20 @@ fn disks(args: &mut Args, spec: &Spec, files: &Files) {
     for (index, (extra, path)) in spec.extra_disks.iter().zip(&files.extra_disks).enumerate() {
         disk(args, index + 1, path, extra.bus, &extra.serial, false);
     }
+    for (index, (serial, path)) in files.images.iter().enumerate() {
+        image(args, index, serial, path);
+    }
+}
+
+/// An image that the guest may only read; several VMs may have the same one.
+fn image(args: &mut Args, index: usize, serial: &str, path: &Path) {
+    let file = json!({ "driver": "file", "filename": path, "read-only": true });
+    let node = format!("image{index}");
+    args.option(
+        "-blockdev",
+        json!({ "driver": "raw", "node-name": node, "read-only": true, "file": file }).to_string(),
+    );
+    args.option("-device", format!("virtio-blk-pci,drive={node},serial={}", serial.replace(',', ",,")));
 }
 
 /// The host's page cache is used and flushes are passed on: what the guest was told is on disk survives QEMU's
@@ -212,6 +228,7 @@ mod tests {
         Files {
             disk: "/run/disk.qcow2".into(),
             extra_disks: vec![],
+            images: vec![],
             flash: Some(Flash { code: "/fw/code.fd".into(), variables: "/run/vars.fd".into() }),
             oem_string: None,
             qmp: "/s/qmp".into(),
@@ -292,6 +309,19 @@ mod tests {
         assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=two".to_owned()));
         assert!(devices.contains(&"virtio-scsi-pci,id=scsi2".to_owned()));
         assert!(devices.contains(&"scsi-hd,bus=scsi2.0,drive=disk2,serial=three".to_owned()));
+    }
+
+    #[test]
+    fn an_image_is_read_only_and_found_by_its_serial_number() {
+        let files = Files { images: vec![("root".into(), "/run/root.erofs".into())], ..files() };
+        let args = argv(&spec(), &files);
+        let node: serde_json::Value =
+            serde_json::from_str(values(&args, "-blockdev").last().unwrap()).unwrap();
+        assert_eq!(
+            (&node["read-only"], &node["file"]["filename"]),
+            (&true.into(), &"/run/root.erofs".into())
+        );
+        assert!(values(&args, "-device").contains(&"virtio-blk-pci,drive=image0,serial=root".to_owned()));
     }
 
     #[test]

@@ -59,12 +59,12 @@ pub(crate) fn blanks(toolbox: &Toolbox, disks: &[ExtraDisk], folder: &Path) -> R
 
 /// Firmware for this VM, with variables of its own; none where the firmware has no flash.
 pub(crate) fn flash(toolbox: &Toolbox, firmware: Firmware, folder: &Path) -> Result<Option<Flash>> {
-    let (code, blank) = match firmware {
+    let (code, blank, variables) = match firmware {
         Firmware::SeaBios => return Ok(None),
-        Firmware::Ovmf => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
-        Firmware::OvmfSecureBoot => ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"),
+        Firmware::Ovmf => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf.fd"),
+        Firmware::OvmfSecureBoot => ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd", "ovmf-secure-boot.fd"),
     };
-    let variables = folder.join("firmware-variables.fd");
+    let variables = folder.join(variables);
     if !variables.exists() {
         let blank = toolbox.path_of(&format!("{OVMF}/{blank}"));
         fs::copy(&blank, &variables)

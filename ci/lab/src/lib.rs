@@ -36,7 +36,7 @@
 //!             .extra_disk(20, lab::Bus::VirtioBlk, "second")
 //!             .start()?;
 //!
-//!         let api = backup.client(lab::API_PORT)?.login("backup", "backup");
+//!         let api = backup.client(lab::CONTROL_PORT)?.login("backup", "backup");
 //!         let status = || {
 //!             let reply = api.https("GET", "/v1/status", None)?;
 //!             anyhow::ensure!(reply.code == 200, "{reply:?}");
@@ -86,7 +86,7 @@ pub use qmp::{Event, Message, Qmp, parse as parse_qmp};
 pub use serial::SerialLog;
 pub use shell::{Output, Shell};
 pub use spec::{
-    API_PORT, Accelerator, Bus, ExtraDisk, FTP_PASSIVE_PORTS, FTP_PORT, Firmware, Forward, LinkEnd, Network,
-    Nic, REPLICATION_PORT, SerialPort, Spec, backup_server_ports,
+    Accelerator, Bus, CONTROL_PORT, ExtraDisk, FTP_PASSIVE_PORTS, FTP_PORT, Firmware, Forward, LinkEnd,
+    Network, Nic, REPLICATION_PORT, SerialPort, Spec, backup_server_ports,
 };
 pub use wait::{BOOT, COMMAND, MachineEnded, SHUTDOWN, wait_until};

@@ -39,6 +39,7 @@ pub struct MachineBuilder<'lab> {
     lab: &'lab Lab,
     spec: Spec,
     disk: Option<PathBuf>,
+    images: Vec<(String, PathBuf)>,
     oem_string: Option<String>,
     root_password: Option<String>,
     address: Option<Ipv4Addr>,
@@ -47,7 +48,15 @@ pub struct MachineBuilder<'lab> {
 impl<'lab> MachineBuilder<'lab> {
     pub(crate) fn new(lab: &'lab Lab, name: &str, accelerator: Accelerator) -> Self {
         let spec = Spec::new(name, accelerator);
-        MachineBuilder { lab, spec, disk: None, oem_string: None, root_password: None, address: None }
+        MachineBuilder {
+            lab,
+            spec,
+            disk: None,
+            images: Vec::new(),
+            oem_string: None,
+            root_password: None,
+            address: None,
+        }
     }
 
     /// The disk image (raw or qcow2) to boot from; it is read, never written.
@@ -83,6 +92,12 @@ impl<'lab> MachineBuilder<'lab> {
     /// Adds a blank disk.
     pub fn extra_disk(mut self, gib: u64, bus: Bus, serial: &str) -> Self {
         self.spec.extra_disks.push(ExtraDisk { gib, bus, serial: serial.to_owned() });
+        self
+    }
+
+    /// Adds a raw image as a disk that can only be read: `/dev/disk/by-id/virtio-<serial>`.
+    pub fn image(mut self, serial: &str, image: &Path) -> Self {
+        self.images.push((serial.to_owned(), image.to_owned()));
         self
     }
 
@@ -154,7 +169,8 @@ impl<'lab> MachineBuilder<'lab> {
         let files = Files {
             disk: disks::overlay(toolbox, &image, &folder)?,
             extra_disks: disks::blanks(toolbox, &self.spec.extra_disks, &folder)?,
-            flash: disks::flash(toolbox, self.spec.firmware, &folder)?,
+            images: self.images,
+            flash: None, // by the firmware of each boot
             oem_string: self
                 .oem_string
                 .map(|text| disks::secret_file(&folder, "oem-string", &text))
@@ -168,6 +184,7 @@ impl<'lab> MachineBuilder<'lab> {
         };
         let machine = Machine(Arc::new(Inner {
             toolbox: toolbox.clone(),
+            firmware: Mutex::new(self.spec.firmware),
             serial_log: Mutex::new(SerialLog::at(&files.serial_log)),
             hvc0_log: Mutex::new(SerialLog::at(&files.hvc0_log)),
             folder,
@@ -211,6 +228,8 @@ pub struct Machine(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     toolbox: Toolbox,
+    /// That of the next boot.
+    firmware: Mutex<Firmware>,
     spec: Spec,
     files: Files,
     folder: PathBuf,
@@ -251,6 +270,12 @@ impl Machine {
         Ok(Client::new(&self.0.toolbox, self.endpoint(guest_port)?))
     }
 
+    /// Switches a VM on that is off, with the disks that it had and from now on with `firmware`.
+    pub fn boot_with(&self, firmware: Firmware) -> Result<()> {
+        *lock(&self.0.firmware) = firmware;
+        self.boot_again()
+    }
+
     /// Switches a VM on that is off, with the disks that it had.
     pub fn boot_again(&self) -> Result<()> {
         let inner = &self.0;
@@ -264,7 +289,11 @@ impl Machine {
         self.begin_logs();
         let stderr = inner.folder.join("qemu.stderr");
         let interactive = inner.spec.serial_port == SerialPort::Terminal;
-        let child = process::start(&inner.toolbox, argv(&inner.spec, &inner.files), &stderr, interactive)?;
+        let firmware = *lock(&inner.firmware);
+        let flash = disks::flash(&inner.toolbox, firmware, &inner.folder)?;
+        let arguments =
+            argv(&Spec { firmware, ..inner.spec.clone() }, &Files { flash, ..inner.files.clone() });
+        let child = process::start(&inner.toolbox, arguments, &stderr, interactive)?;
         let id = child.id();
         *lock(&inner.child) = Some(child);
         let qmp = wait_until(&format!("QEMU of VM {} to start", self.name()), COMMAND, || {
@@ -301,7 +330,13 @@ impl Machine {
 
     /// Restarts the guest cleanly, from inside, and returns when the firmware starts again.
     pub fn reboot(&self, within: Duration) -> Result<()> {
-        self.run_ok("systemctl --no-block reboot", COMMAND)?;
+        // Later: the shell's answer would race with the end of its session.
+        self.run_ok("(sleep 2; systemctl reboot) >/dev/shm/reboot 2>&1 &", COMMAND)?;
+        self.wait_for_restart(within)
+    }
+
+    /// Waits until the guest restarts by itself.
+    pub fn wait_for_restart(&self, within: Duration) -> Result<()> {
         self.qmp(|qmp| qmp.wait_event("RESET", within).map(drop))?;
         *lock(&self.0.shell) = None;
         self.begin_logs();

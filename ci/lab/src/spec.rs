@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 /// FTP's passive data ports: the server tells the client their numbers, so they must be forwarded unchanged.
 pub use api::FTP_PASSIVE_PORTS;
-pub use api::{CONTROL_PORT as API_PORT, FTP_PORT, REPLICATION_PORT};
+pub use api::{CONTROL_PORT, FTP_PORT, REPLICATION_PORT};
 
 /// Every TCP port that a backup server offers.
 pub fn backup_server_ports() -> Vec<u16> {
-    [API_PORT, FTP_PORT].into_iter().chain(FTP_PASSIVE_PORTS).collect()
+    [CONTROL_PORT, FTP_PORT].into_iter().chain(FTP_PASSIVE_PORTS).collect()
 }
 
 /// What starts the operating system.

@@ -3,9 +3,9 @@
 //! A scenario is a story about booted machines and real clients. It reads as such in `tests/`; what is needed for it
 //! stands here.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use api::{Backup, BackupList, Status};
-use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, wait_until};
+use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, MachineBuilder, wait_until};
 use provisioning::{Answers, smbios::to_oem_string};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,15 +20,60 @@ pub const SERVER_ADDRESS: &str = "192.168.77.2";
 
 /// The disk that `cargo xtask build` made.
 pub fn built_disk() -> Result<PathBuf> {
-    let checkout =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the crate lies in ci/")?;
-    let disk = checkout.join("dist/infimonitor-backup-server.raw");
+    let disk = checkout().join("dist/infimonitor-backup-server.raw");
     ensure!(
         disk.is_file(),
         "{} is missing: run `cargo xtask build` first, or `cargo xtask test`",
         disk.display()
     );
     Ok(disk)
+}
+
+/// A payload of the last build.
+pub fn payload(name: &str) -> PathBuf {
+    checkout().join(".build/dev/payloads").join(name)
+}
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The built boot image with another slot.cfg.
+#[derive(Debug, Clone, Copy)]
+pub struct BootImage<'a> {
+    /// Name of the file.
+    pub name: &'a str,
+    /// Version that it claims.
+    pub version: &'a str,
+    /// More on the kernel's command line.
+    pub options: &'a str,
+}
+
+impl BootImage<'_> {
+    /// Makes it in `folder`.
+    pub fn make(&self, toolbox: &Toolbox, folder: &Path) -> Result<PathBuf> {
+        let (tree, image) =
+            (folder.join(format!("{}-tree", self.name)), folder.join(format!("{}.squashfs", self.name)));
+        let mut unpack = toolbox.command("unsquashfs");
+        unpack.args(["-no-progress", "-quiet", "-dest"]).arg(&tree).arg(payload("boot.squashfs"));
+        ensure!(unpack.status()?.success(), "cannot unpack the boot image");
+        let file = tree.join("slot.cfg");
+        let config = std::fs::read_to_string(&file)?;
+        let more = format!("set slot_version={}\nset slot_options=\"{}\"\n", self.version, self.options);
+        std::fs::write(&file, config + &more)?;
+        let mut pack = toolbox.command("mksquashfs");
+        pack.arg(&tree).arg(&image).args([
+            "-noappend",
+            "-no-progress",
+            "-quiet",
+            "-noI",
+            "-noD",
+            "-no-fragments",
+        ]);
+        ensure!(pack.status()?.success(), "cannot pack the boot image");
+        std::fs::remove_dir_all(&tree)?;
+        Ok(image)
+    }
 }
 
 /// Provisioning data for `role` with a fixed address on the interface `mac`, as users would write it.
@@ -55,14 +100,24 @@ pub fn monitor(lab: &Lab, end: LinkEnd) -> Result<Machine> {
 
 /// Boots a backup server.
 pub fn backup_server(lab: &Lab, end: LinkEnd) -> Result<Machine> {
+    backup_server_with(lab, end, |builder| builder)
+}
+
+/// Boots a backup server that has more than the usual.
+pub fn backup_server_with<'lab>(
+    lab: &'lab Lab,
+    end: LinkEnd,
+    more: impl FnOnce(MachineBuilder<'lab>) -> MachineBuilder<'lab>,
+) -> Result<Machine> {
     let mac = "52:54:00:00:02:02";
-    lab.machine("backup-server")
+    let builder = lab
+        .machine("backup-server")
         .disk(&built_disk()?)
         .provisioning(answers(lab.toolbox(), "backup-server", mac, SERVER_ADDRESS)?)
         .root_password(ROOT_PASSWORD)
         .user_nic("52:54:00:00:02:01", &lab::backup_server_ports())
-        .link_nic(mac, end)
-        .start()
+        .link_nic(mac, end);
+    more(builder).start()
 }
 
 /// A user of a backup server, with the default password.
@@ -76,7 +131,7 @@ impl User {
     /// Talks to `server` over its forwarded ports.
     pub fn of(server: &Machine) -> Result<Self> {
         Ok(Self {
-            api: server.client(lab::API_PORT)?.login("backup", "backup").limit(Duration::from_secs(120)),
+            api: server.client(lab::CONTROL_PORT)?.login("backup", "backup").limit(Duration::from_secs(120)),
             ftp: server.client(lab::FTP_PORT)?.login("backup", "backup").limit(Duration::from_secs(900)),
         })
     }

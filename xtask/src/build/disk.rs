@@ -15,7 +15,7 @@ use storage::layout::{self, Partition};
 use uuid::Uuid;
 
 use super::system::Payloads;
-use super::{boot, esp};
+use super::{bios, boot, esp};
 use crate::jobs::{Input, Job, Room};
 use crate::paths;
 
@@ -30,15 +30,16 @@ const HOLE_BYTES: usize = 64 << 10;
 pub fn job<'a>(work: &Path) -> Job<'a> {
     let payloads = Payloads::of(work);
     let contents = vec![
+        ("bios-boot", bios::core_image(work)),
         ("esp", esp::image(work)),
         ("boot-a", boot::image(work)),
         ("root-a", payloads.root),
         ("verity-a", payloads.verity),
     ];
-    let roothash = payloads.roothash;
+    let (roothash, mbr_code) = (payloads.roothash, bios::mbr_code(work));
     Job {
         name: "disk",
-        needs: &["root", "boot", "esp"],
+        needs: &["root", "boot", "esp", "bios-boot"],
         // The layout is code: its result is the input.
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/disk.rs")),
@@ -47,11 +48,11 @@ pub fn job<'a>(work: &Path) -> Job<'a> {
         outputs: vec![("disk.raw", paths::system_disk())],
         always: false,
         hash_outputs: false,
-        action: Box::new(move |room| make(room, &contents, &roothash)),
+        action: Box::new(move |room| make(room, &contents, &roothash, &mbr_code)),
     }
 }
 
-fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path) -> Result<()> {
+fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path, mbr_code: &Path) -> Result<()> {
     let table = layout::system_disk(DISK_BYTES, SECTOR_BYTES)?;
     let seed = std::fs::read_to_string(roothash).context("cannot read the root hash")?;
     let path = room.scratch("disk.raw");
@@ -63,14 +64,19 @@ fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path) -> R
         fill(&mut disk, partition, source)?;
     }
     drop(disk);
-    write_table(&path, &table, seed.trim())
+    let code = std::fs::read(mbr_code).with_context(|| format!("cannot read {}", mbr_code.display()))?;
+    write_table(&path, &table, seed.trim(), &code)
 }
 
-fn write_table(path: &Path, table: &[Partition], seed: &str) -> Result<()> {
+fn write_table(path: &Path, table: &[Partition], seed: &str, mbr_code: &[u8]) -> Result<()> {
     let mut device = File::options().read(true).write(true).open(path).context("cannot open the new disk")?;
     let blocks = u32::try_from(DISK_BYTES / SECTOR_BYTES - 1).unwrap_or(u32::MAX);
     gpt::mbr::ProtectiveMBR::with_lb_size(blocks)
         .overwrite_lba0(&mut device)
+        .and_then(|_| {
+            device.seek(SeekFrom::Start(0))?;
+            Ok(device.write_all(mbr_code)?)
+        })
         .context("cannot write the protective MBR")?;
     let mut entries = BTreeMap::new();
     for (number, partition) in (1..).zip(table) {
@@ -156,7 +162,7 @@ mod tests {
         let path = folder.path().join("disk.raw");
         File::create_new(&path).unwrap().set_len(DISK_BYTES).unwrap();
         let table = layout::system_disk(DISK_BYTES, SECTOR_BYTES).unwrap();
-        write_table(&path, &table, "seed").unwrap();
+        write_table(&path, &table, "seed", &[0xee; bios::MBR_CODE_BYTES]).unwrap();
         let output =
             tools::Toolbox::open().unwrap().command("sgdisk").args(["-v", "-p"]).arg(&path).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

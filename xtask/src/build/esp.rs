@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use slots::environment::Environment;
 use storage::layout::ESP_BYTES;
 use tools::Toolbox;
 
@@ -15,9 +16,6 @@ use crate::paths;
 
 /// Volume serial number of the file system; fixed for reproducible builds. Nothing searches for it.
 const SERIAL: &str = "494d4253";
-
-/// Size of a GRUB environment block in bytes (grub-editenv's `DEFAULT_ENVBLK_SIZE`).
-const GRUBENV_BYTES: usize = 1024;
 
 /// Files of the tools tree and their places. fbx64.efi is left out on purpose: it would write boot entries that
 /// outlive a replaced disk.
@@ -39,7 +37,7 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
         needs: &[],
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/esp.rs")),
-            Input::Path(paths::root().join("image/grub")),
+            Input::Path(scripts()),
             Input::Value("tools", toolbox.identity()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
         ],
@@ -70,15 +68,32 @@ fn make(room: &Room, toolbox: &Toolbox) -> Result<()> {
     for (source, place) in FROM_TOOLS {
         put(&toolbox.path_of(source), place)?;
     }
-    put(&paths::root().join("image/grub/grub.cfg"), "EFI/debian/grub.cfg")?;
+    for name in ["grub.cfg", "slots.cfg"] {
+        put(&scripts().join(name), &format!("EFI/debian/{name}"))?;
+    }
+    // Without variables: grub.cfg has the defaults.
     let grubenv = room.scratch("grubenv");
-    fs::write(&grubenv, empty_grubenv()).context("cannot write grubenv")?;
-    put(&grubenv, "EFI/debian/grubenv")
+    fs::write(&grubenv, Environment::default().render()?).context("cannot write grubenv")?;
+    for name in slots::store::FILES {
+        put(&grubenv, &format!("EFI/debian/{name}"))?;
+    }
+    Ok(())
 }
 
-/// An environment block without variables: grub.cfg has the defaults.
-fn empty_grubenv() -> Vec<u8> {
-    let mut block = b"# GRUB Environment Block\n".to_vec();
-    block.resize(GRUBENV_BYTES, b'#');
-    block
+fn scripts() -> PathBuf {
+    paths::root().join("image/grub")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grub_can_read_its_scripts() {
+        let toolbox = Toolbox::open().unwrap();
+        for name in ["grub.cfg", "slots.cfg"] {
+            let output = toolbox.command("grub-script-check").arg(scripts().join(name)).output().unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
 }

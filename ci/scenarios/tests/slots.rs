@@ -1,0 +1,139 @@
+//! A new system in the other slot proves itself, or the machine is back on the old one within three tries; and a slot
+//! that was good is never restarted because of its data.
+
+use anyhow::{Context, Result, ensure};
+use api::{Check, Level};
+use lab::{BOOT, COMMAND, Machine, SHUTDOWN, scenario, wait_until};
+use scenarios::{BootImage, User, backup_server_with, payload};
+use std::time::Duration;
+
+/// Writing and reading back 400 MB, with emulated processors.
+const WRITE: Duration = Duration::from_secs(300);
+/// Three tries that fail, each by running into a watchdog, and a boot that succeeds.
+const FALLBACK: Duration = Duration::from_secs(900);
+/// A good slot that wanted to restart because of its data would have done it by then.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Writes a boot image (by serial number) and the common root into the slot that does not run.
+fn write_slot(server: &Machine, boot: &str) -> Result<()> {
+    let said = server.run_ok(
+        &format!(
+            "/usr/lib/infimonitor/slots write --boot /dev/disk/by-id/virtio-{boot} \
+             --root /dev/disk/by-id/virtio-root --verity /dev/disk/by-id/virtio-verity"
+        ),
+        WRITE,
+    )?;
+    ensure!(said.contains("starts next"), "{said}");
+    Ok(())
+}
+
+/// Waits until the check `system` says this.
+fn wait_for_system(user: &User, level: Level, message: &str, within: Duration) -> Result<()> {
+    wait_until(message, within, || {
+        let check = check(user, "system")?;
+        ensure!(check.level == level && check.message == message, "{check:?}");
+        Ok(())
+    })
+}
+
+fn check(user: &User, name: &str) -> Result<Check> {
+    let checks = user.status()?.checks;
+    checks.into_iter().find(|check| check.name == name).with_context(|| format!("there is no check {name}"))
+}
+
+/// How often the kernel of a slot was started since the last restart that was asked for.
+fn starts(server: &Machine, slot: &str) -> Result<usize> {
+    let started = format!("infimonitor.slot={slot} ");
+    let lines = server.serial()?;
+    Ok(lines.lines().filter(|line| line.contains("] Command line:") && line.contains(&started)).count())
+}
+
+#[test]
+fn a_new_system_proves_itself_or_the_old_one_is_back_within_three_tries() -> anyhow::Result<()> {
+    scenario("slots", |lab| {
+        let image = |name: &str, version: &str, options: &str| {
+            BootImage { name, version, options }.make(lab.toolbox(), lab.folder())
+        };
+        let good = image("good", "9.0.2", "")?;
+        let unhealthy = image("unhealthy", "9.0.3", "systemd.mask=infimonitor-backupd.service")?;
+        let hanging = image("hanging", "9.0.4", "init=/usr/bin/cat systemd.watchdog_sec=20")?;
+        let (end, _) = lab.link("nobody-else");
+        let server = backup_server_with(lab, end, |builder| {
+            builder
+                .image("good", &good)
+                .image("unhealthy", &unhealthy)
+                .image("hanging", &hanging)
+                .image("root", &payload("root.erofs"))
+                .image("verity", &payload("root.verity"))
+        })?;
+        let user = User::of(&server)?;
+        let first = user.wait_for_api()?.versions.server;
+        wait_for_system(&user, Level::Ok, &format!("Version {first} runs from slot a."), COMMAND)?;
+
+        // What does not belong together is refused.
+        let wrong = server.run(
+            "/usr/lib/infimonitor/slots write --boot /dev/disk/by-id/virtio-good \
+             --root /dev/disk/by-id/virtio-verity --verity /dev/disk/by-id/virtio-root",
+            WRITE,
+        )?;
+        ensure!(wrong.success("slots write").is_err(), "images that do not belong together were written");
+
+        write_slot(&server, "good")?;
+        let expected =
+            format!("Version {first} runs from slot a; version 9.0.2 in slot b starts at the next restart.");
+        wait_for_system(&user, Level::Ok, &expected, COMMAND)?;
+        server.reboot(SHUTDOWN)?;
+        wait_for_system(&user, Level::Ok, "Version 9.0.2 runs from slot b.", BOOT)?;
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
+
+        // Its boot partition is damaged: GRUB takes the other slot at once.
+        write_slot(&server, "good")?;
+        server.run_ok("dd if=/dev/zero of=/dev/disk/by-partlabel/boot-a bs=4096 count=1; sync", COMMAND)?;
+        server.reboot(SHUTDOWN)?;
+        let expected = "Slot a should run, and cannot be read; version 9.0.2 runs from slot b instead.";
+        wait_for_system(&user, Level::Warn, expected, BOOT)?;
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
+
+        // Its root is damaged: verity notices, the kernel panics and restarts.
+        write_slot(&server, "good")?;
+        server.run_ok("dd if=/dev/urandom of=/dev/disk/by-partlabel/root-a bs=1M count=8; sync", COMMAND)?;
+        server.reboot(SHUTDOWN)?;
+        let failed = "Version 9.0.2 in slot a did not come up; version 9.0.2 runs from slot b instead.";
+        wait_for_system(&user, Level::Warn, failed, FALLBACK)?;
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (3, 1));
+
+        for (name, version) in [("unhealthy", "9.0.3"), ("hanging", "9.0.4")] {
+            write_slot(&server, name)?;
+            server.reboot(SHUTDOWN)?;
+            let failed = format!(
+                "Version {version} in slot a did not come up; version 9.0.2 runs from slot b instead."
+            );
+            wait_for_system(&user, Level::Warn, &failed, FALLBACK)?;
+            assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (3, 1), "{name}");
+        }
+
+        // A good slot lives with a full data volume, and with a lost one.
+        server
+            .run_ok("head -c 1T /dev/zero >/data/fill 2>/dev/shm/why; grep 'No space' /dev/shm/why", WRITE)?;
+        server.reboot(SHUTDOWN)?;
+        user.wait_for_api()?;
+        wait_until("the full volume in the status", COMMAND, || {
+            let check = check(&user, "free-space")?;
+            ensure!(check.level == Level::Fail && check.message.contains("full"), "{check:?}");
+            Ok(())
+        })?;
+        server.run_ok(
+            "systemctl stop infimonitor-backupd infimonitor-hostd infimonitor-ftpd; umount /data && \
+             dd if=/dev/zero of=/dev/disk/by-partlabel/data bs=1M count=65; sync",
+            COMMAND,
+        )?;
+        server.reboot(SHUTDOWN)?;
+        user.wait_for_api()?;
+        let lost = check(&user, "data-volume")?;
+        assert!(lost.level == Level::Fail && lost.message.contains("is blank, and it held"), "{lost:?}");
+        server.wait_for_serial("infimonitor data-problem: ", COMMAND)?;
+        std::thread::sleep(STEADY);
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
+        user.status().map(drop)
+    })
+}
