@@ -13,11 +13,12 @@ mod programs;
 mod system;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde::Serialize;
 use tools::mirror::Mirrors;
 use tools::{Cache, Mkosi, Toolbox, Tree};
 
@@ -25,11 +26,11 @@ use crate::jobs::{Graph, Outcome};
 use crate::{paths, preflight};
 
 /// Version of everything that is built.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The date of all files in the image, seconds since 1970: 2026-11-23. A constant raised with each release, not
 /// the commit's time: otherwise every commit would make a new root, though nothing in it changed.
-const SOURCE_DATE_EPOCH: u64 = 1_795_392_000;
+pub const SOURCE_DATE_EPOCH: u64 = 1_795_392_000;
 
 /// Jobs that run at a time; mkosi and cargo are parallel by themselves.
 const PARALLEL_JOBS: usize = 2;
@@ -55,6 +56,18 @@ impl Profile {
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Make everything in dist/ from source.\n\n\
+        Checks the host first and installs what it lacks (as root or with sudo). Runs only what a change reaches: \
+        nothing changed takes a second, one line of a program under a minute, the first build some six minutes. \
+        An interrupted build leaves nothing half-made; the next one goes on from there.",
+    after_help = "Files:\n  \
+        dist/           finished files only\n  \
+        .build/PROFILE/ intermediate results; logs/ has a log for each job\n  \
+        ~/.cache/infimonitor-backup (or below $XDG_CACHE_HOME): mkosi, tools trees, packages\n\n\
+        Exit status: 0 done, 1 a job failed (the end of its log is shown), 2 wrong arguments, \
+        3 the host cannot build (every reason and what mends it is shown)"
+)]
 pub struct Options {
     /// Trade compression and optimisation for time
     #[arg(long, value_enum, default_value = "dev")]
@@ -68,6 +81,9 @@ pub struct Options {
     /// Fetch newer packages from the mirror
     #[arg(long)]
     refresh: bool,
+    /// Print the outcome as one JSON document on standard output, progress on standard error
+    #[arg(long)]
+    json: bool,
     /// Make the trees that only tests use, too
     #[arg(skip)]
     test_trees: bool,
@@ -76,7 +92,13 @@ pub struct Options {
 impl Options {
     /// What tests need: all trees and the dev disk, without the disk where nothing boots.
     pub fn for_tests(tools_only: bool) -> Self {
-        Self { profile: Profile::Dev, no_install: false, tools_only, refresh: false, test_trees: true }
+        let profile = Profile::Dev;
+        Self { profile, no_install: false, tools_only, refresh: false, json: false, test_trees: true }
+    }
+
+    /// What a release needs.
+    pub fn for_release() -> Self {
+        Self { profile: Profile::Release, test_trees: false, ..Self::for_tests(false) }
     }
 }
 
@@ -84,7 +106,7 @@ impl Options {
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let cache = Cache::locate()?;
-    let work = paths::work().join(options.profile.name());
+    let work = work(options.profile);
     preflight::run(!options.no_install, &[cache.root(), &work])?;
     fs::create_dir_all(work.join("logs")).with_context(|| format!("cannot create {}", work.display()))?;
     let _lock = lock(&work)?;
@@ -108,8 +130,40 @@ pub fn run(options: &Options) -> Result<()> {
         disk::job(&work),
     ];
     let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
-    print_summary(&outcomes, start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    if options.json {
+        let summary = Summary { seconds, jobs: &outcomes, disk: paths::system_disk() };
+        println!("{}", serde_json::to_string_pretty(&summary).context("cannot print the outcome")?);
+    } else {
+        print_summary(&outcomes, seconds);
+    }
     Ok(())
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    seconds: f64,
+    jobs: &'a [Outcome],
+    disk: PathBuf,
+}
+
+/// Folder of a profile's intermediate results.
+pub fn work(profile: Profile) -> PathBuf {
+    paths::work().join(profile.name())
+}
+
+/// What a release consists of: each file, and its name there.
+pub fn artifacts(work: &Path) -> Vec<(PathBuf, String)> {
+    let payloads = system::Payloads::of(work);
+    let name = |what: &str| format!("infimonitor-backup-server-{VERSION}{what}");
+    vec![
+        (paths::system_disk(), name(".raw")),
+        (boot::image(work), name(".boot.squashfs")),
+        (payloads.root, name(".root.erofs")),
+        (payloads.verity, name(".root.verity")),
+        (payloads.packages, name(".packages.json")),
+    ]
 }
 
 /// One build at a time in a checkout: the second waits.

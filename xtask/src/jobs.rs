@@ -67,7 +67,7 @@ impl Room {
     pub fn run(&self, command: &mut Command) -> Result<()> {
         let program = command.get_program().to_string_lossy().into_owned();
         self.note(&format!("+ {command:?}"))?;
-        let status = command
+        let status = ending_with_us(command)
             .stdin(Stdio::null())
             .stdout(self.log()?)
             .stderr(self.log()?)
@@ -78,6 +78,23 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// The same command under `setpriv`, which has the kernel end it when this program ends, however that is: a build that is
+/// killed leaves no mkosi behind.
+fn ending_with_us(command: &Command) -> Command {
+    let mut under = Command::new("setpriv");
+    under.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => under.env(name, value),
+            None => under.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        under.current_dir(folder);
+    }
+    under
 }
 
 /// Characters of a log line that an error message shows; progress bars write lines without end.

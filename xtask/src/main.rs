@@ -2,10 +2,12 @@
 
 mod build;
 mod cargo;
+mod clean;
 mod demo;
 mod jobs;
 mod paths;
 mod preflight;
+mod release;
 mod test;
 mod vm;
 
@@ -26,6 +28,10 @@ enum Command {
     Build(build::Options),
     /// Check everything: format, lints, unit and integration tests, VM scenarios
     Test(test::Options),
+    /// Remove what was built
+    Clean(clean::Options),
+    /// Make a release: dist/<version>/ with checksums, package list and versions
+    Release(release::Options),
     /// Boot a backup server and a monitor, paired, with data being written
     Demo(demo::Options),
     /// Boot what was built, with its console in this terminal
@@ -35,6 +41,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build(options) => build::run(&options),
+        Command::Clean(options) => clean::run(&options),
+        Command::Release(options) => release::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
@@ -43,7 +51,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<preflight::Unfit>() { 3 } else { 1 })
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 /// Free space that a first build takes, in bytes: tools tree 0.8 GB, packages 0.4, incremental trees 1.2,
 /// programs 3, payloads and disk 1.5; rounded up.
@@ -48,6 +48,18 @@ struct Verdict {
     problems: Vec<String>,
 }
 
+/// The host cannot build.
+#[derive(Debug)]
+pub struct Unfit(String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
 /// Checks the host; installs what is missing unless `install` is false.
 ///
 /// # Errors
@@ -60,18 +72,18 @@ pub fn run(install: bool, folders: &[&Path]) -> Result<()> {
     }
     let command = install_command(&host, &verdict.packages);
     if !verdict.problems.is_empty() || !install || command.is_none() {
-        bail!("{}", report(&verdict, host.root));
+        return Err(Unfit(report(&verdict, host.root)).into());
     }
     let Some((program, arguments)) = command else { return Ok(()) };
     eprintln!("installing what the build needs: {program} {}", arguments.join(" "));
     let status =
         Command::new(program).args(&arguments).status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {
-        bail!("{}", report(&verdict, host.root));
+        return Err(Unfit(report(&verdict, host.root)).into());
     }
     let left = judge(&inspect(folders)?);
     if left != Verdict::default() {
-        bail!("{}", report(&left, host.root));
+        return Err(Unfit(report(&left, host.root)).into());
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
 
 use super::progress::Progress;
 use super::stamp::Stamp;
@@ -17,7 +18,7 @@ use super::{Job, Room, fingerprint, tail};
 const TAIL_LINES: usize = 25;
 
 /// What came of one job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     /// The job's name.
     pub name: &'static str,
