@@ -1,5 +1,6 @@
 //! Calling cargo from a program that cargo runs.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The cargo that runs this program, without what it told this program about itself.
@@ -12,6 +13,12 @@ pub fn command() -> Command {
         cargo.env_remove(name);
     }
     cargo
+}
+
+/// Where cargo keeps the sources of libraries.
+pub fn home() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
 }
 
 /// Whether cargo set a variable to describe the package that it runs, which is this one.

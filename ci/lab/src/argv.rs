@@ -17,6 +17,8 @@ pub struct Files {
     pub disk: PathBuf,
     /// Further disks (qcow2), as many as the spec has.
     pub extra_disks: Vec<PathBuf>,
+    /// Log of all writes to the system disk (dm-log-writes' format), if one is wanted.
+    pub write_log: Option<PathBuf>,
     /// Images (raw) that the guest may only read, each with its serial number.
     pub images: Vec<(String, PathBuf)>,
     /// Firmware code and this VM's own copy of its variables; none for SeaBIOS.
@@ -105,9 +107,9 @@ fn flash_chip(node: &str, path: &Path, read_only: bool) -> String {
 }
 
 fn disks(args: &mut Args, spec: &Spec, files: &Files) {
-    disk(args, 0, &files.disk, spec.bus, "system", true);
+    disk(args, 0, &files.disk, spec.bus, "system", files.write_log.as_deref());
     for (index, (extra, path)) in spec.extra_disks.iter().zip(&files.extra_disks).enumerate() {
-        disk(args, index + 1, path, extra.bus, &extra.serial, false);
+        disk(args, index + 1, path, extra.bus, &extra.serial, None);
     }
     for (index, (serial, path)) in files.images.iter().enumerate() {
         image(args, index, serial, path);
@@ -127,12 +129,20 @@ fn image(args: &mut Args, index: usize, serial: &str, path: &Path) {
 
 /// The host's page cache is used and flushes are passed on: what the guest was told is on disk survives QEMU's
 /// sudden end.
-fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, boots: bool) {
+fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, write_log: Option<&Path>) {
     let file = json!({ "driver": "file", "filename": path });
     let node = format!("disk{index}");
-    let blockdev = json!({ "driver": "qcow2", "node-name": node, "discard": "unmap", "file": file });
+    let image = json!({ "driver": "qcow2", "discard": "unmap", "file": file });
+    let mut blockdev = match write_log {
+        None => image,
+        Some(log) => {
+            let log = json!({ "driver": "file", "filename": log });
+            json!({ "driver": "blklogwrites", "discard": "unmap", "file": image, "log": log })
+        }
+    };
+    blockdev["node-name"] = node.as_str().into();
     args.option("-blockdev", blockdev.to_string());
-    let boot = if boots { ",bootindex=1" } else { "" };
+    let boot = if index == 0 { ",bootindex=1" } else { "" };
     let serial = serial.replace(',', ",,");
     match bus {
         Bus::VirtioBlk => {
@@ -229,6 +239,7 @@ mod tests {
             disk: "/run/disk.qcow2".into(),
             extra_disks: vec![],
             images: vec![],
+            write_log: None,
             flash: Some(Flash { code: "/fw/code.fd".into(), variables: "/run/vars.fd".into() }),
             oem_string: None,
             qmp: "/s/qmp".into(),
@@ -309,6 +320,18 @@ mod tests {
         assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=two".to_owned()));
         assert!(devices.contains(&"virtio-scsi-pci,id=scsi2".to_owned()));
         assert!(devices.contains(&"scsi-hd,bus=scsi2.0,drive=disk2,serial=three".to_owned()));
+    }
+
+    #[test]
+    fn writes_are_logged_above_the_image() {
+        let args = argv(&spec(), &Files { write_log: Some("/run/log".into()), ..files() });
+        let node: serde_json::Value = values(&args, "-blockdev")
+            .iter()
+            .map(|value| serde_json::from_str(value).unwrap())
+            .find(|node: &serde_json::Value| node["node-name"] == "disk0")
+            .unwrap();
+        assert_eq!((&node["driver"], &node["log"]["filename"]), (&"blklogwrites".into(), &"/run/log".into()));
+        assert_eq!(node["file"]["file"]["filename"], "/run/disk.qcow2");
     }
 
     #[test]

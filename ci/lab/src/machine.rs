@@ -40,6 +40,7 @@ pub struct MachineBuilder<'lab> {
     spec: Spec,
     disk: Option<PathBuf>,
     images: Vec<(String, PathBuf)>,
+    write_log: Option<PathBuf>,
     oem_string: Option<String>,
     root_password: Option<String>,
     address: Option<Ipv4Addr>,
@@ -53,6 +54,7 @@ impl<'lab> MachineBuilder<'lab> {
             spec,
             disk: None,
             images: Vec::new(),
+            write_log: None,
             oem_string: None,
             root_password: None,
             address: None,
@@ -98,6 +100,12 @@ impl<'lab> MachineBuilder<'lab> {
     /// Adds a raw image as a disk that can only be read: `/dev/disk/by-id/virtio-<serial>`.
     pub fn image(mut self, serial: &str, image: &Path) -> Self {
         self.images.push((serial.to_owned(), image.to_owned()));
+        self
+    }
+
+    /// Logs all writes to the system disk into a new file, in the format of dm-log-writes.
+    pub fn log_writes(mut self, log: &Path) -> Self {
+        self.write_log = Some(log.to_owned());
         self
     }
 
@@ -166,10 +174,14 @@ impl<'lab> MachineBuilder<'lab> {
         };
         set_address(&mut self.spec, address);
         let toolbox = self.lab.toolbox();
+        if let Some(log) = &self.write_log {
+            fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        }
         let files = Files {
             disk: disks::overlay(toolbox, &image, &folder)?,
             extra_disks: disks::blanks(toolbox, &self.spec.extra_disks, &folder)?,
             images: self.images,
+            write_log: self.write_log,
             flash: None, // by the firmware of each boot
             oem_string: self
                 .oem_string

@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tools::Toolbox;
 
+pub mod write_log;
+
+/// Time for writing a slot and reading it back, 400 MB with emulated processors.
+pub const WRITE_SLOT: Duration = Duration::from_secs(300);
 /// Password of root at the console of test machines.
 pub const ROOT_PASSWORD: &str = "look inside";
 /// The network between the two machines.

@@ -53,6 +53,18 @@ fn make(room: &Room, profile: Profile) -> Result<()> {
     for (program, _) in PROGRAMS {
         cargo.args(["--package", program]);
     }
+    if profile == Profile::Release {
+        // A release is the same wherever it is built. Not for dev: the flags would have cargo compile everything twice,
+        // for the image and for the tests.
+        cargo.env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            without_paths(&[
+                (paths::root(), "/build"),
+                (&target(), "/build/target"),
+                (&cargo::home(), "/cargo"),
+            ]),
+        );
+    }
     room.run(&mut cargo)?;
     for (program, folder) in PROGRAMS {
         let folder = room.scratch("tree").join(folder);
@@ -67,13 +79,33 @@ fn make(room: &Room, profile: Profile) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo puts a program: its target folder can be set from outside, and profile `dev` writes to `debug`.
+/// Flags that put a fixed name in the place of each folder that rustc would write into programs (panic messages).
+fn without_paths(folders: &[(&Path, &str)]) -> String {
+    let flag = |(folder, name): &(&Path, &str)| format!("--remap-path-prefix={}={name}", folder.display());
+    folders.iter().map(flag).collect::<Vec<_>>().join("\x1f")
+}
+
+/// cargo's target folder, which can be set from outside.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| paths::root().join("target"), PathBuf::from)
+}
+
+/// Where cargo puts a program: profile `dev` writes to `debug`.
 fn compiled(profile: Profile, program: &str) -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| paths::root().join("target"), PathBuf::from);
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => "release",
     };
-    target.join(folder).join(program)
+    target().join(folder).join(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_get_fixed_names() {
+        let flags = without_paths(&[(Path::new("/home/a b"), "/build"), (Path::new("/c"), "/cargo")]);
+        assert_eq!(flags, "--remap-path-prefix=/home/a b=/build\x1f--remap-path-prefix=/c=/cargo");
+    }
 }
