@@ -7,6 +7,7 @@
 mod catalog;
 mod id;
 mod manifest;
+pub mod rotation;
 
 pub use catalog::{Entry, PARTIAL_PREFIX, list, monitors};
 pub use id::{BackupId, BackupIdError};

@@ -1,6 +1,6 @@
 //! Which slot is started, and what follows from how it went (design D3, D4). Pure.
 //!
-//! grub.cfg takes the same decision at boot, in its own language; the scenario `grub-decision` runs it on every state
+//! grub.cfg takes the same decision at boot, in its own language; the scenario `grub` runs it on every state
 //! there is and compares it with [`choose`].
 //!
 //! A slot is *good* once it came up healthy; a new one is not. Every start is counted before it happens, and the count

@@ -60,7 +60,7 @@ impl Disk {
         }
     }
 
-    /// The slot that starts, and whether it is whole. Which one GRUB takes is what the library says (`grub-decision`).
+    /// The slot that starts, and whether it is whole. Which one GRUB takes is what the library says (scenario `grub`).
     fn starts(&self, boot_b: &Path) -> Result<(Slot, bool)> {
         let esp = range("esp")?;
         let mut source = &self.file;

@@ -1,0 +1,354 @@
+//! Which backup goes next, and why: the one planner behind daily rotation, low space, and the answer of
+//! `GET /v1/rotation/plan` (design D11). Pure.
+//!
+//! It names one backup at a time. btrfs gives space back later than it deletes, so after each deletion the caller
+//! measures and asks again; a list made in advance would delete too much.
+
+use crate::BackupId;
+use api::Reason;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Verified backups that age alone never removes, unless the console sets another number.
+pub const FLOOR: usize = 3;
+/// Below this free space is low, in bytes.
+pub const LOW_SPACE_BYTES: u64 = 10_000_000_000;
+/// Below this share of the volume (one in so many) free space is low.
+pub const LOW_SPACE_SHARE: u64 = 10;
+/// How long a backup made before a resync is protected at most.
+pub const PROTECTION: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// Whether a backup was proven to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Not yet, or superseded before it was.
+    None,
+    /// It restores.
+    Verified,
+    /// It does not.
+    Failed,
+}
+
+/// What the planner knows of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Whose it is.
+    pub monitor: Uuid,
+    /// Its id.
+    pub id: BackupId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Why it was made.
+    pub reason: Reason,
+    /// Somebody pinned it.
+    pub pinned: bool,
+    /// Whether it was proven.
+    pub proof: Proof,
+}
+
+/// What was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long backups are kept; `None`: as long as there is space.
+    pub retention: Option<SignedDuration>,
+    /// Newest verified backups that age alone never removes.
+    pub floor: usize,
+    /// Free space is low below this, in bytes.
+    pub low_space_bytes: u64,
+    /// Free space is low below this share of the volume.
+    pub low_space_share: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            retention: None,
+            floor: FLOOR,
+            low_space_bytes: LOW_SPACE_BYTES,
+            low_space_share: LOW_SPACE_SHARE,
+        }
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The clock.
+    pub time: Timestamp,
+    /// The clock has not jumped by more than a day, or somebody confirmed it.
+    pub clock_is_trusted: bool,
+    /// Size of the data volume in bytes.
+    pub total: u64,
+    /// Free on it in bytes.
+    pub free: u64,
+}
+
+/// Why a backup goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It is older than the retention period.
+    Age,
+    /// Space is low, and it is the oldest that may go.
+    Space,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing has to go.
+    Nothing,
+    /// Delete this one, wait until its space is free, and ask again.
+    Delete {
+        /// Whose backup.
+        monitor: Uuid,
+        /// Which.
+        id: BackupId,
+        /// Why.
+        why: Why,
+    },
+    /// Space is low and nothing may go: somebody has to be told.
+    Stuck,
+}
+
+impl Rules {
+    /// Whether free space is low.
+    pub fn is_low(&self, total: u64, free: u64) -> bool {
+        free < self.low_space_bytes || free < total / self.low_space_share.max(1)
+    }
+}
+
+/// What low space demands, at any time.
+pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
+    if !rules.is_low(now.total, now.free) {
+        return Decision::Nothing;
+    }
+    oldest(deletable(candidates, now)).map_or(Decision::Stuck, |candidate| delete(candidate, Why::Space))
+}
+
+/// What the retention period demands, once a day.
+///
+/// Age removes nothing while the clock is in doubt, of the newest verified ones ([`Rules::floor`]), or of a monitor
+/// that has no verified backup younger than the period: then something is wrong, and the old ones are all there is.
+pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
+    let Some(retention) = rules.retention.filter(|_| now.clock_is_trusted) else { return Decision::Nothing };
+    let age = |candidate: &Candidate| now.time.duration_since(candidate.created);
+    let mut verified: BTreeMap<Uuid, Vec<&Candidate>> = BTreeMap::new();
+    for candidate in candidates.iter().filter(|candidate| candidate.proof == Proof::Verified) {
+        verified.entry(candidate.monitor).or_default().push(candidate);
+    }
+    for backups in verified.values_mut() {
+        backups.sort_by_key(|candidate| std::cmp::Reverse((candidate.created, &candidate.id)));
+    }
+    let expired = deletable(candidates, now).filter(|candidate| {
+        let Some(verified) = verified.get(&candidate.monitor) else { return false };
+        age(candidate) > retention
+            && verified.first().is_some_and(|newest| age(newest) <= retention)
+            && !verified.iter().take(rules.floor).any(|kept| kept.id == candidate.id)
+    });
+    oldest(expired).map_or(Decision::Nothing, |candidate| delete(candidate, Why::Age))
+}
+
+/// Everything that would go now, in order, if each deletion freed nothing but what `bytes` says of it.
+pub fn plan(
+    candidates: &[Candidate],
+    rules: &Rules,
+    now: &Now,
+    bytes: impl Fn(&Candidate) -> u64,
+) -> Vec<(BackupId, Why)> {
+    let (mut left, mut now, mut plan) = (candidates.to_vec(), *now, Vec::new());
+    loop {
+        let decision = match for_age(&left, rules, &now) {
+            Decision::Delete { monitor, id, why } => Decision::Delete { monitor, id, why },
+            Decision::Nothing | Decision::Stuck => for_space(&left, rules, &now),
+        };
+        let Decision::Delete { monitor, id, why } = decision else { return plan };
+        let Some(at) = left.iter().position(|candidate| candidate.monitor == monitor && candidate.id == id)
+        else {
+            return plan;
+        };
+        now.free = now.free.saturating_add(bytes(&left.remove(at)));
+        plan.push((id, why));
+    }
+}
+
+fn delete(candidate: &Candidate, why: Why) -> Decision {
+    Decision::Delete { monitor: candidate.monitor, id: candidate.id.clone(), why }
+}
+
+fn oldest<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
+    candidates.min_by_key(|candidate| (candidate.created, &candidate.id))
+}
+
+/// What may go at all: neither pinned, nor protected, nor the newest verified one of its monitor.
+fn deletable<'a>(candidates: &'a [Candidate], now: &'a Now) -> impl Iterator<Item = &'a Candidate> {
+    candidates.iter().filter(move |candidate| {
+        let newer_verified = |other: &&Candidate| {
+            other.monitor == candidate.monitor
+                && other.proof == Proof::Verified
+                && (other.created, &other.id) > (candidate.created, &candidate.id)
+        };
+        let newer = candidates.iter().find(newer_verified).is_some();
+        let newest_verified = candidate.proof == Proof::Verified && !newer;
+        let protected = candidate.reason == Reason::BeforeResync
+            && !newer
+            && now.time.duration_since(candidate.created) <= PROTECTION;
+        !candidate.pinned && !newest_verified && !protected
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+    const GB: u64 = 1_000_000_000;
+
+    fn monitor(number: u8) -> Uuid {
+        Uuid::from_u128(u128::from(number) + 1)
+    }
+
+    fn today() -> Timestamp {
+        "2026-11-24T12:00:00Z".parse().unwrap()
+    }
+
+    /// A backup that is so many days old.
+    fn backup(days: i64, proof: Proof) -> Candidate {
+        let created = today() - DAY * i32::try_from(days).unwrap();
+        let id = BackupId::at(created, |_| false).unwrap();
+        Candidate { monitor: monitor(0), id, created, reason: Reason::Schedule, pinned: false, proof }
+    }
+
+    fn now(free: u64) -> Now {
+        Now { time: today(), clock_is_trusted: true, total: 500 * GB, free }
+    }
+
+    fn keep(days: i32) -> Rules {
+        Rules { retention: Some(DAY * days), ..Rules::default() }
+    }
+
+    fn goes(decision: Decision) -> Option<String> {
+        match decision {
+            Decision::Delete { id, .. } => Some(id.to_string()),
+            Decision::Nothing => None,
+            Decision::Stuck => Some("stuck".into()),
+        }
+    }
+
+    #[test]
+    fn age_removes_the_oldest_but_not_what_proves_that_restoring_works() {
+        use Proof::{None as Unproven, Verified};
+        let days = |list: &[(i64, Proof)]| {
+            list.iter().map(|(days, proof)| backup(*days, *proof)).collect::<Vec<_>>()
+        };
+        let expired = |days: i64| Some(backup(days, Unproven).id.to_string());
+        let table = [
+            (days(&[(1, Verified), (2, Unproven), (40, Unproven), (41, Unproven)]), expired(41)),
+            (days(&[(1, Verified), (2, Unproven), (29, Unproven)]), None),
+            // the floor: the newest three verified ones stay, however old
+            (days(&[(1, Verified), (40, Verified), (41, Verified), (42, Verified)]), expired(42)),
+            (days(&[(1, Verified), (40, Verified), (41, Verified)]), None),
+            // nothing verified within the period, or at all
+            (days(&[(31, Verified), (40, Unproven)]), None),
+            (days(&[(1, Unproven), (40, Unproven)]), None),
+            (vec![], None),
+        ];
+        for (candidates, expected) in table {
+            assert_eq!(goes(for_age(&candidates, &keep(30), &now(400 * GB))), expected, "{candidates:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_in_doubt_expires_nothing_and_no_period_neither() {
+        let candidates = [backup(1, Proof::Verified), backup(40, Proof::None)];
+        let doubtful = Now { clock_is_trusted: false, ..now(400 * GB) };
+        assert_eq!(for_age(&candidates, &keep(30), &doubtful), Decision::Nothing);
+        assert_eq!(for_age(&candidates, &Rules::default(), &now(400 * GB)), Decision::Nothing);
+        let earlier = Now { time: Timestamp::UNIX_EPOCH, ..now(400 * GB) };
+        assert_eq!(for_age(&candidates, &keep(30), &earlier), Decision::Nothing);
+    }
+
+    #[test]
+    fn low_space_removes_the_oldest_that_may_go_or_says_that_none_may() {
+        let pinned = Candidate { pinned: true, ..backup(50, Proof::None) };
+        let resync = Candidate { reason: Reason::BeforeResync, ..backup(5, Proof::None) };
+        let verified = backup(10, Proof::Verified);
+        let old = backup(20, Proof::Verified);
+        let table = [
+            (vec![pinned.clone(), verified.clone(), old.clone()], 49 * GB, Some(old.id.to_string())),
+            (vec![pinned.clone(), verified.clone(), old.clone()], 51 * GB, None),
+            (vec![pinned.clone(), verified.clone()], 49 * GB, Some("stuck".into())),
+            // protected: no verified backup since, and not 14 days old
+            (vec![resync.clone(), verified.clone()], 49 * GB, Some("stuck".into())),
+            (vec![resync.clone(), backup(1, Proof::Verified)], 49 * GB, Some(resync.id.to_string())),
+        ];
+        for (candidates, free, expected) in table {
+            assert_eq!(
+                goes(for_space(&candidates, &Rules::default(), &now(free))),
+                expected,
+                "{candidates:?}"
+            );
+        }
+        let late = Candidate { reason: Reason::BeforeResync, ..backup(15, Proof::None) };
+        let decision = for_space(&[late.clone(), verified], &Rules::default(), &now(GB));
+        assert_eq!(goes(decision), Some(late.id.to_string()));
+    }
+
+    #[test]
+    fn the_plan_goes_on_until_there_is_room() {
+        let candidates: Vec<_> = (1..=9).map(|days| backup(days, Proof::Verified)).collect();
+        let plan = plan(&candidates, &keep(7), &now(40 * GB), |_| 4 * GB);
+        // 8 and 9 by age; then one more until 50 GB are free
+        let ids: Vec<_> = plan.iter().map(|(id, why)| (id.to_string(), *why)).collect();
+        let expected = [(9, Why::Age), (8, Why::Age), (7, Why::Space)];
+        assert_eq!(ids, expected.map(|(days, why)| (backup(days, Proof::None).id.to_string(), why)));
+    }
+
+    fn any_candidate() -> impl Strategy<Value = Candidate> {
+        (0..100i64, 0..2u8, any::<bool>(), 0..3u8, 0..3u8).prop_map(|(days, owner, pinned, proof, reason)| {
+            Candidate {
+                monitor: monitor(owner),
+                pinned,
+                reason: [Reason::OnDemand, Reason::Schedule, Reason::BeforeResync][usize::from(reason)],
+                ..backup(days, [Proof::None, Proof::Verified, Proof::Failed][usize::from(proof)])
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_there_is_what_has_to_stay_stays(
+            mut candidates in prop::collection::vec(any_candidate(), 0..30),
+            retention in 1..60i32,
+            free in 0..600u64,
+            each in 0..50u64,
+        ) {
+            candidates.sort_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
+            candidates.dedup_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
+            let (rules, now) = (keep(retention), now(free * GB));
+            let plan = plan(&candidates, &rules, &now, |_| each * GB);
+            prop_assert!(plan.len() <= candidates.len());
+            for owner in [monitor(0), monitor(1)] {
+                let own: Vec<_> = candidates.iter().filter(|candidate| candidate.monitor == owner).collect();
+                let newest = own.iter().filter(|c| c.proof == Proof::Verified).max_by_key(|c| c.created);
+                let lost = |candidate: &Candidate| {
+                    // The ids of the two monitors may be equal; then only what both lose is lost for sure.
+                    plan.iter().filter(|(id, _)| *id == candidate.id).count()
+                        >= candidates.iter().filter(|other| other.id == candidate.id).count()
+                };
+                prop_assert!(!newest.is_some_and(|newest| lost(newest)), "the newest verified one went");
+                prop_assert!(!own.iter().any(|candidate| candidate.pinned && lost(candidate)), "a pinned one went");
+            }
+            for (id, why) in &plan {
+                let young = candidates
+                    .iter()
+                    .filter(|c| c.id == *id)
+                    .all(|c| now.time.duration_since(c.created) <= DAY * retention);
+                prop_assert!(*why == Why::Space || !young, "a young one went by age");
+            }
+            let by_space = plan.iter().filter(|(_, why)| *why == Why::Space).count();
+            prop_assert!(by_space == 0 || rules.is_low(now.total, now.free), "space was not low");
+        }
+    }
+}
