@@ -8,6 +8,7 @@ mod catalog;
 mod id;
 mod manifest;
 pub mod rotation;
+pub mod schedule;
 
 pub use catalog::{Entry, PARTIAL_PREFIX, list, monitors};
 pub use id::{BackupId, BackupIdError};
