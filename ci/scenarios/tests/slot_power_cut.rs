@@ -83,80 +83,88 @@ impl Disk {
     }
 }
 
-#[test]
-fn whatever_reached_the_disk_a_whole_system_starts() -> anyhow::Result<()> {
-    scenario("slot-power-cut", |lab| {
-        let boot =
-            BootImage { name: "new", version: "9.0.2", options: "" }.make(lab.toolbox(), lab.folder())?;
-        let log = lab.folder().join("writes.log");
-        let (end, _) = lab.link("nobody-else");
-        let server = backup_server_with(lab, end, |builder| {
-            builder
-                .image("good", &boot)
-                .image("root", &payload("root.erofs"))
-                .image("verity", &payload("root.verity"))
-                .log_writes(&log)
-        })?;
-        User::of(&server)?.wait_for_api()?;
-        server.run_ok(
-            "/usr/lib/infimonitor/slots write --boot /dev/disk/by-id/virtio-good \
-             --root /dev/disk/by-id/virtio-root --verity /dev/disk/by-id/virtio-verity",
-            WRITE_SLOT,
-        )?;
-        server.shutdown(SHUTDOWN)?;
+/// Six minutes.
+mod full {
+    use super::*;
 
-        let log = WriteLog::open(&log)?;
-        let (esp, slot_b) = (range("esp")?, range("boot-b")?.start..range("verity-b")?.end);
-        let of = |range: &Range<u64>| -> Vec<usize> {
-            let touching = log.entries.iter().enumerate().filter(|(_, entry)| entry.touches(range));
-            touching.map(|(index, _)| index).collect()
-        };
-        let (env, slot) = (of(&esp), of(&slot_b));
-        ensure!(
-            env.len() >= 4 && slot.len() > CUTS,
-            "{} writes to the ESP, {} to slot b",
-            env.len(),
-            slot.len()
-        );
-        let spread = slot.iter().step_by(slot.len() / CUTS);
-        let cuts: BTreeSet<usize> =
-            env.iter().flat_map(|index| [*index, index + 1]).chain(spread.copied()).collect();
+    #[test]
+    fn whatever_reached_the_disk_a_whole_system_starts() -> anyhow::Result<()> {
+        scenario("slot-power-cut", |lab| {
+            let boot =
+                BootImage { name: "new", version: "9.0.2", options: "" }.make(lab.toolbox(), lab.folder())?;
+            let log = lab.folder().join("writes.log");
+            let (end, _) = lab.link("nobody-else");
+            let server = backup_server_with(lab, end, |builder| {
+                builder
+                    .image("good", &boot)
+                    .image("root", &payload("root.erofs"))
+                    .image("verity", &payload("root.verity"))
+                    .log_writes(&log)
+            })?;
+            User::of(&server)?.wait_for_api()?;
+            server.run_ok(
+                "/usr/lib/infimonitor/slots write --boot /dev/disk/by-id/virtio-good \
+                 --root /dev/disk/by-id/virtio-root --verity /dev/disk/by-id/virtio-verity",
+                WRITE_SLOT,
+            )?;
+            server.shutdown(SHUTDOWN)?;
 
-        let disk = Disk::new(lab.folder())?;
-        let (mut done, mut seen) = (0, Vec::new());
-        for cut in &cuts {
-            for entry in &log.entries[done..*cut] {
-                log.replay(entry, &disk.file)?;
-            }
-            done = *cut;
-            let (slot, whole) = disk.starts(&boot)?;
+            let log = WriteLog::open(&log)?;
+            let (esp, slot_b) = (range("esp")?, range("boot-b")?.start..range("verity-b")?.end);
+            let of = |range: &Range<u64>| -> Vec<usize> {
+                let touching = log.entries.iter().enumerate().filter(|(_, entry)| entry.touches(range));
+                touching.map(|(index, _)| index).collect()
+            };
+            let (env, slot) = (of(&esp), of(&slot_b));
             ensure!(
-                whole,
-                "after {cut} of {} writes slot {slot} starts, and it is not whole",
-                log.entries.len()
+                env.len() >= 4 && slot.len() > CUTS,
+                "{} writes to the ESP, {} to slot b",
+                env.len(),
+                slot.len()
             );
-            seen.push((*cut, slot));
-        }
-        let before = seen.iter().filter(|(_, slot)| *slot == Slot::A).count();
-        println!("{} cuts: slot a starts {before} times, slot b {}", seen.len(), seen.len() - before);
-        ensure!(
-            seen.last().is_some_and(|(_, slot)| *slot == Slot::B),
-            "slot b was written and does not start"
-        );
+            let spread = slot.iter().step_by(slot.len() / CUTS);
+            let cuts: BTreeSet<usize> =
+                env.iter().flat_map(|index| [*index, index + 1]).chain(spread.copied()).collect();
 
-        // GRUB itself, at a cut in the middle of the writing and at the end.
-        let middle = slot[slot.len() / 2];
-        for (cut, expected) in [(middle, Slot::A), (log.entries.len(), Slot::B)] {
             let disk = Disk::new(lab.folder())?;
-            for entry in &log.entries[..cut] {
-                log.replay(entry, &disk.file)?;
+            let (mut done, mut seen) = (0, Vec::new());
+            for cut in &cuts {
+                for entry in &log.entries[done..*cut] {
+                    log.replay(entry, &disk.file)?;
+                }
+                done = *cut;
+                let (slot, whole) = disk.starts(&boot)?;
+                ensure!(
+                    whole,
+                    "after {cut} of {} writes slot {slot} starts, and it is not whole",
+                    log.entries.len()
+                );
+                seen.push((*cut, slot));
             }
-            let machine =
-                lab.machine(&format!("cut-{cut}")).disk(&disk.path).firmware(Firmware::SeaBios).start()?;
-            machine.wait_for_serial(&format!("infimonitor.slot={expected} "), KERNEL)?;
-            machine.wait_for_serial(&format!("system in slot {expected} "), BOOT)?;
-            machine.kill()?;
-        }
-        Ok(())
-    })
+            let before = seen.iter().filter(|(_, slot)| *slot == Slot::A).count();
+            println!("{} cuts: slot a starts {before} times, slot b {}", seen.len(), seen.len() - before);
+            ensure!(
+                seen.last().is_some_and(|(_, slot)| *slot == Slot::B),
+                "slot b was written and does not start"
+            );
+
+            // GRUB itself, at a cut in the middle of the writing and at the end.
+            let middle = slot[slot.len() / 2];
+            for (cut, expected) in [(middle, Slot::A), (log.entries.len(), Slot::B)] {
+                let disk = Disk::new(lab.folder())?;
+                for entry in &log.entries[..cut] {
+                    log.replay(entry, &disk.file)?;
+                }
+                let machine = lab
+                    .machine(&format!("cut-{cut}"))
+                    .disk(&disk.path)
+                    .firmware(Firmware::SeaBios)
+                    .start()?;
+                machine.wait_for_serial(&format!("infimonitor.slot={expected} "), KERNEL)?;
+                machine.wait_for_serial(&format!("system in slot {expected} "), BOOT)?;
+                machine.kill()?;
+            }
+            Ok(())
+        })
+    }
 }
