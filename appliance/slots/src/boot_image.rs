@@ -70,8 +70,9 @@ struct Mounted(tempfile::TempDir);
 
 impl Mounted {
     fn new(image: &Path) -> Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("slot-").tempdir().context("cannot make a mount point")?;
+        // Not in /tmp: this runs early, when the root is read-only and nothing is mounted there yet.
+        let folder = tempfile::Builder::new().prefix("slot-").tempdir_in("/run");
+        let folder = folder.context("cannot make a mount point in /run")?;
         // mount(8), as it makes a loop device where the image is a file.
         let mut mount = Command::new("mount");
         mount
