@@ -108,6 +108,64 @@ pub struct Sizes {
 pub enum Verification {
     /// Not tried yet.
     Pending,
+    /// A newer backup was verified instead before this one's turn came.
+    Superseded,
+    /// It was started, recovered and checked.
+    Verified(Proof),
+    /// It did not start, or a check failed: it may not restore.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// When.
+    pub at: Timestamp,
+    /// Seconds from the clone's start until it took writes: what a restore takes beside the transfer.
+    pub restore_seconds: f64,
+    /// Seconds that the whole verification took.
+    pub seconds: f64,
+    /// How much was read.
+    pub depth: Depth,
+    /// What could not be checked, and why, as sentences.
+    #[serde(default)]
+    pub limits: Vec<String>,
+}
+
+/// How much a verification reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    /// It starts, recovers, and every database can be entered.
+    Start,
+    /// Also every table and index (`pg_amcheck`), and every page's checksum where the cluster has them.
+    Full,
+}
+
+/// Body of `POST /v1/backups/{id}/verify`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBackup {}
+
+/// Body of `PUT /v1/backups/{id}/pin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPin {
+    /// `true`: keep it. Unpinning needs the console (design D14).
+    pub pinned: bool,
+}
+
+/// Body of `PUT /v1/backups/{id}/comment`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetComment {
+    /// Free text, at most 1000 characters.
+    pub comment: String,
 }
 
 /// Body of `POST /v1/backups`.

@@ -8,15 +8,19 @@ mod backup;
 mod client;
 mod host;
 mod peer;
+mod rotation;
+mod settings;
 mod status;
 
 pub use backup::{
-    Backup, BackupList, Collation, CreateBackup, DamagedBackup, MANIFEST_FORMAT, MonitorRef, PostgresInfo,
-    Reason, Sizes, Verification,
+    Backup, BackupList, Collation, CreateBackup, DamagedBackup, Depth, MANIFEST_FORMAT, MonitorRef, PostgresInfo,
+    Proof, Reason, SetComment, SetPin, Sizes, Verification, VerifyBackup,
 };
 pub use client::{Client, ClientError};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
+pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, NextByAge, RotationPlan};
+pub use settings::{Day, Frequency, HOURS, RETENTION_DAYS, Settings, SettingsError};
 pub use status::{Check, Level, Space, State, Status, Versions};
 
 use serde::{Deserialize, Serialize};

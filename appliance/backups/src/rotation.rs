@@ -4,8 +4,7 @@
 //! It names one backup at a time. btrfs gives space back later than it deletes, so after each deletion the caller
 //! measures and asks again; a list made in advance would delete too much.
 
-use crate::BackupId;
-use api::Reason;
+use api::{Backup, Deletion, DeletionReason, Kept, KeptReason, NextByAge, Reason, RotationPlan, Verification};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -36,7 +35,7 @@ pub struct Candidate {
     /// Whose it is.
     pub monitor: Uuid,
     /// Its id.
-    pub id: BackupId,
+    pub id: String,
     /// When it was made.
     pub created: Timestamp,
     /// Why it was made.
@@ -84,29 +83,13 @@ pub struct Now {
     pub free: u64,
 }
 
-/// Why a backup goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It is older than the retention period.
-    Age,
-    /// Space is low, and it is the oldest that may go.
-    Space,
-}
-
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Nothing has to go.
     Nothing,
     /// Delete this one, wait until its space is free, and ask again.
-    Delete {
-        /// Whose backup.
-        monitor: Uuid,
-        /// Which.
-        id: BackupId,
-        /// Why.
-        why: Why,
-    },
+    Delete(Deletion),
     /// Space is low and nothing may go: somebody has to be told.
     Stuck,
 }
@@ -123,7 +106,7 @@ pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision
     if !rules.is_low(now.total, now.free) {
         return Decision::Nothing;
     }
-    oldest(deletable(candidates, now)).map_or(Decision::Stuck, |candidate| delete(candidate, Why::Space))
+    oldest(deletable(candidates, now)).map_or(Decision::Stuck, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Space)))
 }
 
 /// What the retention period demands, once a day.
@@ -138,7 +121,7 @@ pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
         verified.entry(candidate.monitor).or_default().push(candidate);
     }
     for backups in verified.values_mut() {
-        backups.sort_by_key(|candidate| std::cmp::Reverse((candidate.created, &candidate.id)));
+        backups.sort_by_key(|candidate| std::cmp::Reverse(candidate.age_key()));
     }
     let expired = deletable(candidates, now).filter(|candidate| {
         let Some(verified) = verified.get(&candidate.monitor) else { return false };
@@ -146,60 +129,121 @@ pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
             && verified.first().is_some_and(|newest| age(newest) <= retention)
             && !verified.iter().take(rules.floor).any(|kept| kept.id == candidate.id)
     });
-    oldest(expired).map_or(Decision::Nothing, |candidate| delete(candidate, Why::Age))
+    oldest(expired).map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
 }
 
-/// Everything that would go now, in order, if each deletion freed nothing but what `bytes` says of it.
-pub fn plan(
-    candidates: &[Candidate],
-    rules: &Rules,
-    now: &Now,
-    bytes: impl Fn(&Candidate) -> u64,
-) -> Vec<(BackupId, Why)> {
-    let (mut left, mut now, mut plan) = (candidates.to_vec(), *now, Vec::new());
-    loop {
-        let decision = match for_age(&left, rules, &now) {
-            Decision::Delete { monitor, id, why } => Decision::Delete { monitor, id, why },
-            Decision::Nothing | Decision::Stuck => for_space(&left, rules, &now),
-        };
-        let Decision::Delete { monitor, id, why } = decision else { return plan };
-        let Some(at) = left.iter().position(|candidate| candidate.monitor == monitor && candidate.id == id)
-        else {
-            return plan;
-        };
-        now.free = now.free.saturating_add(bytes(&left.remove(at)));
-        plan.push((id, why));
+/// What has to go now, by age or else by space.
+pub fn decide(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
+    match for_age(candidates, rules, now) {
+        Decision::Nothing => for_space(candidates, rules, now),
+        decision => decision,
     }
 }
 
-fn delete(candidate: &Candidate, why: Why) -> Decision {
-    Decision::Delete { monitor: candidate.monitor, id: candidate.id.clone(), why }
+/// What rotation would do now and next.
+pub fn plan(candidates: &[Candidate], rules: &Rules, now: &Now) -> RotationPlan {
+    let (mut left, mut going) = (candidates.to_vec(), Vec::new());
+    while let Decision::Delete(deletion) = for_age(&left, rules, now) {
+        left.retain(|candidate| !candidate.is(&deletion));
+        going.push(deletion);
+    }
+    // What the deletions above free is known when they are made, not before.
+    let for_space = if going.is_empty() { for_space(&left, rules, now) } else { Decision::Nothing };
+    let stuck = for_space == Decision::Stuck;
+    if let Decision::Delete(deletion) = for_space {
+        going.push(deletion);
+    }
+    let next = oldest(deletable(candidates, now));
+    let kept = candidates.iter().filter_map(|candidate| {
+        let why = kept(candidates, candidate, now)?;
+        Some(Kept { monitor: candidate.monitor, id: candidate.id.to_string(), why })
+    });
+    RotationPlan {
+        now: going,
+        next_for_space: next.map(|candidate| deletion(candidate, DeletionReason::Space)),
+        next_by_age: next.and_then(|candidate| {
+            let at = candidate.created.checked_add(rules.retention?).ok()?;
+            Some(NextByAge { monitor: candidate.monitor, id: candidate.id.to_string(), at })
+        }),
+        kept: kept.collect(),
+        stuck,
+        clock_is_trusted: now.clock_is_trusted,
+    }
+}
+
+impl Candidate {
+    /// Orders by age, the oldest first.
+    fn age_key(&self) -> (Timestamp, &str) {
+        (self.created, &self.id)
+    }
+
+    /// Whether it is the one that goes.
+    fn is(&self, deletion: &Deletion) -> bool {
+        self.monitor == deletion.monitor && self.id == deletion.id
+    }
+}
+
+impl From<&Backup> for Candidate {
+    fn from(backup: &Backup) -> Self {
+        Self {
+            monitor: backup.monitor.id,
+            id: backup.id.clone(),
+            created: backup.created,
+            reason: backup.reason,
+            pinned: backup.pinned,
+            proof: match backup.verification {
+                Verification::Pending | Verification::Superseded => Proof::None,
+                Verification::Verified(_) => Proof::Verified,
+                Verification::Failed { .. } => Proof::Failed,
+            },
+        }
+    }
+}
+
+fn deletion(candidate: &Candidate, why: DeletionReason) -> Deletion {
+    Deletion { monitor: candidate.monitor, id: candidate.id.to_string(), why }
 }
 
 fn oldest<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
-    candidates.min_by_key(|candidate| (candidate.created, &candidate.id))
+    candidates.min_by_key(|candidate| candidate.age_key())
 }
 
-/// What may go at all: neither pinned, nor protected, nor the newest verified one of its monitor.
+/// What may go at all.
 fn deletable<'a>(candidates: &'a [Candidate], now: &'a Now) -> impl Iterator<Item = &'a Candidate> {
-    candidates.iter().filter(move |candidate| {
-        let newer_verified = |other: &&Candidate| {
-            other.monitor == candidate.monitor
-                && other.proof == Proof::Verified
-                && (other.created, &other.id) > (candidate.created, &candidate.id)
-        };
-        let newer = candidates.iter().find(newer_verified).is_some();
-        let newest_verified = candidate.proof == Proof::Verified && !newer;
-        let protected = candidate.reason == Reason::BeforeResync
-            && !newer
-            && now.time.duration_since(candidate.created) <= PROTECTION;
-        !candidate.pinned && !newest_verified && !protected
-    })
+    candidates.iter().filter(move |candidate| kept(candidates, candidate, now).is_none())
+}
+
+/// Why no rule may remove it: pinned, protected, or the newest verified one of its monitor; and where none is
+/// verified, the newest that did not fail, since it may be all there is.
+fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<KeptReason> {
+    let own = || candidates.iter().filter(|other| other.monitor == candidate.monitor);
+    let newer = |proof: fn(Proof) -> bool| {
+        own().any(|other| proof(other.proof) && other.age_key() > candidate.age_key())
+    };
+    let newer_verified = newer(|proof| proof == Proof::Verified);
+    if candidate.pinned {
+        Some(KeptReason::Pinned)
+    } else if candidate.proof == Proof::Verified && !newer_verified {
+        Some(KeptReason::NewestVerified)
+    } else if candidate.reason == Reason::BeforeResync
+        && !newer_verified
+        && now.time.duration_since(candidate.created) <= PROTECTION
+    {
+        Some(KeptReason::BeforeResync)
+    } else if candidate.proof == Proof::None
+        && !own().any(|other| other.proof == Proof::Verified)
+        && !newer(|proof| proof == Proof::None)
+    {
+        Some(KeptReason::Newest)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BackupId;
     use proptest::prelude::*;
 
     const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -217,7 +261,7 @@ mod tests {
     fn backup(days: i64, proof: Proof) -> Candidate {
         let created = today() - DAY * i32::try_from(days).unwrap();
         let id = BackupId::at(created, |_| false).unwrap();
-        Candidate { monitor: monitor(0), id, created, reason: Reason::Schedule, pinned: false, proof }
+        Candidate { monitor: monitor(0), id: id.to_string(), created, reason: Reason::Schedule, pinned: false, proof }
     }
 
     fn now(free: u64) -> Now {
@@ -228,9 +272,20 @@ mod tests {
         Rules { retention: Some(DAY * days), ..Rules::default() }
     }
 
+    /// Everything that goes, in order, if each deletion frees `bytes`.
+    fn simulate(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) -> Vec<Deletion> {
+        let (mut left, mut now, mut gone) = (candidates.to_vec(), *now, Vec::new());
+        while let Decision::Delete(deletion) = decide(&left, rules, &now) {
+            left.retain(|candidate| !candidate.is(&deletion));
+            now.free += bytes;
+            gone.push(deletion);
+        }
+        gone
+    }
+
     fn goes(decision: Decision) -> Option<String> {
         match decision {
-            Decision::Delete { id, .. } => Some(id.to_string()),
+            Decision::Delete(deletion) => Some(deletion.id),
             Decision::Nothing => None,
             Decision::Stuck => Some("stuck".into()),
         }
@@ -296,13 +351,34 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_goes_on_until_there_is_room() {
+    fn rotation_goes_on_until_there_is_room() {
         let candidates: Vec<_> = (1..=9).map(|days| backup(days, Proof::Verified)).collect();
-        let plan = plan(&candidates, &keep(7), &now(40 * GB), |_| 4 * GB);
+        let gone = simulate(&candidates, &keep(7), &now(40 * GB), 4 * GB);
         // 8 and 9 by age; then one more until 50 GB are free
-        let ids: Vec<_> = plan.iter().map(|(id, why)| (id.to_string(), *why)).collect();
-        let expected = [(9, Why::Age), (8, Why::Age), (7, Why::Space)];
-        assert_eq!(ids, expected.map(|(days, why)| (backup(days, Proof::None).id.to_string(), why)));
+        let expected = [(9, DeletionReason::Age), (8, DeletionReason::Age), (7, DeletionReason::Space)];
+        assert_eq!(gone, expected.map(|(days, why)| deletion(&backup(days, Proof::None), why)));
+    }
+
+    #[test]
+    fn the_plan_says_what_goes_next_and_why_the_rest_stays() {
+        let pinned = Candidate { pinned: true, ..backup(50, Proof::None) };
+        let candidates = [pinned.clone(), backup(3, Proof::Verified), backup(9, Proof::None)];
+        let plan = plan(&candidates, &keep(30), &now(400 * GB));
+        assert_eq!((&plan.now, plan.stuck), (&vec![], false));
+        assert_eq!(plan.next_for_space, Some(deletion(&candidates[2], DeletionReason::Space)));
+        let next = plan.next_by_age.unwrap();
+        assert_eq!((next.id, next.at), (candidates[2].id.clone(), today() + DAY * 21));
+        let kept: Vec<_> = plan.kept.iter().map(|kept| (kept.id.as_str(), kept.why)).collect();
+        let expected = [(&pinned, KeptReason::Pinned), (&candidates[1], KeptReason::NewestVerified)];
+        assert_eq!(kept, expected.map(|(candidate, why)| (candidate.id.as_str(), why)));
+    }
+
+    #[test]
+    fn the_newest_backup_stays_while_none_is_verified() {
+        let candidates = [backup(3, Proof::None), backup(2, Proof::None), backup(1, Proof::Failed)];
+        let gone = simulate(&candidates, &Rules::default(), &now(0), 0);
+        let expected = [0, 2].map(|at: usize| deletion(&candidates[at], DeletionReason::Space));
+        assert_eq!(gone, expected);
     }
 
     fn any_candidate() -> impl Strategy<Value = Candidate> {
@@ -327,27 +403,23 @@ mod tests {
             candidates.sort_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
             candidates.dedup_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
             let (rules, now) = (keep(retention), now(free * GB));
-            let plan = plan(&candidates, &rules, &now, |_| each * GB);
-            prop_assert!(plan.len() <= candidates.len());
+            let gone = simulate(&candidates, &rules, &now, each * GB);
+            let lost = |candidate: &Candidate| gone.iter().any(|deletion| candidate.is(deletion));
             for owner in [monitor(0), monitor(1)] {
                 let own: Vec<_> = candidates.iter().filter(|candidate| candidate.monitor == owner).collect();
-                let newest = own.iter().filter(|c| c.proof == Proof::Verified).max_by_key(|c| c.created);
-                let lost = |candidate: &Candidate| {
-                    // The ids of the two monitors may be equal; then only what both lose is lost for sure.
-                    plan.iter().filter(|(id, _)| *id == candidate.id).count()
-                        >= candidates.iter().filter(|other| other.id == candidate.id).count()
-                };
+                let newest = own.iter().filter(|c| c.proof == Proof::Verified).max_by_key(|c| c.age_key());
                 prop_assert!(!newest.is_some_and(|newest| lost(newest)), "the newest verified one went");
                 prop_assert!(!own.iter().any(|candidate| candidate.pinned && lost(candidate)), "a pinned one went");
+                let usable = |c: &&&Candidate| c.proof != Proof::Failed;
+                let left = own.iter().filter(|candidate| !lost(candidate)).filter(usable).count();
+                prop_assert!(left > 0 || own.iter().filter(usable).count() == 0, "nothing usable is left");
             }
-            for (id, why) in &plan {
-                let young = candidates
-                    .iter()
-                    .filter(|c| c.id == *id)
-                    .all(|c| now.time.duration_since(c.created) <= DAY * retention);
-                prop_assert!(*why == Why::Space || !young, "a young one went by age");
+            for candidate in &candidates {
+                let young = now.time.duration_since(candidate.created) <= DAY * retention;
+                let by_age = gone.iter().any(|d| candidate.is(d) && d.why == DeletionReason::Age);
+                prop_assert!(!by_age || !young, "a young one went by age");
             }
-            let by_space = plan.iter().filter(|(_, why)| *why == Why::Space).count();
+            let by_space = gone.iter().filter(|deletion| deletion.why == DeletionReason::Space).count();
             prop_assert!(by_space == 0 || rules.is_low(now.total, now.free), "space was not low");
         }
     }

@@ -3,64 +3,10 @@
 //! The rule for every frequency: a backup is due when a time of the schedule has passed since the last one that the
 //! schedule made. So what was missed while the machine was off is made up for at once, and once only.
 
+use api::{Day, Frequency};
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
-use serde::{Deserialize, Serialize};
-
-/// Fewest and most hours of [`Frequency::Hours`].
-pub const HOURS: std::ops::RangeInclusive<u8> = 1..=24;
-
-/// How often backups are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "every", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Frequency {
-    /// Every so many hours, counted from the last one.
-    Hours {
-        /// In [`HOURS`].
-        hours: u8,
-    },
-    /// Every day at a time of the clock.
-    Day {
-        /// Hours and minutes.
-        at: Time,
-    },
-    /// Every week.
-    Week {
-        /// On this day.
-        on: Day,
-        /// At this time.
-        at: Time,
-    },
-}
-
-/// A day of the week, as in settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the days of the week")]
-pub enum Day {
-    Monday,
-    Tuesday,
-    Wednesday,
-    Thursday,
-    Friday,
-    Saturday,
-    Sunday,
-}
-
-impl Day {
-    fn weekday(self) -> Weekday {
-        match self {
-            Self::Monday => Weekday::Monday,
-            Self::Tuesday => Weekday::Tuesday,
-            Self::Wednesday => Weekday::Wednesday,
-            Self::Thursday => Weekday::Thursday,
-            Self::Friday => Weekday::Friday,
-            Self::Saturday => Weekday::Saturday,
-            Self::Sunday => Weekday::Sunday,
-        }
-    }
-}
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,21 +17,36 @@ pub enum Due {
     At(Timestamp),
 }
 
-impl Frequency {
-    /// Whether a backup is due, `last` being the time of the last one that the schedule made.
-    ///
-    /// A last one in the future was made under a clock that was wrong, and counts as none.
-    ///
-    /// # Errors
-    /// The clock is at the edge of what can be computed (years -9999 to 9999).
-    pub fn due(&self, last: Option<Timestamp>, now: Timestamp, zone: &TimeZone) -> Result<Due, jiff::Error> {
-        let Some(last) = last.filter(|last| *last <= now) else { return Ok(Due::Now) };
-        let next = match self {
-            Self::Hours { hours } => last.checked_add(SignedDuration::from_hours(i64::from(*hours)))?,
-            Self::Day { at } => next_after(last, zone, *at, None)?,
-            Self::Week { on, at } => next_after(last, zone, *at, Some(on.weekday()))?,
-        };
-        Ok(if next <= now { Due::Now } else { Due::At(next) })
+/// Whether a backup is due, `made` being the times of those that the schedule made.
+///
+/// One in the future was made under a clock that was wrong, and counts as none.
+///
+/// # Errors
+/// The clock is at the edge of what can be computed (years -9999 to 9999).
+pub fn due(
+    frequency: Frequency,
+    made: impl IntoIterator<Item = Timestamp>,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Result<Due, jiff::Error> {
+    let Some(last) = made.into_iter().filter(|made| *made <= now).max() else { return Ok(Due::Now) };
+    let next = match frequency {
+        Frequency::Hours { hours } => last.checked_add(SignedDuration::from_hours(i64::from(hours)))?,
+        Frequency::Day { at } => next_after(last, zone, at, None)?,
+        Frequency::Week { on, at } => next_after(last, zone, at, Some(weekday(on)))?,
+    };
+    Ok(if next <= now { Due::Now } else { Due::At(next) })
+}
+
+fn weekday(day: Day) -> Weekday {
+    match day {
+        Day::Monday => Weekday::Monday,
+        Day::Tuesday => Weekday::Tuesday,
+        Day::Wednesday => Weekday::Wednesday,
+        Day::Thursday => Weekday::Thursday,
+        Day::Friday => Weekday::Friday,
+        Day::Saturday => Weekday::Saturday,
+        Day::Sunday => Weekday::Sunday,
     }
 }
 
@@ -154,20 +115,14 @@ mod tests {
             (six_hours, "1970-01-01T00:00:00Z", "2026-11-24T12:00:00Z", None),
         ];
         for (frequency, last, now, expected) in table {
-            let due = frequency.due(Some(time(last)), time(now), &berlin()).unwrap();
+            let answer = due(frequency, [time(last)], time(now), &berlin()).unwrap();
             let expected = expected.map_or(Due::Now, |expected| Due::At(time(expected)));
-            assert_eq!(due, expected, "{frequency:?} after {last} at {now}");
+            assert_eq!(answer, expected, "{frequency:?} after {last} at {now}");
         }
-        assert_eq!(daily("01:00").due(None, time("1970-01-01T00:00:00Z"), &berlin()).unwrap(), Due::Now);
-    }
-
-    #[test]
-    fn settings_say_it_in_words() {
-        let text = r#"{"every":"week","on":"sunday","at":"03:00:00"}"#;
-        let frequency: Frequency = serde_json::from_str(text).unwrap();
-        assert_eq!(frequency, Frequency::Week { on: Day::Sunday, at: at("03:00") });
-        assert_eq!(serde_json::to_string(&frequency).unwrap(), text);
-        assert!(serde_json::from_str::<Frequency>(r#"{"every":"hours","hours":6,"at":"03:00"}"#).is_err());
+        let mixed = [time("2045-01-01T00:00:00Z"), time("2026-11-24T00:00:00Z")];
+        let answer = due(daily("01:00"), mixed, time("2026-11-24T12:00:00Z"), &berlin()).unwrap();
+        assert_eq!(answer, Due::At(time("2026-11-25T00:00:00Z")), "one of the future hides none of the past");
+        assert_eq!(due(daily("01:00"), [], time("1970-01-01T00:00:00Z"), &berlin()).unwrap(), Due::Now);
     }
 
     proptest! {
@@ -182,12 +137,12 @@ mod tests {
                 None => (Frequency::Day { at }, 24),
             };
             let last = Timestamp::from_second(seconds).unwrap();
-            let Due::At(next) = frequency.due(Some(last), last, &berlin()).unwrap() else {
+            let Due::At(next) = due(frequency, [last], last, &berlin()).unwrap() else {
                 panic!("due at once, {frequency:?}");
             };
             prop_assert!(next > last);
             prop_assert!(next.duration_since(last) <= SignedDuration::from_hours(period + 1));
-            prop_assert_eq!(frequency.due(Some(last), next, &berlin()).unwrap(), Due::Now);
+            prop_assert_eq!(due(frequency, [last], next, &berlin()).unwrap(), Due::Now);
         }
     }
 }

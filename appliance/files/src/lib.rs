@@ -5,6 +5,10 @@
 //! litter behind the next one; in return a file has one writer at a time, and a second one at the same moment gets an
 //! error instead of a mixture.
 
+mod document;
+
+pub use document::{Document, Loaded};
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
