@@ -68,6 +68,9 @@ pub struct PostgresInfo {
     pub system_identifier: String,
     /// Timeline.
     pub timeline: u32,
+    /// A superuser that may log in, for the check that the backup restores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser: Option<String>,
     /// WAL flushed by the standby before the snapshot: a restore must replay at least to here.
     pub flushed_lsn: String,
     /// Database block size in bytes.
@@ -184,6 +187,9 @@ pub struct BackupList {
     pub backups: Vec<Backup>,
     /// Snapshots whose manifest is missing or cannot be used; they are kept.
     pub damaged: Vec<DamagedBackup>,
+    /// Id of the one that is being verified now.
+    #[serde(default)]
+    pub verifying: Option<String>,
 }
 
 /// A snapshot without a usable manifest.

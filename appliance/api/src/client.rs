@@ -5,7 +5,8 @@
 //! gets another address keeps its identity; another machine at the same address does not get the password.
 
 use crate::{
-    Backup, BackupList, CONTROL_PORT, CreateBackup, ErrorBody, Peer, PeerInfo, SERVER_NAME, Status, USER,
+    Backup, BackupList, CONTROL_PORT, CreateBackup, ErrorBody, EventList, Peer, PeerInfo, RotationPlan,
+    SERVER_NAME, SetComment, SetPin, Settings, Status, USER, VerifyBackup,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -96,8 +97,7 @@ impl Client {
 
     /// `PUT /v1/peer`
     pub fn pair(&self, peer: &Peer) -> Result<PeerInfo, ClientError> {
-        let request = self.agent.put(url("/v1/peer"));
-        self.read(request.header("Authorization", &self.authorization).send_json(peer))
+        self.put("/v1/peer", peer)
     }
 
     /// `GET /v1/backups`
@@ -108,6 +108,50 @@ impl Client {
     /// `POST /v1/backups`
     pub fn create_backup(&self, request: &CreateBackup) -> Result<Backup, ClientError> {
         self.post("/v1/backups", request)
+    }
+
+    /// `GET /v1/backups/{id}`
+    pub fn backup(&self, id: &str) -> Result<Backup, ClientError> {
+        self.get(&format!("/v1/backups/{id}"))
+    }
+
+    /// `PUT /v1/backups/{id}/pin`
+    pub fn set_pin(&self, id: &str, request: SetPin) -> Result<Backup, ClientError> {
+        self.put(&format!("/v1/backups/{id}/pin"), &request)
+    }
+
+    /// `PUT /v1/backups/{id}/comment`
+    pub fn set_comment(&self, id: &str, request: &SetComment) -> Result<Backup, ClientError> {
+        self.put(&format!("/v1/backups/{id}/comment"), request)
+    }
+
+    /// `POST /v1/backups/{id}/verify`
+    pub fn verify_backup(&self, id: &str) -> Result<Backup, ClientError> {
+        self.post(&format!("/v1/backups/{id}/verify"), &VerifyBackup {})
+    }
+
+    /// `GET /v1/settings`
+    pub fn settings(&self) -> Result<Settings, ClientError> {
+        self.get("/v1/settings")
+    }
+
+    /// `PUT /v1/settings`
+    pub fn set_settings(&self, settings: &Settings) -> Result<Settings, ClientError> {
+        self.put("/v1/settings", settings)
+    }
+
+    /// `GET /v1/rotation/plan`
+    pub fn rotation_plan(&self) -> Result<RotationPlan, ClientError> {
+        self.get("/v1/rotation/plan")
+    }
+
+    /// `GET /v1/events`, those after number `after`
+    pub fn events(&self, after: Option<u64>) -> Result<EventList, ClientError> {
+        self.get(&after.map_or("/v1/events".into(), |after| format!("/v1/events?after={after}")))
+    }
+
+    fn put<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+        self.read(self.agent.put(url(path)).header("Authorization", &self.authorization).send_json(body))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

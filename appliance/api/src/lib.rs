@@ -6,6 +6,7 @@
 
 mod backup;
 mod client;
+mod event;
 mod host;
 mod peer;
 mod rotation;
@@ -13,10 +14,11 @@ mod settings;
 mod status;
 
 pub use backup::{
-    Backup, BackupList, Collation, CreateBackup, DamagedBackup, Depth, MANIFEST_FORMAT, MonitorRef, PostgresInfo,
-    Proof, Reason, SetComment, SetPin, Sizes, Verification, VerifyBackup,
+    Backup, BackupList, Collation, CreateBackup, DamagedBackup, Depth, MANIFEST_FORMAT, MonitorRef,
+    PostgresInfo, Proof, Reason, SetComment, SetPin, Sizes, Verification, VerifyBackup,
 };
 pub use client::{Client, ClientError};
+pub use event::{EVENTS_KEPT, Event, EventKind, EventList};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
 pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, NextByAge, RotationPlan};

@@ -260,7 +260,7 @@ impl<'a> Follower<'a> {
                 seen.replica = ReplicaView::Copying { progress: Some(at), elapsed: began.elapsed() };
                 self.shared.publish(state(&seen));
             };
-            self.shared.hostd.full_copy(self.peer, tablespaces, report).await?;
+            self.shared.hostd.full_copy(self.peer, tablespaces, false, report).await?;
             tracing::info!("full copy of monitor {} done in {:.1?}", self.peer.id, began.elapsed());
             anyhow::Ok(())
         };

@@ -1,20 +1,27 @@
 //! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
 
 use crate::pinned;
-use crate::shared::{Refusal, Shared};
-use api::{Backup, BackupList, CreateBackup, ErrorBody, Peer, PeerInfo, Status};
+use crate::shared::{Made, Refusal, Shared};
+use api::{
+    Backup, BackupList, CreateBackup, ErrorBody, EventList, Peer, PeerInfo, Reason, RotationPlan, SetComment,
+    SetPin, Settings, Status, VerifyBackup,
+};
 use auth::{Outcome, Verifier};
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
+use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
+use futures_util::{Stream, StreamExt as _};
+use hostd::Change;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
 
 /// Longest request body in bytes: a peer with its certificate, with room to spare.
 const BODY_MAX: usize = 128 * 1024;
@@ -35,6 +42,13 @@ pub fn router(app: App) -> Router {
         .route("/v1/peer", get(peer).put(pair))
         .route("/v1/backups", get(backups).post(create_backup))
         .route("/v1/backups/{id}", get(backup))
+        .route("/v1/backups/{id}/pin", put(pin))
+        .route("/v1/backups/{id}/comment", put(comment))
+        .route("/v1/backups/{id}/verify", post(verify))
+        .route("/v1/settings", get(settings).put(set_settings))
+        .route("/v1/rotation/plan", get(rotation_plan))
+        .route("/v1/events", get(events))
+        .route("/v1/events/live", get(live_events))
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such call; see /v1/status") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this call does not know that method")
@@ -71,24 +85,101 @@ async fn backups(State(app): State<App>) -> Result<Json<BackupList>, ApiError> {
 }
 
 async fn backup(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Backup>, ApiError> {
-    let list = blocking(move || app.shared.backups()).await?;
-    if let Some(damaged) = list.damaged.into_iter().find(|damaged| damaged.id == id) {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            format!("backup {id} is damaged: {}", damaged.problem),
-        ));
-    }
-    let found = list.backups.into_iter().find(|backup| backup.id == id);
-    found.map(Json).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("there is no backup {id}")))
+    Ok(Json(blocking(move || app.shared.find(&id)).await?))
 }
 
 async fn create_backup(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Backup>), ApiError> {
     let request: CreateBackup = if body.is_empty() { CreateBackup::default() } else { parse(&body)? };
-    if request.comment.chars().count() > api::COMMENT_MAX {
+    check_comment(&request.comment)?;
+    match app.shared.create_backup(Reason::OnDemand, request.comment).await? {
+        Made::Backup(backup) => Ok((StatusCode::CREATED, Json(*backup))),
+        Made::Unchanged(id) => {
+            Err(ApiError::new(StatusCode::CONFLICT, format!("it would be the same as {id}")))
+        }
+    }
+}
+
+async fn pin(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Backup>, ApiError> {
+    let SetPin { pinned } = parse(&body)?;
+    Ok(Json(app.shared.change_backup(&id, Change::Pinned(pinned)).await?))
+}
+
+async fn comment(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Backup>, ApiError> {
+    let SetComment { comment } = parse(&body)?;
+    check_comment(&comment)?;
+    Ok(Json(app.shared.change_backup(&id, Change::Comment(comment)).await?))
+}
+
+fn check_comment(comment: &str) -> Result<(), ApiError> {
+    if comment.chars().count() > api::COMMENT_MAX {
         let problem = format!("comment: must have at most {} characters", api::COMMENT_MAX);
         return Err(ApiError::field("comment", problem));
     }
-    Ok((StatusCode::CREATED, Json(app.shared.create_backup(request.comment).await?)))
+    Ok(())
+}
+
+async fn verify(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Backup>), ApiError> {
+    if !body.is_empty() {
+        let VerifyBackup {} = parse(&body)?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(blocking(move || app.shared.ask_verification(&id)).await?)))
+}
+
+async fn settings(State(app): State<App>) -> Json<Settings> {
+    Json(app.shared.settings())
+}
+
+async fn set_settings(State(app): State<App>, body: Bytes) -> Result<Json<Settings>, ApiError> {
+    let settings: Settings = parse(&body)?;
+    settings.check().map_err(|error| ApiError::field(error.field, error.to_string()))?;
+    let saved = settings.clone();
+    blocking(move || app.shared.set_settings(saved)).await?;
+    Ok(Json(settings))
+}
+
+async fn rotation_plan(State(app): State<App>) -> Result<Json<RotationPlan>, ApiError> {
+    Ok(Json(app.shared.rotation_plan().await?))
+}
+
+/// Query of `GET /v1/events`.
+#[derive(Debug, serde::Deserialize)]
+struct Since {
+    /// Only events with a higher number.
+    after: Option<u64>,
+}
+
+async fn events(State(app): State<App>, Query(since): Query<Since>) -> Json<EventList> {
+    Json(EventList { events: app.shared.events.after(since.after) })
+}
+
+/// Each event as it happens, and after a reconnection (`Last-Event-ID`) those that were missed.
+async fn live_events(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<sse::Event, axum::Error>>> {
+    let live = app.shared.events.live();
+    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let missed = seen.map(|seen| app.shared.events.after(Some(seen))).unwrap_or_default();
+    let as_sse = |event: api::Event| sse::Event::default().id(event.number.to_string()).json_data(event);
+    let live = futures_util::stream::unfold(live, |mut live| async {
+        loop {
+            match live.recv().await {
+                Ok(event) => return Some((event, live)),
+                // Its numbers show the gap.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    Sse::new(futures_util::stream::iter(missed).chain(live).map(as_sse)).keep_alive(sse::KeepAlive::default())
 }
 
 /// Lets through who knows the password; costly hashing happens beside the runtime.
@@ -199,6 +290,8 @@ impl ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
+            Refusal::Missing(why) => Self::new(StatusCode::NOT_FOUND, why),
+            Refusal::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, why),
             Refusal::Conflict(why) => Self::new(StatusCode::CONFLICT, why),
             Refusal::Unavailable(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
             Refusal::Failed(error) => Self::internal(&error),

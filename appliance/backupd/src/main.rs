@@ -3,13 +3,14 @@
 //! Runs as its own user without privileges; what needs root is asked of `hostd`.
 
 mod engine;
+mod events;
 mod http;
+mod keeper;
 mod monitor;
 mod pinned;
 mod shared;
 mod standby;
 mod status;
-mod store;
 
 use anyhow::{Context, Result};
 use auth::Verifier;
@@ -21,7 +22,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::PeerStore;
 use tracing_subscriber::EnvFilter;
 
 /// Time for requests under way when the daemon is stopped.
@@ -80,12 +80,9 @@ async fn main() -> Result<()> {
         data_problem: arguments.data_problem,
         slots_report: arguments.slots_report,
     };
-    let shared = Arc::new(Shared::load(
-        hostd::Client::new(arguments.hostd),
-        places,
-        PeerStore::new(&arguments.state_dir),
-    )?);
+    let shared = Arc::new(Shared::load(hostd::Client::new(arguments.hostd), places, &arguments.state_dir)?);
     tokio::spawn(engine::run(Arc::clone(&shared)));
+    tokio::spawn(keeper::run(Arc::clone(&shared)));
     let handle = axum_server::Handle::new();
     tokio::spawn(stop_on_signal(handle.clone()));
     tracing::info!("control API on {}", arguments.listen);

@@ -1,20 +1,33 @@
-//! What the loop and the API share: the pairing, the state, and the way to make a backup.
+//! What the loops and the API share: the pairing, the settings, the state, and the ways to make and change backups.
 
+use crate::events::Events;
 use crate::standby::Standby;
 use crate::status;
-use crate::store::PeerStore;
 use anyhow::{Context, Result};
-use api::{Backup, BackupList, DamagedBackup, MonitorRef, Peer, Reason, Space, State, Status, Versions};
+use api::{
+    Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, MonitorRef, Peer, Reason,
+    RotationPlan, Settings, Space, State, Status, Verification, Versions,
+};
 use backups::Entry;
-use hostd::BackupRequest;
+use files::Document;
+use hostd::{BackupRequest, Change};
 use jiff::Timestamp;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+
+/// Version of the form of what the daemon remembers.
+const FORMAT: u32 = 1;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// There is no such thing.
+    #[error("{0}")]
+    Missing(String),
+    /// The network password does not suffice for it.
+    #[error("{0}")]
+    Forbidden(String),
     /// The machine is not in a state for it.
     #[error("{0}")]
     Conflict(String),
@@ -37,13 +50,44 @@ pub struct Places {
     pub slots_report: PathBuf,
 }
 
-/// Shared by the loop and the API.
+/// What came of making a backup.
+#[derive(Debug)]
+pub enum Made {
+    /// It was made.
+    Backup(Box<Backup>),
+    /// Nothing has changed since the backup with this id, so a scheduled one would only be the same again.
+    Unchanged(String),
+}
+
+/// What the last look at rotation gave.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rotation {
+    stuck: bool,
+    clock_is_trusted: Option<bool>,
+}
+
+/// Shared by the loops and the API.
 #[derive(Debug)]
 pub struct Shared {
     /// The privileged process.
     pub hostd: hostd::Client,
+    /// What happened.
+    pub events: Events,
+    /// The settings have changed.
+    pub settings_changed: Notify,
+    /// Somebody wants a backup verified.
+    pub verification_asked: Notify,
     places: Places,
-    store: PeerStore,
+    peer_document: Document<Peer>,
+    settings_document: Document<Settings>,
+    settings: Mutex<Settings>,
+    /// What was damaged when it was read, as sentences without full stop.
+    damage: Vec<String>,
+    rotation: Mutex<Rotation>,
+    /// The backup that somebody wants to have verified.
+    asked: Mutex<Option<String>>,
+    /// The backup that is being verified.
+    verifying: Mutex<Option<String>>,
     pairing: watch::Sender<Option<Peer>>,
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
     pairing_lock: Mutex<()>,
@@ -53,18 +97,59 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Loads the pairing.
-    pub fn load(hostd: hostd::Client, places: Places, store: PeerStore) -> Result<Self> {
-        let peer = store.load()?;
+    /// Loads the pairing and the settings from the daemon's folder. What is damaged there and has no copy counts as not
+    /// set, and a check says so.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a newer version wrote it.
+    pub fn load(hostd: hostd::Client, places: Places, folder: &Path) -> Result<Self> {
+        let document = |name: &str| folder.join(name);
+        // It holds the replication role's password: for the daemon alone.
+        let peer_document = Document::new(document("peer.json"), FORMAT, 0o600);
+        let settings_document = Document::new(document("settings.json"), FORMAT, 0o600);
+        let (peer, settings) = (peer_document.load()?, settings_document.load()?);
+        let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
+        let events = Events::load(folder);
+        events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
+        for problem in &damage {
+            events.record(EventKind::Settings, Level::Fail, status::sentence(problem), None);
+        }
         Ok(Self {
             hostd,
+            events,
+            settings_changed: Notify::new(),
+            verification_asked: Notify::new(),
             places,
-            store,
-            pairing: watch::Sender::new(peer),
+            peer_document,
+            settings_document,
+            settings: Mutex::new(settings.value.unwrap_or_default()),
+            damage,
+            rotation: Mutex::default(),
+            asked: Mutex::default(),
+            verifying: Mutex::default(),
+            pairing: watch::Sender::new(peer.value),
             pairing_lock: Mutex::new(()),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             backup: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the settings, which were checked.
+    pub fn set_settings(&self, settings: Settings) -> Result<(), Refusal> {
+        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current != settings {
+            self.settings_document.save(&settings)?;
+            *current = settings;
+            drop(current);
+            self.events.record(EventKind::Settings, Level::Ok, "The settings were changed.", None);
+            self.settings_changed.notify_one();
+        }
+        Ok(())
     }
 
     /// The pairing as it changes.
@@ -95,8 +180,9 @@ impl Shared {
                 paired.info().endpoint()
             )));
         }
-        self.store.save(&peer)?;
-        tracing::info!("paired with monitor {} at {}", peer.id, peer.info().endpoint());
+        self.peer_document.save(&peer)?;
+        let message = format!("Paired with monitor {} at {}.", peer.id, peer.info().endpoint());
+        self.events.record(EventKind::Paired, Level::Ok, message, None);
         // An old state must not be read as the answer to the new pairing.
         self.publish(State::Connecting);
         self.pairing.send_replace(Some(peer));
@@ -106,11 +192,17 @@ impl Shared {
     /// Makes `state` the one that is shown.
     pub fn publish(&self, state: State) {
         let mut shown = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = if shown.0.name() == state.name() { shown.1 } else { Timestamp::now() };
-        if shown.0.name() != state.name() {
-            tracing::info!("state {} → {}", shown.0.name(), state.name());
+        if shown.0.name() == state.name() {
+            shown.0 = state;
+            return;
         }
-        *shown = (state, since);
+        tracing::info!("state {} → {}", shown.0.name(), state.name());
+        *shown = (state.clone(), Timestamp::now());
+        drop(shown);
+        let endpoint = self.peer().map(|peer| peer.info().endpoint());
+        let message = status::message(&state, endpoint.as_deref());
+        let level = status::replication_check(&state, &message).level;
+        self.events.record(EventKind::State, level, message, None);
     }
 
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
@@ -120,10 +212,23 @@ impl Shared {
         let message = status::message(&state, peer.as_ref().map(|peer| peer.endpoint()).as_deref());
         let problem = self.volume_problem();
         let space = if problem.is_none() { self.space() } else { None };
+        let rotation = *self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = match &peer {
+            Some(peer) => self
+                .backups()
+                .map(|list| list.backups.into_iter().filter(|backup| backup.monitor.id == peer.id).collect()),
+            None => Ok(Vec::new()),
+        };
+        let own = own.map_err(|refusal| refusal.to_string());
+        let settings = self.settings();
         let checks = vec![
             status::replication_check(&state, &message),
+            status::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
+            status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
-            status::space_check(space),
+            status::space_check(space, rotation.stuck),
+            status::clock_check(rotation.clock_is_trusted),
+            status::settings_check(&self.damage),
             status::password_check(is_default_password),
             status::system_check(
                 files::read(&self.places.slots_report).map_err(|error| format!("{error:#}")),
@@ -179,11 +284,40 @@ impl Shared {
             }
         }
         list.backups.sort_by_key(|backup| std::cmp::Reverse(backup.created));
+        list.verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(list)
     }
 
+    /// The backup with this id.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn find(&self, id: &str) -> Result<Backup, Refusal> {
+        let list = self.backups()?;
+        if let Some(damaged) = list.damaged.into_iter().find(|damaged| damaged.id == id) {
+            return Err(Refusal::Conflict(format!("backup {id} is damaged: {}", damaged.problem)));
+        }
+        let found = list.backups.into_iter().find(|backup| backup.id == id);
+        found.ok_or_else(|| Refusal::Missing(format!("there is no backup {id}")))
+    }
+
+    /// Whether there is a replica that a backup can be made of.
+    pub fn follows(&self) -> bool {
+        let shown = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(shown.0, State::Synchronized { .. } | State::Lagging { .. } | State::Disconnected { .. })
+    }
+
+    /// Whether rotation has to make room.
+    pub fn space_is_low(&self) -> bool {
+        let rules = backups::rotation::Rules::default();
+        self.space().is_some_and(|Space { total, free }| rules.is_low(total, free))
+    }
+
     /// Makes a backup now.
-    pub async fn create_backup(&self, comment: String) -> Result<Backup, Refusal> {
+    ///
+    /// # Errors
+    /// No monitor is paired, or its replica is not consistent; the data volume is not there; it went wrong.
+    pub async fn create_backup(&self, reason: Reason, comment: String) -> Result<Made, Refusal> {
         let _one_at_a_time = self.backup.lock().await;
         self.need_volume()?;
         let peer = self
@@ -201,18 +335,116 @@ impl Shared {
             .await
             .map_err(|error| not_ready(error.to_string()))?;
         let facts = standby.facts().await?;
+        let flushed_lsn = facts.flushed.to_string();
+        if reason == Reason::Schedule
+            && let Some(last) = self.backups()?.backups.iter().find(|last| last.monitor.id == peer.id)
+            && (&last.postgresql.flushed_lsn, last.postgresql.timeline) == (&flushed_lsn, facts.timeline)
+        {
+            return Ok(Made::Unchanged(last.id.clone()));
+        }
         let request = BackupRequest {
             monitor: MonitorRef { id: peer.id, version: peer.version },
-            reason: Reason::OnDemand,
+            reason,
             comment,
             version: facts.version,
-            flushed_lsn: facts.flushed.to_string(),
+            flushed_lsn,
             timeline: facts.timeline,
+            superuser: facts.superuser,
             collations: facts.collations,
         };
         let backup =
             self.hostd.create_backup(request).await.map_err(|error| Refusal::Failed(error.into()))?;
-        tracing::info!("backup {} made, snapshot in {:.1} ms", backup.id, backup.snapshot_ms);
+        let message =
+            format!("Backup {} was made, the snapshot took {:.0} ms.", backup.id, backup.snapshot_ms);
+        self.events.record(EventKind::Backup, Level::Ok, message, Some(&backup.id));
+        self.verification_asked.notify_one();
+        Ok(Made::Backup(Box::new(backup)))
+    }
+
+    /// Changes what is on record of a backup.
+    pub async fn change_backup(&self, id: &str, change: Change) -> Result<Backup, Refusal> {
+        let backup = self.find(id)?;
+        let what = match &change {
+            Change::Comment(_) => "Its comment was changed",
+            Change::Pinned(true) => "It was pinned",
+            Change::Pinned(false) => {
+                return Err(Refusal::Forbidden(
+                    "a backup is unpinned at the server's console: the network password must not suffice to destroy one"
+                        .into(),
+                ));
+            }
+        };
+        let changed = self
+            .hostd
+            .change_backup(backup.monitor.id, id, change)
+            .await
+            .map_err(|error| Refusal::Failed(error.into()))?;
+        self.events.record(EventKind::Settings, Level::Ok, format!("Backup {id}: {what}."), Some(id));
+        Ok(changed)
+    }
+
+    /// Has a backup verified when it is its turn.
+    pub fn ask_verification(&self, id: &str) -> Result<Backup, Refusal> {
+        let backup = self.find(id)?;
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup.id.clone());
+        self.verification_asked.notify_one();
         Ok(backup)
+    }
+
+    /// The backup that somebody wants to have verified.
+    pub fn take_asked(&self) -> Option<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Verifies a backup, which may take hours.
+    pub async fn verify(&self, backup: &Backup, depth: Depth) -> Result<(), Refusal> {
+        let set = |verifying| *self.verifying.lock().unwrap_or_else(PoisonError::into_inner) = verifying;
+        set(Some(backup.id.clone()));
+        let verified = self.hostd.verify_backup(backup.monitor.id, &backup.id, depth).await;
+        set(None);
+        let verified = verified.map_err(|error| Refusal::Failed(error.into()))?;
+        let (level, message) = match &verified.verification {
+            Verification::Verified(proof) => {
+                let seconds = proof.restore_seconds;
+                (Level::Ok, format!("Backup {} is verified, it restores in {seconds:.0} s.", backup.id))
+            }
+            Verification::Failed { reason, .. } => {
+                (Level::Fail, format!("Backup {} cannot be restored: {reason}.", backup.id))
+            }
+            Verification::Pending | Verification::Superseded => return Ok(()),
+        };
+        self.events.record(EventKind::Verification, level, message, Some(&backup.id));
+        Ok(())
+    }
+
+    /// Deletes what is too old or has to make room.
+    pub async fn rotate(&self) -> Result<(), Refusal> {
+        let retention = self.settings().retention_days;
+        let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
+        let (deleted, stuck) = self.hostd.rotate(retention).await.map_err(failed)?;
+        for Deletion { id, why, .. } in deleted {
+            let why = match why {
+                api::DeletionReason::Age => "it was older than the retention period",
+                api::DeletionReason::Space => "space was low and it was the oldest",
+                api::DeletionReason::OnDemand => "somebody asked for it",
+            };
+            let message = format!("Backup {id} was deleted: {why}.");
+            self.events.record(EventKind::Rotation, Level::Ok, message, Some(&id));
+        }
+        let clock = self.rotation_plan().await?.clock_is_trusted;
+        let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        if stuck && !rotation.stuck {
+            let message = "Space is low, and no backup may be deleted.";
+            self.events.record(EventKind::Rotation, Level::Fail, message, None);
+        }
+        *rotation = Rotation { stuck, clock_is_trusted: Some(clock) };
+        Ok(())
+    }
+
+    /// What rotation would do.
+    pub async fn rotation_plan(&self) -> Result<RotationPlan, Refusal> {
+        self.need_volume()?;
+        let retention = self.settings().retention_days;
+        self.hostd.rotation_plan(retention).await.map_err(|error| Refusal::Failed(error.into()))
     }
 }

@@ -60,6 +60,8 @@ pub struct Facts {
     pub flushed: Lsn,
     /// Timeline.
     pub timeline: u32,
+    /// The first superuser that may log in.
+    pub superuser: Option<String>,
     /// Locale of each database.
     pub collations: Vec<Collation>,
 }
@@ -103,7 +105,8 @@ impl Standby {
                 "select pg_catalog.current_setting('server_version'), \
                  greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), \
                  coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
-                 (select timeline_id from pg_catalog.pg_control_checkpoint()))",
+                 (select timeline_id from pg_catalog.pg_control_checkpoint())), \
+                 (select rolname from pg_catalog.pg_roles where rolsuper and rolcanlogin order by oid limit 1)",
             )
             .await?;
         let text = |at: usize, what: &str| {
@@ -111,6 +114,7 @@ impl Standby {
         };
         let flushed = text(1, "WAL position")?.parse()?;
         let timeline = text(2, "timeline")?.parse().context("the replica's timeline is no number")?;
+        let superuser = row.get(3).map(str::to_owned);
         // "17.6 (Debian 17.6-0+deb13u1)": the packager's part is no version
         let version = text(0, "version")?.split_whitespace().next().unwrap_or_default().to_owned();
         let databases = self.client.simple_query(
@@ -132,7 +136,7 @@ impl Standby {
                 }
             })
             .collect();
-        Ok(Facts { version, flushed, timeline, collations })
+        Ok(Facts { version, flushed, timeline, superuser, collations })
     }
 
     async fn row(&self, question: &str) -> Result<SimpleQueryRow> {

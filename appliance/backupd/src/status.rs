@@ -1,6 +1,7 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Check, Level, Space, State};
+use api::{Backup, Check, Frequency, Level, Settings, Space, State, Verification};
+use jiff::{SignedDuration, Timestamp};
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
@@ -28,7 +29,8 @@ pub fn message(state: &State, endpoint: Option<&str>) -> String {
     }
 }
 
-fn sentence(reason: &str) -> String {
+/// A reason as a sentence.
+pub fn sentence(reason: &str) -> String {
     let mut characters = reason.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", characters.as_str().trim_end_matches('.'))
@@ -87,15 +89,11 @@ pub fn volume_check(problem: Option<String>) -> Check {
     }
 }
 
-/// Below this free space is low, in bytes (design D11).
-const LOW_SPACE_BYTES: u64 = 10_000_000_000;
-/// Below this share of the volume free space is low (design D11).
-const LOW_SPACE_SHARE: u64 = 10;
 /// Below this PostgreSQL cannot be relied upon to go on, in bytes: WAL between two restartpoints (`max_wal_size`).
 const FULL_BYTES: u64 = 1 << 30;
 
-/// Check `free-space` of the data volume; `None`: it is not known.
-pub fn space_check(space: Option<Space>) -> Check {
+/// Check `free-space` of the data volume; `None`: it is not known. `stuck`: rotation may delete nothing more.
+pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
     let Some(Space { total, free }) = space else {
         return check(Level::Warn, "It is not known how much space is free.".into());
@@ -103,10 +101,103 @@ pub fn space_check(space: Option<Space>) -> Check {
     let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
     if free < FULL_BYTES {
         check(Level::Fail, format!("The data volume is full: {said}. Use a larger disk."))
-    } else if free < LOW_SPACE_BYTES || free < total / LOW_SPACE_SHARE {
-        check(Level::Warn, format!("Space is low: {said}."))
+    } else if backups::rotation::Rules::default().is_low(total, free) {
+        let rest = "no backup may be deleted; unpin some at the console or use a larger disk";
+        let (level, rest) =
+            if stuck { (Level::Fail, rest) } else { (Level::Warn, "the oldest backups are deleted") };
+        check(level, format!("Space is low: {said}; {rest}."))
     } else {
         check(Level::Ok, format!("{said}."))
+    }
+}
+
+/// Check `last-backup`: its age against the schedule. `backups` are the paired monitor's, newest first.
+pub fn backup_check(
+    settings: &Settings,
+    is_paired: bool,
+    backups: &Result<Vec<Backup>, String>,
+    now: Timestamp,
+) -> Check {
+    let period = SignedDuration::from_hours(match settings.frequency {
+        Frequency::Hours { hours } => i64::from(hours),
+        Frequency::Day { .. } => 24,
+        Frequency::Week { .. } => 7 * 24,
+    });
+    let (level, message) = match backups {
+        _ if !is_paired => (Level::Ok, "No monitor is paired, so no backup is due.".into()),
+        Err(error) => (Level::Fail, sentence(error)),
+        Ok(backups) => match backups.first() {
+            None => (Level::Warn, "There is no backup yet.".into()),
+            Some(backup) => {
+                let age = now.duration_since(backup.created);
+                // One may be late by half a period: a summer's hour, a slow start.
+                let level = if age > period * 3 {
+                    Level::Fail
+                } else if age > period * 3 / 2 {
+                    Level::Warn
+                } else {
+                    Level::Ok
+                };
+                (level, format!("The last backup was made {} ago.", ago(age)))
+            }
+        },
+    };
+    Check { name: "last-backup".into(), level, message }
+}
+
+/// Check `last-verification`. `backups` are the paired monitor's, newest first.
+pub fn verification_check(is_paired: bool, backups: &Result<Vec<Backup>, String>) -> Check {
+    let decided = |backup: &&Backup| {
+        matches!(backup.verification, Verification::Verified(_) | Verification::Failed { .. })
+    };
+    let (level, message) = match backups {
+        Err(error) => (Level::Fail, sentence(error)),
+        Ok(backups) => match backups.iter().find(decided) {
+            Some(Backup { id, verification: Verification::Failed { reason, .. }, .. }) => {
+                (Level::Fail, format!("Backup {id} cannot be restored: {}", sentence(reason)))
+            }
+            Some(Backup { id, verification: Verification::Verified(proof), .. }) => {
+                let limits: String = proof.limits.iter().map(|limit| format!(" {limit}")).collect();
+                let seconds = proof.restore_seconds;
+                (Level::Ok, format!("Backup {id} is verified, it restores in {seconds:.0} s.{limits}"))
+            }
+            _ if !is_paired || backups.is_empty() => (Level::Ok, "There is no backup to verify.".into()),
+            _ => (Level::Warn, "No backup is verified yet.".into()),
+        },
+    };
+    Check { name: "last-verification".into(), level, message }
+}
+
+/// Check `clock`; `None`: it was not looked at yet.
+pub fn clock_check(is_trusted: Option<bool>) -> Check {
+    let (level, message) = match is_trusted {
+        Some(false) => (
+            Level::Warn,
+            "The clock has jumped by more than a day; nothing expires by age until it is confirmed at the console.",
+        ),
+        Some(true) => (Level::Ok, "The clock runs evenly."),
+        None => (Level::Ok, "The clock was not looked at yet."),
+    };
+    Check { name: "clock".into(), level, message: message.into() }
+}
+
+/// Check `settings`: what was damaged when the daemon started.
+pub fn settings_check(damage: &[String]) -> Check {
+    let level = if damage.is_empty() { Level::Ok } else { Level::Warn };
+    let message = match damage {
+        [] => "Pairing and settings are in order.".into(),
+        some => some.iter().map(|problem| sentence(problem)).collect::<Vec<_>>().join(" "),
+    };
+    Check { name: "settings".into(), level, message }
+}
+
+/// A time as people say it.
+fn ago(age: SignedDuration) -> String {
+    match age.as_secs() {
+        ..120 => format!("{} s", age.as_secs().max(0)),
+        120..7200 => format!("{} min", age.as_mins()),
+        7200..172_800 => format!("{} h", age.as_hours()),
+        _ => format!("{} days", age.as_hours() / 24),
     }
 }
 
@@ -156,14 +247,15 @@ mod tests {
     fn little_space_is_warned_of_and_none_is_a_failure() {
         const GB: u64 = 1_000_000_000;
         let table = [
-            (Some((500 * GB, 51 * GB)), Level::Ok),
-            (Some((500 * GB, 49 * GB)), Level::Warn),
-            (Some((16 * GB, 9 * GB)), Level::Warn),
-            (Some((16 * GB, GB)), Level::Fail),
-            (None, Level::Warn),
+            (Some((500 * GB, 51 * GB)), false, Level::Ok),
+            (Some((500 * GB, 49 * GB)), false, Level::Warn),
+            (Some((500 * GB, 49 * GB)), true, Level::Fail),
+            (Some((16 * GB, 9 * GB)), false, Level::Warn),
+            (Some((16 * GB, GB)), false, Level::Fail),
+            (None, false, Level::Warn),
         ];
-        for (space, level) in table {
-            let check = space_check(space.map(|(total, free)| Space { total, free }));
+        for (space, stuck, level) in table {
+            let check = space_check(space.map(|(total, free)| Space { total, free }), stuck);
             assert_eq!(check.level, level, "{}", check.message);
         }
     }

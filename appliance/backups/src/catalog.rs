@@ -101,7 +101,7 @@ mod tests {
             std::fs::create_dir(folder.path().join(id)).unwrap();
         }
         for id in ["20261123T205430Z", "20261124T000000Z"] {
-            write_manifest(folder.path(), &backup(id)).unwrap();
+            write_manifest(folder.path(), &backup(id), None).unwrap();
         }
         std::fs::create_dir(folder.path().join(format!("{PARTIAL_PREFIX}20261125T000000Z"))).unwrap();
         let entries = list(folder.path()).unwrap();

@@ -5,6 +5,7 @@
 //! as damaged, it is neither hidden nor deleted.
 
 mod catalog;
+pub mod clock;
 mod id;
 mod manifest;
 pub mod rotation;

@@ -83,15 +83,15 @@ pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestErr
     Ok(backup)
 }
 
-/// Writes the manifest of a backup beside its snapshot, readable by owner and group.
+/// Writes the manifest of a backup beside its snapshot, readable by its owner and group (`None`: whoever runs this).
 ///
 /// # Errors
 /// As [`files::replace`]; an id that is none.
-pub fn write_manifest(folder: &Path, backup: &Backup) -> io::Result<()> {
+pub fn write_manifest(folder: &Path, backup: &Backup, owner: Option<files::Owner>) -> io::Result<()> {
     let id: BackupId = backup.id.parse().map_err(io::Error::other)?;
     let mut text = serde_json::to_vec_pretty(backup)?;
     text.push(b'\n');
-    files::replace(&manifest_path(folder, &id), 0o640, None, |file| file.write_all(&text))
+    files::replace(&manifest_path(folder, &id), 0o640, owner, |file| file.write_all(&text))
 }
 
 #[cfg(test)]
@@ -113,7 +113,7 @@ pub(crate) mod tests {
     fn what_was_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let backup = backup("20261123T205430Z");
-        write_manifest(folder.path(), &backup).unwrap();
+        write_manifest(folder.path(), &backup, None).unwrap();
         let id = backup.id.parse().unwrap();
         assert_eq!(read_manifest(folder.path(), &id).unwrap(), backup);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

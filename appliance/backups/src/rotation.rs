@@ -4,7 +4,9 @@
 //! It names one backup at a time. btrfs gives space back later than it deletes, so after each deletion the caller
 //! measures and asks again; a list made in advance would delete too much.
 
-use api::{Backup, Deletion, DeletionReason, Kept, KeptReason, NextByAge, Reason, RotationPlan, Verification};
+use api::{
+    Backup, Deletion, DeletionReason, Kept, KeptReason, NextByAge, Reason, RotationPlan, Verification,
+};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -106,7 +108,8 @@ pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision
     if !rules.is_low(now.total, now.free) {
         return Decision::Nothing;
     }
-    oldest(deletable(candidates, now)).map_or(Decision::Stuck, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Space)))
+    oldest(deletable(candidates, now))
+        .map_or(Decision::Stuck, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Space)))
 }
 
 /// What the retention period demands, once a day.
@@ -129,7 +132,8 @@ pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
             && verified.first().is_some_and(|newest| age(newest) <= retention)
             && !verified.iter().take(rules.floor).any(|kept| kept.id == candidate.id)
     });
-    oldest(expired).map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
+    oldest(expired)
+        .map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
 }
 
 /// What has to go now, by age or else by space.
@@ -261,7 +265,14 @@ mod tests {
     fn backup(days: i64, proof: Proof) -> Candidate {
         let created = today() - DAY * i32::try_from(days).unwrap();
         let id = BackupId::at(created, |_| false).unwrap();
-        Candidate { monitor: monitor(0), id: id.to_string(), created, reason: Reason::Schedule, pinned: false, proof }
+        Candidate {
+            monitor: monitor(0),
+            id: id.to_string(),
+            created,
+            reason: Reason::Schedule,
+            pinned: false,
+            proof,
+        }
     }
 
     fn now(free: u64) -> Now {

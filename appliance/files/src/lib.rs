@@ -97,6 +97,20 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("{} has its name, but it cannot be synced to the disk", to.display()))
 }
 
+/// Exchanges the names of what is at `one` and at `other`, in one folder, in one step and durably.
+///
+/// # Errors
+/// Those of the file system; one of them may not be there.
+pub fn exchange(one: &Path, other: &Path) -> Result<()> {
+    let folder = other.parent().unwrap_or(Path::new("."));
+    let exchange = || -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
+        File::open(folder)?.sync_all()
+    };
+    exchange().with_context(|| format!("cannot exchange {} and {}", one.display(), other.display()))
+}
+
 /// Removes a file if it is there, durably. Returns whether it was there.
 ///
 /// # Errors

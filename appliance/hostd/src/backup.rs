@@ -4,15 +4,16 @@
 //! it. So a backup is there completely or not at all, and what is left of a power cut can be deleted safely.
 
 use crate::places::Places;
-use crate::{btrfs, cluster};
+use crate::sandbox::{Sandbox, group_id};
+use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
-use backups::{BackupId, PARTIAL_PREFIX, index_path, write_manifest};
+use backups::{BackupId, PARTIAL_PREFIX, index_path};
 use hostd::BackupRequest;
 use jiff::Timestamp;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -67,10 +68,9 @@ async fn complete(
     snapshot_ms: f64,
 ) -> Result<Backup> {
     let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
-    let control = cluster::control_data(places, &partial).await?;
+    let control = Sandbox::replica(places, &partial).control_data().await?;
     let tree = partial.clone();
     let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;
-    let readers = cluster::group_id(&places.readers)?.as_raw();
     let backup = Backup {
         format: MANIFEST_FORMAT,
         id: id.to_string(),
@@ -84,6 +84,7 @@ async fn complete(
             version: request.version,
             system_identifier: control.system_identifier.to_string(),
             timeline: request.timeline,
+            superuser: request.superuser,
             flushed_lsn: request.flushed_lsn,
             block_size: control.block_size,
             checksums: control.checksums,
@@ -94,13 +95,10 @@ async fn complete(
         verification: Verification::Pending,
     };
     let index_file = index_path(folder, id);
-    files::replace(&index_file, 0o640, None, |file| index.write_to(file).map_err(io::Error::other))
+    let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
+    files::replace(&index_file, 0o640, Some(owner), |file| index.write_to(file).map_err(io::Error::other))
         .with_context(|| format!("cannot write {}", index_file.display()))?;
-    write_manifest(folder, &backup).with_context(|| format!("cannot write the manifest of {id}"))?;
-    for path in [&index_file, &backups::manifest_path(folder, id)] {
-        chown(path, None, Some(readers))
-            .with_context(|| format!("cannot give {} to its group", path.display()))?;
-    }
+    catalog::write(places, &backup)?;
     files::rename(&partial, &folder.join(id.as_str()))?;
     Ok(backup)
 }

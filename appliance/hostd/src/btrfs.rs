@@ -21,6 +21,16 @@ pub async fn delete(path: &Path) -> Result<()> {
     btrfs(["subvolume".as_ref(), "delete".as_ref(), "--commit-after".as_ref(), path.as_os_str()]).await
 }
 
+/// Makes a writable snapshot of `source` at `target`.
+pub async fn clone(source: &Path, target: &Path) -> Result<()> {
+    btrfs(["subvolume".as_ref(), "snapshot".as_ref(), source.as_os_str(), target.as_os_str()]).await
+}
+
+/// Waits until the space of every deleted subvolume on the volume at `path` is free.
+pub async fn wait_until_deleted(path: &Path) -> Result<()> {
+    btrfs(["subvolume".as_ref(), "sync".as_ref(), path.as_os_str()]).await
+}
+
 async fn btrfs<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<()> {
     let mut command = Command::new("btrfs");
     command.args(arguments);

@@ -1,7 +1,7 @@
 //! Client of `hostd`, for the processes on the same machine.
 
-use crate::{BackupRequest, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
-use api::{Backup, Peer};
+use crate::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
+use api::{Backup, Deletion, Depth, Peer, RotationPlan};
 use replica::CopyProgress;
 use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -38,14 +38,15 @@ impl Client {
         Self { socket: socket.into() }
     }
 
-    /// Makes a full copy; `progress` is called as it goes. Dropping the future ends the copy.
+    /// Makes a full copy, in the place of a replica if `replace` says so; `progress` is called as it goes. Dropping the future ends the copy.
     pub async fn full_copy(
         &self,
         peer: &Peer,
         tablespaces: Vec<Tablespace>,
+        replace: bool,
         progress: impl FnMut(CopyProgress),
     ) -> Result<(), ClientError> {
-        let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces };
+        let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces, replace };
         self.ask(&request, progress).await.map(drop)
     }
 
@@ -71,6 +72,51 @@ impl Client {
     pub async fn create_backup(&self, request: BackupRequest) -> Result<Backup, ClientError> {
         match self.ask(&Request::CreateBackup(Box::new(request)), drop).await? {
             Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Changes what is on record of a backup.
+    pub async fn change_backup(
+        &self,
+        monitor: Uuid,
+        id: &str,
+        change: Change,
+    ) -> Result<Backup, ClientError> {
+        match self.ask(&Request::ChangeBackup { monitor, id: id.into(), change }, drop).await? {
+            Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Proves that a backup restores; may take hours.
+    pub async fn verify_backup(&self, monitor: Uuid, id: &str, depth: Depth) -> Result<Backup, ClientError> {
+        match self.ask(&Request::VerifyBackup { monitor, id: id.into(), depth }, drop).await? {
+            Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Deletes what has to go; gives what went, and whether space is low while nothing may go.
+    pub async fn rotate(&self, retention_days: Option<u32>) -> Result<(Vec<Deletion>, bool), ClientError> {
+        match self.ask(&Request::Rotate { retention_days }, drop).await? {
+            Reply::Rotated { deleted, stuck } => Ok((deleted, stuck)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// What [`Client::rotate`] would do.
+    pub async fn rotation_plan(&self, retention_days: Option<u32>) -> Result<RotationPlan, ClientError> {
+        match self.ask(&Request::RotationPlan { retention_days }, drop).await? {
+            Reply::RotationPlan(plan) => Ok(*plan),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Sends a request that is answered by nothing but that it is done; for the console's, which need root.
+    pub async fn order(&self, request: &Request) -> Result<(), ClientError> {
+        match self.ask(request, drop).await? {
+            Reply::Done => Ok(()),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -1,15 +1,15 @@
-//! One PostgreSQL cluster: its run folder, its programs in their namespace, its running server.
+//! One PostgreSQL cluster: its run folder and its running server.
 
-use crate::places::{HIDDEN, Places};
-use anyhow::{Context, Result, bail};
+use crate::places::Places;
+use crate::sandbox::{Sandbox, user_ids};
+use anyhow::{Context, Result};
 use api::Peer;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Group, Pid, Uid, User};
+use nix::unistd::{Gid, Pid, Uid};
 use replica::{
     CERTIFICATE_FILE, ControlData, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig, Source,
 };
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::chown;
@@ -18,68 +18,12 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use uuid::Uuid;
+use tokio::process::Child;
 
 /// Lines of a server's log that are kept for the status.
 const LOG_LINES: usize = 40;
 /// Time for a fast shutdown, which writes a restartpoint; then it is killed, which costs a longer recovery.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Ids of a user.
-pub fn user_ids(name: &str) -> Result<(Uid, Gid)> {
-    let user = User::from_name(name)
-        .with_context(|| format!("cannot look up user {name}"))?
-        .with_context(|| format!("there is no user {name}"))?;
-    Ok((user.uid, user.gid))
-}
-
-/// Id of a group.
-pub fn group_id(name: &str) -> Result<Gid> {
-    Ok(Group::from_name(name)
-        .with_context(|| format!("cannot look up group {name}"))?
-        .with_context(|| format!("there is no group {name}"))?
-        .gid)
-}
-
-/// A command that runs in the namespace of the cluster whose subvolume is `subvolume`, as the cluster user.
-pub fn command<I, S>(places: &Places, subvolume: &Path, program: &Path, arguments: I) -> Result<Command>
-where
-    I: IntoIterator<Item = S>,
-    S: AsRef<OsStr>,
-{
-    let own = std::env::current_exe().context("cannot find my own program")?;
-    let mut command = Command::new(own);
-    command.arg("cluster-exec").arg("--subvolume").arg(subvolume).arg("--user").arg(&places.cluster_user);
-    for folder in HIDDEN.iter().map(Path::new).chain([places.data.as_path()]) {
-        command.arg("--hide").arg(folder);
-    }
-    command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    Ok(command)
-}
-
-/// Runs a program of the cluster to its end and gives what it printed.
-pub async fn output<I, S>(places: &Places, subvolume: &Path, program: &Path, arguments: I) -> Result<String>
-where
-    I: IntoIterator<Item = S>,
-    S: AsRef<OsStr>,
-{
-    let output = command(places, subvolume, program, arguments)?
-        .output()
-        .await
-        .with_context(|| format!("cannot run {}", program.display()))?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        bail!("{} failed ({}): {}", program.display(), output.status, text.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// What `pg_control` of the cluster says.
-pub async fn control_data(places: &Places, subvolume: &Path) -> Result<ControlData> {
-    let printed = output(places, subvolume, &places.program("pg_controldata"), [replica::PGDATA]).await?;
-    Ok(ControlData::parse(&printed)?)
-}
 
 /// Writes the run folder with what connects to the monitor: passfile and pinned certificate.
 pub fn write_credentials(places: &Places, peer: &Peer) -> Result<PathBuf> {
@@ -119,7 +63,8 @@ fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> R
     Ok(run)
 }
 
-fn write_owned(path: &Path, text: &str, uid: Uid, gid: Gid) -> Result<()> {
+/// Writes a file for a cluster's user.
+pub fn write_owned(path: &Path, text: &str, uid: Uid, gid: Gid) -> Result<()> {
     let owner = Some((uid.as_raw(), gid.as_raw()));
     files::replace(path, 0o600, owner, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
@@ -136,41 +81,53 @@ fn shared_buffers_mib(memory_mib: u64) -> u32 {
     u32::try_from((memory_mib / 8).clamp(64, 1024)).unwrap_or(64)
 }
 
-/// A server that was started here.
+/// A replica's server that was started here.
 #[derive(Debug)]
 pub struct Server {
     peer: Peer,
-    child: Child,
-    log: Arc<Mutex<VecDeque<String>>>,
+    /// Its process.
+    pub postgres: Postgres,
 }
 
 impl Server {
     /// Starts the replica of `peer`.
     pub async fn start(places: &Places, peer: &Peer) -> Result<Self> {
         let subvolume = places.replica(peer.id);
-        let control = control_data(places, &subvolume).await?;
+        let sandbox = Sandbox::replica(places, &subvolume);
+        let control = sandbox.control_data().await?;
         let run = write_configuration(places, peer, &control)?;
-        let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
-        let mut command = command(
-            places,
-            &subvolume,
-            &places.program("postgres"),
-            ["-D", replica::PGDATA, "-c", config.as_str()],
-        )?;
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start PostgreSQL for the replica")?;
-        let log = Arc::new(Mutex::new(VecDeque::new()));
-        let errors = child.stderr.take().context("the server's log is not connected")?;
-        tokio::spawn(keep_log(errors, peer.id, Arc::clone(&log)));
-        Ok(Self { peer: peer.clone(), child, log })
+        let postgres = Postgres::start(places, sandbox, &run, format!("replica of {}", peer.id))?;
+        Ok(Self { peer: peer.clone(), postgres })
     }
 
     /// Whether it was started to follow `peer` as it is now: same address, password and certificate.
     pub fn follows(&self, peer: &Peer) -> bool {
         self.peer == *peer
+    }
+}
+
+/// A running PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    child: Child,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Postgres {
+    /// Starts the server of the cluster in `sandbox` under the configuration in `run`; `name` says in the log whose it
+    /// is.
+    pub fn start(places: &Places, sandbox: Sandbox<'_>, run: &Path, name: String) -> Result<Self> {
+        let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
+        let mut child = sandbox
+            .command(&places.program("postgres"), ["-D", replica::PGDATA, "-c", config.as_str()])?
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start PostgreSQL")?;
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let errors = child.stderr.take().context("the server's log is not connected")?;
+        tokio::spawn(keep_log(errors, name, Arc::clone(&log)));
+        Ok(Self { child, log })
     }
 
     /// Whether it still runs.
@@ -199,12 +156,12 @@ impl Server {
     }
 }
 
-async fn keep_log(errors: tokio::process::ChildStderr, monitor: Uuid, log: Arc<Mutex<VecDeque<String>>>) {
+async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mutex<VecDeque<String>>>) {
     let mut lines = BufReader::new(errors).lines();
     loop {
         match lines.next_line().await {
             Ok(Some(line)) => {
-                tracing::info!(%monitor, "postgresql: {line}");
+                tracing::info!("{name}: {line}");
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 if log.len() == LOG_LINES {
                     log.pop_front();
@@ -213,7 +170,7 @@ async fn keep_log(errors: tokio::process::ChildStderr, monitor: Uuid, log: Arc<M
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(%monitor, "cannot read PostgreSQL's log: {error}");
+                tracing::warn!("{name}: cannot read PostgreSQL's log: {error}");
                 return;
             }
         }

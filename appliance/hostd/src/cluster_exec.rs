@@ -29,6 +29,9 @@ pub struct Args {
     /// Folder to hide; may be given several times
     #[arg(long)]
     hide: Vec<PathBuf>,
+    /// Without network
+    #[arg(long)]
+    no_network: bool,
     /// Program and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -41,6 +44,9 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
         .with_context(|| format!("there is no user {}", args.user))?;
     // hostd is spared when memory runs out; a cluster, which the monitor's data can make large, is not.
     std::fs::write("/proc/self/oom_score_adj", "0").context("cannot set the OOM score")?;
+    if args.no_network {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot unshare the network namespace")?;
+    }
     enter_namespace(&args.subvolume, &args.hide)?;
     give_up_privileges(user.uid, user.gid)?;
     let (program, arguments) = args.command.split_first().context("no program was given")?;

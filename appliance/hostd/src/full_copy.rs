@@ -2,6 +2,7 @@
 
 use crate::places::Places;
 use crate::replies::Replies;
+use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, cluster};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
@@ -18,19 +19,21 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
 
-/// Copies the cluster of `peer`. What an earlier attempt left is deleted first; after a failure nothing is left. The
+/// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt left is deleted first; after a failure nothing is left. The
 /// copy is given up when `left` is ready: whoever asked is gone.
 pub async fn run(
     places: &Places,
     peer: &Peer,
     tablespaces: &[Tablespace],
+    replace: bool,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let replica = places.replica(peer.id);
+    let exists = places.has_replica(peer.id)?;
     ensure!(
-        !places.has_replica(peer.id)?,
-        "there is a replica at {} already; a full copy never overwrites one",
+        replace || !exists,
+        "there is a replica at {} already, and nobody said that the copy replaces it",
         replica.display()
     );
     let copying = places.copying(peer.id);
@@ -45,7 +48,12 @@ pub async fn run(
         }
         return Err(error);
     }
-    files::rename(&copying, &replica)
+    if !exists {
+        return files::rename(&copying, &replica);
+    }
+    // In one step: at every moment there is a replica, and what has the other name is a leftover.
+    files::exchange(&copying, &replica)?;
+    btrfs::delete(&copying).await.context("cannot delete the replica that was replaced")
 }
 
 async fn copy_into(
@@ -56,9 +64,10 @@ async fn copy_into(
     replies: &mut Replies,
     mut left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
-    let (uid, gid) = cluster::user_ids(&places.cluster_user)?;
+    let (uid, gid) = user_ids(&places.cluster_user)?;
     chown(copying, Some(uid.as_raw()), Some(gid.as_raw()))
         .with_context(|| format!("cannot give {} to {}", copying.display(), places.cluster_user))?;
+    let sandbox = Sandbox::replica(places, copying);
     let run = cluster::write_credentials(places, peer)?;
     let conninfo = Source::from(peer)
         .conninfo(&run.join(PASS_FILE).to_string_lossy(), &run.join(CERTIFICATE_FILE).to_string_lossy());
@@ -85,7 +94,8 @@ async fn copy_into(
         arguments.push("--tablespace-mapping".into());
         arguments.push(format!("{}={}/{oid}", escape_mapping(location), replica::TABLESPACES));
     }
-    let mut child = cluster::command(places, copying, &places.program("pg_basebackup"), &arguments)?
+    let mut child = sandbox
+        .command(&places.program("pg_basebackup"), &arguments)?
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -118,8 +128,8 @@ async fn copy_into(
         bail!("the full copy failed: {}", Vec::from(last).join(" "));
     }
     let own = std::env::current_exe().context("cannot find my own program")?;
-    cluster::output(places, copying, &own, ["adopt"]).await?;
-    cluster::control_data(places, copying).await.map(drop)
+    sandbox.output(&own, ["adopt"]).await?;
+    sandbox.control_data().await.map(drop)
 }
 
 /// Refuses a copy that does not fit, as soon as its size is known, and before the volume is full.

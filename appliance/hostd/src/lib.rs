@@ -9,4 +9,4 @@ mod client;
 mod protocol;
 
 pub use client::{Client, ClientError};
-pub use protocol::{BackupRequest, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};
+pub use protocol::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};

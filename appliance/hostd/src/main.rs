@@ -6,12 +6,18 @@
 mod adopt;
 mod backup;
 mod btrfs;
+mod catalog;
+mod clock;
 mod cluster;
 mod cluster_exec;
+mod disarm;
 mod full_copy;
 mod places;
 mod replies;
+mod rotate;
+mod sandbox;
 mod server;
+mod verify;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -39,12 +45,15 @@ enum Command {
     ClusterExec(cluster_exec::Args),
     /// Turn the base backup at /srv/cluster into a replica
     Adopt,
+    /// Make the clone of a backup at /srv/cluster ready to be started on its own
+    Disarm,
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::Disarm => disarm::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Serve { socket, places } => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
             // The journal adds the time.

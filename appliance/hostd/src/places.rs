@@ -1,6 +1,7 @@
 //! Where things are for `hostd` (docs/architecture.md), and who is who. Options, so that tests can run it elsewhere.
 
 use anyhow::{Context, Result, ensure};
+use backups::BackupId;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -19,6 +20,12 @@ pub struct Places {
     /// User that PostgreSQL clusters run as
     #[arg(long, default_value = "postgres")]
     pub cluster_user: String,
+    /// User that clones of backups run as while they are verified
+    #[arg(long, default_value = "verifier")]
+    pub verifier: String,
+    /// Folder of what hostd remembers
+    #[arg(long, default_value = "/var/lib/infimonitor/hostd")]
+    pub state: PathBuf,
     /// User of the process that sends requests and asks the standby for its state
     #[arg(long, default_value = "backupd")]
     pub observer: String,
@@ -61,6 +68,21 @@ impl Places {
         self.data.join("backups").join(monitor.to_string())
     }
 
+    /// The file that keeps space aside.
+    pub fn reserve(&self) -> PathBuf {
+        self.data.join("reserve")
+    }
+
+    /// The clone of a backup that is being verified.
+    pub fn verification(&self, id: &BackupId) -> PathBuf {
+        self.data.join(VERIFICATION).join(id.as_str())
+    }
+
+    /// The run folder of the clone's cluster.
+    pub fn verification_run(&self) -> PathBuf {
+        self.run.join(VERIFICATION)
+    }
+
     /// The run folder of the monitor's cluster.
     pub fn cluster_run(&self, monitor: Uuid) -> PathBuf {
         self.run.join("clusters").join(monitor.to_string())
@@ -75,6 +97,9 @@ impl Places {
 /// What a cluster must not see, beside the data volume: secrets and logs, and every program, a shell above all, that SQL
 /// of the monitor's making could have run.
 pub const HIDDEN: [&str; 4] = ["/var/lib/infimonitor", "/var/log", "/usr/bin", "/usr/sbin"];
+
+/// Folder of the clones that are being verified, and of what they run with.
+const VERIFICATION: &str = "verification";
 
 /// Ending of a full copy that is not complete.
 pub const COPYING_SUFFIX: &str = ".copying";
@@ -96,6 +121,11 @@ pub fn leftovers(data: &Path) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     let copying = |path: &PathBuf| name_of(path).ends_with(COPYING_SUFFIX);
     found.extend(entries(&data.join("replica"))?.into_iter().filter(copying).map(Leftover::Subvolume));
+    // None outlives the process that verifies it.
+    let clones = data.join(VERIFICATION);
+    if clones.is_dir() {
+        found.extend(entries(&clones)?.into_iter().map(Leftover::Subvolume));
+    }
     let backups = data.join("backups");
     for monitor in
         backups::monitors(&backups).with_context(|| format!("cannot read {}", backups.display()))?
@@ -139,6 +169,7 @@ mod tests {
         for folder in [
             "replica/A/",
             "replica/b.copying",
+            "verification/20261123T205430Z",
             "backups/A/20261123T205430Z",
             "backups/A/.partial-20261123T205431Z",
             "backups/lost+found/.partial-20261123T205431Z",
@@ -160,6 +191,7 @@ mod tests {
         let expected = [
             Leftover::Subvolume(path("backups/A/.partial-20261123T205431Z")),
             Leftover::Subvolume(path("replica/b.copying")),
+            Leftover::Subvolume(path("verification/20261123T205430Z")),
             Leftover::File(path("backups/A/.20261123T205431Z.json.new")),
             Leftover::File(path("backups/A/20261123T205431Z.index")),
         ];

@@ -1,6 +1,6 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
-use api::{Backup, Collation, MonitorRef, Peer, Reason};
+use api::{Backup, Collation, Deletion, Depth, MonitorRef, Peer, Reason, RotationPlan};
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -20,6 +20,8 @@ pub enum Request {
         peer: Box<Peer>,
         /// The monitor's tablespaces.
         tablespaces: Vec<Tablespace>,
+        /// Whether the copy takes the place of a replica that is there, once it is complete.
+        replace: bool,
     },
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
     StartReplica {
@@ -38,6 +40,65 @@ pub enum Request {
     },
     /// Snapshot the replica. Replies [`Reply::Backup`].
     CreateBackup(Box<BackupRequest>),
+    /// Change what is on record of a backup. Replies [`Reply::Backup`]. Unpinning is for root alone.
+    ChangeBackup {
+        /// Whose backup.
+        monitor: Uuid,
+        /// Its id.
+        id: String,
+        /// What changes.
+        change: Change,
+    },
+    /// Delete a backup. Replies [`Reply::Done`]. For root alone.
+    DeleteBackup {
+        /// Whose backup.
+        monitor: Uuid,
+        /// Its id.
+        id: String,
+    },
+    /// Prove that a backup restores. Replies [`Reply::Backup`], with the result on record.
+    VerifyBackup {
+        /// Whose backup.
+        monitor: Uuid,
+        /// Its id.
+        id: String,
+        /// How much is read.
+        depth: Depth,
+    },
+    /// Delete what is too old or has to make room. Replies [`Reply::Rotated`].
+    Rotate {
+        /// Retention period in days.
+        retention_days: Option<u32>,
+    },
+    /// What [`Request::Rotate`] would do. Replies [`Reply::RotationPlan`].
+    RotationPlan {
+        /// Retention period in days.
+        retention_days: Option<u32>,
+    },
+    /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
+    ConfirmClock,
+}
+
+impl Request {
+    /// Whether only root may ask it: what the network password must not be able to do (design D14).
+    pub fn is_for_root(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteBackup { .. }
+                | Self::ConfirmClock
+                | Self::ChangeBackup { change: Change::Pinned(false), .. }
+        )
+    }
+}
+
+/// What changes in a backup's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// The free text.
+    Comment(String),
+    /// Whether rotation leaves it alone.
+    Pinned(bool),
 }
 
 /// What the manifest says that only the caller knows; the rest `hostd` finds out itself.
@@ -56,6 +117,8 @@ pub struct BackupRequest {
     pub flushed_lsn: String,
     /// Timeline that is replayed.
     pub timeline: u32,
+    /// A superuser that may log in.
+    pub superuser: Option<String>,
     /// Locales of the databases.
     pub collations: Vec<Collation>,
 }
@@ -95,8 +158,17 @@ pub enum Reply {
     Done,
     /// Answer to [`Request::Replica`].
     Replica(ReplicaInfo),
-    /// The new backup.
+    /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
+    /// What rotation did.
+    Rotated {
+        /// What it deleted, in order.
+        deleted: Vec<Deletion>,
+        /// Space is low and nothing may go.
+        stuck: bool,
+    },
+    /// What rotation would do.
+    RotationPlan(Box<RotationPlan>),
     /// It could not be done.
     Failed {
         /// The thing, the cause and the way out.
@@ -107,6 +179,23 @@ pub enum Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_destroys_is_for_root() {
+        let (monitor, id) = (Uuid::from_u128(7), String::from("20261123T205430Z"));
+        let change = |change| Request::ChangeBackup { monitor, id: id.clone(), change };
+        let table = [
+            (Request::DeleteBackup { monitor, id: id.clone() }, true),
+            (change(Change::Pinned(false)), true),
+            (change(Change::Pinned(true)), false),
+            (change(Change::Comment(String::new())), false),
+            (Request::ConfirmClock, true),
+            (Request::Rotate { retention_days: Some(1) }, false),
+        ];
+        for (request, expected) in table {
+            assert_eq!(request.is_for_root(), expected, "{request:?}");
+        }
+    }
 
     #[test]
     fn a_request_survives_the_wire_and_unknown_ones_are_refused() {

@@ -1,11 +1,13 @@
 //! Serving requests: who may ask, one connection per request, one server per monitor.
 
-use crate::cluster::{self, Server};
+use crate::clock::{self, Clock};
+use crate::cluster::Server;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
-use crate::{backup, btrfs, full_copy};
+use crate::sandbox::{Sandbox, user_ids};
+use crate::{backup, btrfs, catalog, full_copy, rotate, verify};
 use anyhow::{Context, Result, bail, ensure};
-use api::Peer;
+use api::{Deletion, DeletionReason, Peer};
 use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
 use nix::unistd::Uid;
 use std::collections::HashMap;
@@ -19,43 +21,66 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// The clusters on this machine. Locks are held while something changes: requests are rare, and two that change the
+/// This machine. Locks are held while something changes: requests are rare, and two that change the
 /// same replica must wait.
-#[derive(Default)]
-struct Clusters {
+struct Host {
+    /// Where things are.
+    places: Places,
+    /// The clock as watched.
+    clock: Clock,
+
     /// The servers that run, by monitor.
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
     copying: Mutex<()>,
+    /// Held while backups come, go or change their records.
+    catalog: Mutex<()>,
+    /// Held while a backup is verified, which takes hours: one at a time.
+    verifying: Mutex<()>,
     /// What was left half made is deleted: at the start, or when the data volume was mended later.
     clean: Mutex<bool>,
 }
 
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(places: Places, socket: &Path) -> Result<()> {
-    let (observer, observer_group) = cluster::user_ids(&places.observer)?;
+    let (observer, observer_group) = user_ids(&places.observer)?;
     let listener = listen(socket, observer_group.as_raw())?;
-    let clusters: Arc<Clusters> = Arc::default();
-    let places = Arc::new(places);
+    let clock = Clock::start(&places.state)?;
+    let host = Arc::new(Host {
+        places,
+        clock,
+        servers: Mutex::default(),
+        copying: Mutex::default(),
+        catalog: Mutex::default(),
+        verifying: Mutex::default(),
+        clean: Mutex::default(),
+    });
+    let mut looks_at_clock = tokio::time::interval(clock::INTERVAL);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     tracing::info!("listening on {}", socket.display());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted.context("cannot accept a connection")?.0,
+            _ = looks_at_clock.tick() => {
+                if let Err(error) = host.clock.look() {
+                    tracing::error!("{error:#}");
+                }
+                continue;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         };
-        let (places, clusters) = (Arc::clone(&places), Arc::clone(&clusters));
+        let host = Arc::clone(&host);
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, observer, &places, &clusters).await {
+            if let Err(error) = answer(stream, observer, &host).await {
                 tracing::warn!("a request ended early: {error:#}");
             }
         });
     }
-    for (monitor, server) in clusters.servers.lock().await.iter_mut() {
+    for (monitor, server) in host.servers.lock().await.iter_mut() {
         tracing::info!(%monitor, "stopping the replica");
-        server.stop().await?;
+        server.postgres.stop().await?;
     }
     Ok(())
 }
@@ -81,12 +106,12 @@ fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
 
 /// Deletes what a power cut left half made, before the first request is carried out that finds the data volume. What
 /// cannot be deleted is reported and does not keep the rest from working.
-async fn clean_up(places: &Places, clusters: &Clusters) {
-    let mut clean = clusters.clean.lock().await;
+async fn clean_up(host: &Host) {
+    let mut clean = host.clean.lock().await;
     if *clean {
         return;
     }
-    let leftovers = match leftovers(&places.data) {
+    let leftovers = match leftovers(&host.places.data) {
         Ok(leftovers) => leftovers,
         Err(error) => return tracing::warn!("cannot look for what was left half made: {error:#}"),
     };
@@ -103,7 +128,7 @@ async fn clean_up(places: &Places, clusters: &Clusters) {
     }
 }
 
-async fn answer(stream: UnixStream, observer: Uid, places: &Places, clusters: &Clusters) -> Result<()> {
+async fn answer(stream: UnixStream, observer: Uid, host: &Host) -> Result<()> {
     let asking = stream.peer_cred().context("cannot tell who asks")?.uid();
     let (read, write) = stream.into_split();
     let mut replies = Replies::new(write);
@@ -118,7 +143,7 @@ async fn answer(stream: UnixStream, observer: Uid, places: &Places, clusters: &C
         drop(read.read_u8().await);
     });
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => match carry_out(request, places, clusters, &mut replies, left).await {
+        Ok(request) => match carry_out(request, asking == 0, host, &mut replies, left).await {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::warn!("{error:#}");
@@ -132,55 +157,95 @@ async fn answer(stream: UnixStream, observer: Uid, places: &Places, clusters: &C
 
 async fn carry_out(
     request: Request,
-    places: &Places,
-    clusters: &Clusters,
+    is_root: bool,
+    host: &Host,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Reply> {
-    clean_up(places, clusters).await;
+    ensure!(is_root || !request.is_for_root(), "only the console may do this");
+    clean_up(host).await;
+    let Host { places, clock, .. } = host;
     match request {
-        Request::FullCopy { peer, tablespaces } => {
+        Request::FullCopy { peer, tablespaces, replace } => {
             checked(&peer)?;
             // An earlier copy whose client has left is being cleaned up.
-            let _one_copy_at_a_time = clusters.copying.lock().await;
-            ensure!(!runs(clusters, peer.id).await, "the replica runs; it is stopped before a full copy");
-            full_copy::run(places, &peer, &tablespaces, replies, left).await?;
+            let _one_copy_at_a_time = host.copying.lock().await;
+            ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
+            full_copy::run(places, &peer, &tablespaces, replace, replies, left).await?;
             Ok(Reply::Done)
         }
         Request::StartReplica { peer } => {
             checked(&peer)?;
-            let mut servers = clusters.servers.lock().await;
-            if let Some(server) = servers.get_mut(&peer.id)
-                && server.runs()
-            {
-                if server.follows(&peer) {
-                    return Ok(Reply::Done);
-                }
-                server.stop().await?;
-            }
-            servers.insert(peer.id, Server::start(places, &peer).await?);
+            start_replica(host, &peer).await?;
             Ok(Reply::Done)
         }
         Request::StopReplica { monitor } => {
-            if let Some(server) = clusters.servers.lock().await.get_mut(&monitor) {
-                server.stop().await?;
+            if let Some(server) = host.servers.lock().await.get_mut(&monitor) {
+                server.postgres.stop().await?;
             }
             Ok(Reply::Done)
         }
-        Request::Replica { monitor } => {
-            let replica = places.replica(monitor);
-            let present = places.has_replica(monitor)?;
-            let control = if present { Some(cluster::control_data(places, &replica).await?) } else { None };
-            let mut servers = clusters.servers.lock().await;
-            let server = servers.get_mut(&monitor);
-            let (running, log) = server.map_or((false, Vec::new()), |server| (server.runs(), server.log()));
-            let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
-            Ok(Reply::Replica(ReplicaInfo { present, running, control, socket_dir, log }))
-        }
+        Request::Replica { monitor } => Ok(Reply::Replica(replica_info(host, monitor).await?)),
         Request::CreateBackup(request) => {
+            let _one_at_a_time = host.catalog.lock().await;
             Ok(Reply::Backup(Box::new(backup::create(places, *request).await?)))
         }
+        Request::ChangeBackup { monitor, id, change } => {
+            let _one_at_a_time = host.catalog.lock().await;
+            Ok(Reply::Backup(Box::new(catalog::change(places, monitor, &id.parse()?, change)?)))
+        }
+        Request::DeleteBackup { monitor, id } => {
+            let _one_at_a_time = host.catalog.lock().await;
+            rotate::delete(places, &Deletion { monitor, id, why: DeletionReason::OnDemand }).await?;
+            Ok(Reply::Done)
+        }
+        Request::VerifyBackup { monitor, id, depth } => {
+            let _one_at_a_time = host.verifying.lock().await;
+            let id = id.parse()?;
+            let verification = verify::run(places, monitor, &id, depth).await?;
+            let _one_at_a_time = host.catalog.lock().await;
+            Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, verification)?)))
+        }
+        Request::Rotate { retention_days } => {
+            let _one_at_a_time = host.catalog.lock().await;
+            let (deleted, stuck) = rotate::run(places, clock, retention_days).await?;
+            Ok(Reply::Rotated { deleted, stuck })
+        }
+        Request::RotationPlan { retention_days } => {
+            Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, retention_days)?)))
+        }
+        Request::ConfirmClock => {
+            clock.confirm()?;
+            Ok(Reply::Done)
+        }
     }
+}
+
+async fn start_replica(host: &Host, peer: &Peer) -> Result<()> {
+    let mut servers = host.servers.lock().await;
+    if let Some(server) = servers.get_mut(&peer.id)
+        && server.postgres.runs()
+    {
+        if server.follows(peer) {
+            return Ok(());
+        }
+        server.postgres.stop().await?;
+    }
+    servers.insert(peer.id, Server::start(&host.places, peer).await?);
+    Ok(())
+}
+
+async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
+    let places = &host.places;
+    let replica = places.replica(monitor);
+    let present = places.has_replica(monitor)?;
+    let control = if present { Some(Sandbox::replica(places, &replica).control_data().await?) } else { None };
+    let mut servers = host.servers.lock().await;
+    let server = servers.get_mut(&monitor);
+    let (running, log) =
+        server.map_or((false, Vec::new()), |server| (server.postgres.runs(), server.postgres.log()));
+    let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
+    Ok(ReplicaInfo { present, running, control, socket_dir, log })
 }
 
 /// The network process checked the peer; here it is checked again, since that process may be compromised.
@@ -188,6 +253,6 @@ fn checked(peer: &Peer) -> Result<()> {
     peer.check().context("the peer is refused")
 }
 
-async fn runs(clusters: &Clusters, monitor: Uuid) -> bool {
-    clusters.servers.lock().await.get_mut(&monitor).is_some_and(Server::runs)
+async fn runs(host: &Host, monitor: Uuid) -> bool {
+    host.servers.lock().await.get_mut(&monitor).is_some_and(|server| server.postgres.runs())
 }

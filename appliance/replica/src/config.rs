@@ -39,57 +39,22 @@ impl ReplicaConfig<'_> {
             .source
             .conninfo(&format!("{run}/{PASS_FILE}"), &format!("{run}/{CERTIFICATE_FILE}"))
             .replace('\'', "''");
-        let c = self.control;
-        let lines = [
-            "# Written by the backup server at each start; changes are lost.".to_owned(),
-            format!("hba_file = '{run}/{HBA_FILE}'"),
-            format!("ident_file = '{run}/{IDENT_FILE}'"),
-            // reachable on a local socket only
-            "listen_addresses = ''".into(),
-            format!("unix_socket_directories = '{run}/socket'"),
-            "unix_socket_permissions = 0777".into(),
-            "hot_standby = on".into(),
-            // never holds back the monitor's vacuum
-            "hot_standby_feedback = off".into(),
+        let mut lines = settings(run, self.control, self.shared_buffers_mib);
+        lines.extend([
             format!("primary_conninfo = '{conninfo}'"),
             format!("primary_slot_name = '{}'", self.source.slot),
             "wal_receiver_timeout = 30s".into(),
             "wal_receiver_status_interval = 2s".into(),
             "wal_retrieve_retry_interval = 2s".into(),
-            "recovery_target_timeline = 'latest'".into(),
-            // At least the monitor's values, or replay stops (documentation, "Hot Standby: Administrator's Overview").
-            format!("max_connections = {}", c.max_connections),
-            format!("max_worker_processes = {}", c.max_worker_processes),
-            format!("max_wal_senders = {}", c.max_wal_senders),
-            format!("max_prepared_transactions = {}", c.max_prepared_transactions),
-            format!("max_locks_per_transaction = {}", c.max_locks_per_transaction),
+            "unix_socket_permissions = 0777".into(),
             "fsync = on".into(),
             // Copy on write: recycling a segment writes anew in any case (documentation, `wal_recycle`).
             "wal_recycle = off".into(),
             "wal_init_zero = off".into(),
-            "full_page_writes = on".into(),
-            format!("shared_buffers = {}MB", self.shared_buffers_mib),
-            "max_parallel_workers = 0".into(),
             "checkpoint_timeout = 5min".into(),
             "max_wal_size = 1GB".into(),
-            // hostile input: nothing that came with the database runs
-            "event_triggers = off".into(),
-            "shared_preload_libraries = ''".into(),
-            "session_preload_libraries = ''".into(),
-            "local_preload_libraries = ''".into(),
-            "dynamic_library_path = '$libdir'".into(),
-            "jit = off".into(),
-            "archive_mode = off".into(),
-            "archive_cleanup_command = ''".into(),
-            "restore_command = ''".into(),
-            "recovery_end_command = ''".into(),
-            "ssl = off".into(),
-            "logging_collector = off".into(),
-            "log_destination = 'stderr'".into(),
-            "log_line_prefix = ''".into(),
-            "lc_messages = 'C'".into(),
             "cluster_name = 'replica'".into(),
-        ];
+        ]);
         lines.join("\n") + "\n"
     }
 
@@ -102,6 +67,79 @@ impl ReplicaConfig<'_> {
     pub fn ident(&self) -> String {
         format!("observer \"{}\" \"{}\"\n", self.observer, self.source.user)
     }
+}
+
+/// What the files of a clone are made from, which is started to prove a backup.
+#[derive(Debug, Clone, Copy)]
+pub struct CloneConfig<'a> {
+    /// The cluster's run folder, absolute, as the cluster sees it.
+    pub run_dir: &'a str,
+    /// The settings that hot standby takes over from the monitor.
+    pub control: &'a ControlData,
+    /// PostgreSQL's memory for shared buffers, in MiB.
+    pub shared_buffers_mib: u32,
+}
+
+impl CloneConfig<'_> {
+    /// `postgresql.conf`: a standby of nobody, until it is promoted.
+    pub fn postgresql_conf(&self) -> String {
+        let mut lines = settings(self.run_dir, self.control, self.shared_buffers_mib);
+        lines.extend([
+            "unix_socket_permissions = 0700".into(),
+            "primary_conninfo = ''".into(),
+            "primary_slot_name = ''".into(),
+            // It is thrown away: what a power cut would do to it is of no interest.
+            "fsync = off".into(),
+            "autovacuum = off".into(),
+            "max_wal_size = 4GB".into(),
+            "cluster_name = 'verification'".into(),
+        ]);
+        lines.join("\n") + "\n"
+    }
+
+    /// `pg_hba.conf`: everybody who reaches the socket, which is the clone's own user alone.
+    pub fn hba(&self) -> String {
+        "local all all trust\n".into()
+    }
+}
+
+/// What every cluster here runs under: reachable on a local socket only, and nothing that came with the database runs.
+fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Vec<String> {
+    vec![
+        "# Written by the backup server at each start; changes are lost.".to_owned(),
+        format!("hba_file = '{run}/{HBA_FILE}'"),
+        format!("ident_file = '{run}/{IDENT_FILE}'"),
+        "listen_addresses = ''".into(),
+        format!("unix_socket_directories = '{run}/socket'"),
+        "hot_standby = on".into(),
+        // never holds back the monitor's vacuum
+        "hot_standby_feedback = off".into(),
+        "recovery_target_timeline = 'latest'".into(),
+        // At least the monitor's values, or replay stops (documentation, "Hot Standby: Administrator's Overview").
+        format!("max_connections = {}", c.max_connections),
+        format!("max_worker_processes = {}", c.max_worker_processes),
+        format!("max_wal_senders = {}", c.max_wal_senders),
+        format!("max_prepared_transactions = {}", c.max_prepared_transactions),
+        format!("max_locks_per_transaction = {}", c.max_locks_per_transaction),
+        "full_page_writes = on".into(),
+        format!("shared_buffers = {shared_buffers_mib}MB"),
+        "max_parallel_workers = 0".into(),
+        "event_triggers = off".into(),
+        "shared_preload_libraries = ''".into(),
+        "session_preload_libraries = ''".into(),
+        "local_preload_libraries = ''".into(),
+        "dynamic_library_path = '$libdir'".into(),
+        "jit = off".into(),
+        "archive_mode = off".into(),
+        "archive_cleanup_command = ''".into(),
+        "restore_command = ''".into(),
+        "recovery_end_command = ''".into(),
+        "ssl = off".into(),
+        "logging_collector = off".into(),
+        "log_destination = 'stderr'".into(),
+        "log_line_prefix = ''".into(),
+        "lc_messages = 'C'".into(),
+    ]
 }
 
 #[cfg(test)]

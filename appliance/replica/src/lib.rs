@@ -12,8 +12,10 @@ mod progress;
 mod state;
 mod step;
 
-pub use config::{CERTIFICATE_FILE, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig};
-pub use conninfo::{Source, passfile_line};
+pub use config::{
+    CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig,
+};
+pub use conninfo::{Source, clone_conninfo, passfile_line};
 pub use controldata::{ControlData, ControlDataError};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, Meter, parse_basebackup_progress};

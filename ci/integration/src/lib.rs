@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// User and group that clusters run as: they exist everywhere and own nothing.
 pub const CLUSTER_USER: &str = "nobody";
+/// User that clones of backups run as while they are verified.
+pub const VERIFIER: &str = "games";
 /// Number of [`CLUSTER_USER`] and its group.
 pub const CLUSTER_ID: u32 = 65534;
 

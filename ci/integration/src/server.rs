@@ -1,6 +1,8 @@
 //! The backup server's processes.
 
-use crate::{CLUSTER_USER, Certificate, Process, Volume, free_port, program, run, test_folder, wait_for};
+use crate::{
+    CLUSTER_USER, Certificate, Process, VERIFIER, Volume, free_port, program, run, test_folder, wait_for,
+};
 use anyhow::{Context, Result};
 use api::{Client, Status};
 use std::fs;
@@ -57,7 +59,9 @@ impl Server {
         let mut command = self.toolbox.command(&self.path("bin/hostd").to_string_lossy());
         command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
-        command.args(["--cluster-user", CLUSTER_USER, "--observer", "root", "--readers", "root"]);
+        command.arg("--state").arg(self.path("hostd"));
+        command.args(["--cluster-user", CLUSTER_USER, "--verifier", VERIFIER]);
+        command.args(["--observer", "root", "--readers", "root"]);
         self.hostd = Some(Process::start(&mut command, &self.path("hostd.log"))?);
         wait_for("hostd", Duration::from_secs(10), || {
             std::os::unix::net::UnixStream::connect(self.path("hostd.sock"))
@@ -140,6 +144,11 @@ impl Server {
             Some(problem) => fs::write(file, problem).context("cannot write the problem"),
             None => fs::remove_file(file).context("cannot remove the problem"),
         }
+    }
+
+    /// Damages a file of the daemon's state, as a bad disk would.
+    pub fn damage_state(&self, name: &str) -> Result<()> {
+        fs::write(self.path("state").join(name), "\0\0").context("cannot damage the file")
     }
 
     /// The data volume.

@@ -1,0 +1,201 @@
+//! What happens by the clock: backups on schedule, rotation, verification. The replica has its own loop.
+//!
+//! What is due is decided from the backups that are there, not from a memory of what was done: nothing can disagree, and
+//! a backup server that was restored, moved or switched off goes on where it is.
+
+use crate::shared::{Made, Refusal, Shared};
+use anyhow::{Context, Result};
+use api::{Backup, Depth, EventKind, Level, Reason, Settings, Verification};
+use backups::schedule::{Due, due};
+use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time between two looks.
+const ROUND: Duration = Duration::from_secs(15);
+/// Time between two runs of rotation while space is not low.
+const ROTATION: Duration = Duration::from_secs(3600);
+/// Time until a verification that could not be tried is tried again.
+const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
+/// A backup is read from end to end at least this often (design D9).
+const FULL_READ: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Runs for ever.
+pub async fn run(shared: Arc<Shared>) {
+    tokio::join!(make_and_rotate(&shared), verify(&shared));
+}
+
+async fn make_and_rotate(shared: &Shared) {
+    let mut schedule = Failing::default();
+    let mut rotation = Failing::default();
+    let mut rotated: Option<Instant> = None;
+    loop {
+        if shared.volume_problem().is_none() {
+            let made = make_scheduled(shared).await;
+            if let Some(error) = schedule.news(made.map(drop)) {
+                let message = format!("A scheduled backup could not be made: {error}.");
+                shared.events.record(EventKind::Backup, Level::Fail, message, None);
+            }
+            let is_due = rotated.is_none_or(|at| at.elapsed() > ROTATION);
+            if is_due || shared.space_is_low() {
+                rotated = Some(Instant::now());
+                if let Some(error) = rotation.news(shared.rotate().await) {
+                    let message = format!("Old backups could not be removed: {error}.");
+                    shared.events.record(EventKind::Rotation, Level::Fail, message, None);
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = shared.settings_changed.notified() => rotated = None,
+        }
+    }
+}
+
+/// Tells a failure once, not at every round.
+#[derive(Debug, Default)]
+struct Failing {
+    said: bool,
+}
+
+impl Failing {
+    /// The error, if it is news.
+    fn news(&mut self, result: Result<(), Refusal>) -> Option<String> {
+        match result {
+            Ok(()) => {
+                self.said = false;
+                None
+            }
+            Err(error) => (!std::mem::replace(&mut self.said, true)).then(|| error.to_string()),
+        }
+    }
+}
+
+async fn make_scheduled(shared: &Shared) -> Result<(), Refusal> {
+    let Some(peer) = shared.peer() else { return Ok(()) };
+    // The first one waits for the first full copy; that is no failure.
+    if !shared.follows() {
+        return Ok(());
+    }
+    let backups = shared.backups()?.backups;
+    let made = backups
+        .iter()
+        .filter(|backup| backup.monitor.id == peer.id && backup.reason == Reason::Schedule)
+        .map(|backup| backup.created);
+    if is_due(&shared.settings(), made, Timestamp::now())? {
+        match shared.create_backup(Reason::Schedule, String::new()).await? {
+            Made::Backup(_) => {}
+            Made::Unchanged(last) => tracing::debug!("nothing has changed since backup {last}"),
+        }
+    }
+    Ok(())
+}
+
+fn is_due(settings: &Settings, made: impl Iterator<Item = Timestamp>, now: Timestamp) -> Result<bool> {
+    let zone = settings.zone().context("the settings are damaged")?;
+    Ok(due(settings.frequency, made, now, &zone).context("the schedule cannot be computed")? == Due::Now)
+}
+
+async fn verify(shared: &Shared) {
+    loop {
+        let next = match shared.volume_problem() {
+            None => shared.backups().map(|list| next_to_verify(shared.take_asked(), &list.backups)),
+            Some(_) => Ok(None),
+        };
+        let failed = match next {
+            Ok(Some((backup, depth))) => {
+                shared.verify(&backup, depth).await.err().map(|error| error.to_string())
+            }
+            Ok(None) => None,
+            Err(error) => Some(error.to_string()),
+        };
+        let pause = if let Some(error) = failed {
+            let message = format!("A backup could not be verified: {error}.");
+            shared.events.record(EventKind::Verification, Level::Fail, message, None);
+            VERIFICATION_AGAIN
+        } else {
+            ROUND
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.verification_asked.notified() => {}
+        }
+    }
+}
+
+/// The backup to verify next and how much of it to read: one that somebody asked for, else the newest of each monitor if
+/// it waits.
+fn next_to_verify(asked: Option<String>, backups: &[Backup]) -> Option<(Backup, Depth)> {
+    if let Some(backup) = asked.and_then(|id| backups.iter().find(|backup| backup.id == id)) {
+        return Some((backup.clone(), Depth::Full));
+    }
+    let newest = |backup: &&Backup| {
+        let other = |other: &Backup| other.monitor.id == backup.monitor.id && other.created > backup.created;
+        !backups.iter().any(other)
+    };
+    let backup = backups.iter().filter(newest).find(|backup| backup.verification == Verification::Pending)?;
+    let read_lately = backups.iter().any(|other| {
+        matches!(&other.verification, Verification::Verified(proof) if proof.depth == Depth::Full)
+            && other.monitor.id == backup.monitor.id
+            && backup.created.duration_since(other.created) < FULL_READ
+    });
+    Some((backup.clone(), if read_lately { Depth::Start } else { Depth::Full }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::Proof;
+
+    fn backup(day: u32, verification: Verification) -> Backup {
+        let created: Timestamp = format!("2026-11-{day:02}T01:00:00Z").parse().unwrap();
+        let id = format!("202611{day:02}T010000Z");
+        let json = serde_json::json!({
+            "format": 1, "id": id, "created": created, "reason": "schedule",
+            "monitor": {"id": "00000000-0000-0000-0000-000000000001", "version": "1.0"},
+            "postgresql": {"major": 17, "version": "17.6", "system_identifier": "1", "timeline": 1,
+                "flushed_lsn": "0/1", "block_size": 8192, "checksums": true, "collations": []},
+            "sizes": {"files": 1, "tar": 2}, "snapshot_ms": 1.0, "verification": {"status": "pending"}
+        });
+        Backup { verification, ..serde_json::from_value(json).unwrap() }
+    }
+
+    fn verified(depth: Depth) -> Verification {
+        let at = Timestamp::UNIX_EPOCH;
+        Verification::Verified(Proof { at, restore_seconds: 1.0, seconds: 1.0, depth, limits: vec![] })
+    }
+
+    #[test]
+    fn the_newest_that_waits_is_next_and_once_a_week_it_is_read_whole() {
+        use Verification::{Pending, Superseded};
+        let failed = || Verification::Failed { at: Timestamp::UNIX_EPOCH, reason: String::new() };
+        let table = [
+            (vec![], None),
+            (vec![backup(1, Pending)], Some((1, Depth::Full))),
+            (vec![backup(1, Pending), backup(2, Pending)], Some((2, Depth::Full))),
+            (vec![backup(1, verified(Depth::Full)), backup(2, Pending)], Some((2, Depth::Start))),
+            (vec![backup(1, verified(Depth::Full)), backup(9, Pending)], Some((9, Depth::Full))),
+            (vec![backup(1, verified(Depth::Start)), backup(2, Pending)], Some((2, Depth::Full))),
+            // only the newest is worth it
+            (vec![backup(1, Pending), backup(2, verified(Depth::Full))], None),
+            (vec![backup(1, Superseded), backup(2, failed())], None),
+        ];
+        for (backups, expected) in table {
+            let next = next_to_verify(None, &backups).map(|(backup, depth)| (backup.id, depth));
+            let expected = expected.map(|(day, depth)| (backup(day, Pending).id, depth));
+            assert_eq!(next, expected);
+        }
+        let backups = [backup(1, Superseded), backup(2, Pending)];
+        let next = next_to_verify(Some(backups[0].id.clone()), &backups).unwrap();
+        assert_eq!((next.0.id, next.1), (backups[0].id.clone(), Depth::Full));
+    }
+
+    #[test]
+    fn a_failure_is_said_once() {
+        let mut failing = Failing::default();
+        let fails = || Err(Refusal::Conflict("x".into()));
+        let said: Vec<bool> =
+            [fails(), fails(), Ok(()), fails()].map(|result| failing.news(result).is_some()).into();
+        assert_eq!(said, [true, false, false, true]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Rotation: what [`backups::rotation`] decides, one deletion at a time, measured after each.
+//!
+//! The decision is made here and not by the network process, from manifests that only root writes: whoever holds the
+//! network password can shorten the retention period, and still not delete a pinned backup, the newest verified ones, or
+//! anything under a clock that has jumped (design D14).
+
+use crate::catalog;
+use crate::clock::Clock;
+use crate::places::Places;
+use anyhow::{Context, Result};
+use api::{Deletion, RotationPlan};
+use backups::rotation::{Candidate, Decision, Now, Rules, decide, plan};
+use jiff::{SignedDuration, Timestamp};
+use std::fs::File;
+
+/// Bytes kept aside, so that there is room for btrfs to delete something on a full volume.
+const RESERVE_BYTES: i64 = 256 << 20;
+
+/// What is measured and what is there.
+fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
+    let candidates = catalog::backups(places)?.iter().map(Candidate::from).collect();
+    let (total, free) = catalog::room(places)?;
+    let now = Now { time: Timestamp::now(), clock_is_trusted: clock.look()?, total, free };
+    Ok((candidates, now))
+}
+
+fn rules(retention_days: Option<u32>) -> Rules {
+    let retention = retention_days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
+    Rules { retention, ..Rules::default() }
+}
+
+/// What would go now and next.
+pub fn planned(places: &Places, clock: &Clock, retention_days: Option<u32>) -> Result<RotationPlan> {
+    let (candidates, now) = look(places, clock)?;
+    Ok(plan(&candidates, &rules(retention_days), &now))
+}
+
+/// Deletes what has to go; gives what went, and whether space is low while nothing may go.
+pub async fn run(
+    places: &Places,
+    clock: &Clock,
+    retention_days: Option<u32>,
+) -> Result<(Vec<Deletion>, bool)> {
+    let rules = rules(retention_days);
+    let mut deleted = Vec::new();
+    loop {
+        let (candidates, now) = look(places, clock)?;
+        let stuck = match decide(&candidates, &rules, &now) {
+            Decision::Delete(deletion) => {
+                delete(places, &deletion).await?;
+                deleted.push(deletion);
+                continue;
+            }
+            Decision::Nothing => false,
+            Decision::Stuck => true,
+        };
+        if !rules.is_low(now.total, now.free) {
+            keep_reserve(places)?;
+        }
+        return Ok((deleted, stuck));
+    }
+}
+
+/// Deletes one; where that fails, once more without the reserve.
+pub async fn delete(places: &Places, deletion: &Deletion) -> Result<()> {
+    let id = deletion.id.parse()?;
+    tracing::info!("deleting backup {id} ({:?})", deletion.why);
+    let Err(error) = catalog::delete(places, deletion.monitor, &id).await else { return Ok(()) };
+    if !files::remove(&places.reserve())? {
+        return Err(error);
+    }
+    tracing::warn!("{error:#}; trying again without the reserve");
+    catalog::delete(places, deletion.monitor, &id).await
+}
+
+/// Makes the reserve if it is not there.
+fn keep_reserve(places: &Places) -> Result<()> {
+    let path = places.reserve();
+    if path.exists() {
+        return Ok(());
+    }
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, RESERVE_BYTES)
+        .with_context(|| format!("cannot keep {RESERVE_BYTES} bytes aside in {}", path.display()))
+}

@@ -1,0 +1,143 @@
+//! Where the programs of a cluster run: `hostd cluster-exec` with what that cluster may see.
+//!
+//! A replica talks to the monitor. A clone for verification talks to nobody: it has its own user, no network, and
+//! neither the sockets nor the passwords of the replicas; and since nobody waits for it, it gets the processor and the
+//! disk only when nobody else wants them (design D7, D9).
+
+use crate::places::{HIDDEN, Places};
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, Group, Uid, User};
+use replica::ControlData;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::process::Command;
+
+/// Ids of a user.
+pub fn user_ids(name: &str) -> Result<(Uid, Gid)> {
+    let user = User::from_name(name)
+        .with_context(|| format!("cannot look up user {name}"))?
+        .with_context(|| format!("there is no user {name}"))?;
+    Ok((user.uid, user.gid))
+}
+
+/// Id of a group.
+pub fn group_id(name: &str) -> Result<Gid> {
+    Ok(Group::from_name(name)
+        .with_context(|| format!("cannot look up group {name}"))?
+        .with_context(|| format!("there is no group {name}"))?
+        .gid)
+}
+
+/// What kind of cluster it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Replica,
+    Clone,
+}
+
+/// The place of one cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Sandbox<'a> {
+    places: &'a Places,
+    subvolume: &'a Path,
+    kind: Kind,
+}
+
+impl<'a> Sandbox<'a> {
+    /// Of a replica, or a copy that becomes one.
+    pub fn replica(places: &'a Places, subvolume: &'a Path) -> Self {
+        Self { places, subvolume, kind: Kind::Replica }
+    }
+
+    /// Of a clone for verification.
+    pub fn clone_of_backup(places: &'a Places, subvolume: &'a Path) -> Self {
+        Self { places, subvolume, kind: Kind::Clone }
+    }
+
+    /// The user that its programs run as.
+    pub fn user(&self) -> &'a str {
+        match self.kind {
+            Kind::Replica => &self.places.cluster_user,
+            Kind::Clone => &self.places.verifier,
+        }
+    }
+
+    /// A command of it, with no input, that is killed when it is dropped.
+    pub fn command<I, S>(&self, program: &Path, arguments: I) -> Result<Command>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let own = std::env::current_exe().context("cannot find my own program")?;
+        let clusters = self.places.run.join("clusters");
+        let mut hidden: Vec<&Path> = HIDDEN.iter().map(Path::new).collect();
+        hidden.push(&self.places.data);
+        let mut command = match self.kind {
+            Kind::Replica => Command::new(own),
+            Kind::Clone => {
+                hidden.push(&clusters);
+                let mut command = Command::new("nice");
+                command.args(["-n", "19", "ionice", "-c", "3"]).arg(own);
+                command
+            }
+        };
+        command.arg("cluster-exec").arg("--subvolume").arg(self.subvolume).args(["--user", self.user()]);
+        if self.kind == Kind::Clone {
+            command.arg("--no-network");
+        }
+        for folder in hidden {
+            command.arg("--hide").arg(folder);
+        }
+        command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Runs a program to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// It did not end well; then the error has the last of what it said.
+    pub async fn output<I, S>(&self, program: &Path, arguments: I) -> Result<String>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let output = self
+            .command(program, arguments)?
+            .output()
+            .await
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        if !output.status.success() {
+            // Some say it on standard output (pg_amcheck).
+            let said = [output.stderr, output.stdout].concat();
+            let name = program.file_name().unwrap_or_default().display();
+            bail!("{name} failed ({}): {}", output.status, last_of(&String::from_utf8_lossy(&said)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What `pg_control` of the cluster says.
+    pub async fn control_data(&self) -> Result<ControlData> {
+        let printed = self.output(&self.places.program("pg_controldata"), [replica::PGDATA]).await?;
+        Ok(ControlData::parse(&printed)?)
+    }
+}
+
+/// The end of a text that goes into an error: hostile input may print without end.
+fn last_of(text: &str) -> &str {
+    const CHARACTERS: usize = 600;
+    let text = text.trim();
+    text.char_indices().rev().nth(CHARACTERS).map_or(text, |(at, _)| &text[at..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_a_long_text_is_kept() {
+        assert_eq!(last_of(" short\n"), "short");
+        let long = "ü".repeat(1000);
+        assert_eq!(last_of(&long).chars().count(), 601);
+    }
+}
