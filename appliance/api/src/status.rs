@@ -32,18 +32,7 @@ pub enum State {
     /// The monitor is being asked who it is.
     Connecting,
     /// The first full copy runs.
-    InitialSync {
-        /// Bytes copied.
-        done: u64,
-        /// Bytes to copy, an estimate until the copy has begun.
-        total: u64,
-        /// 0 to 100.
-        percent: u8,
-        /// Bytes per second since the beginning.
-        rate: u64,
-        /// Seconds left at this rate; unknown at the beginning.
-        seconds_left: Option<u64>,
-    },
+    InitialSync(Progress),
     /// Every change arrives as it is made.
     Synchronized {
         /// WAL bytes between the monitor's position and what is replayed here.
@@ -64,11 +53,15 @@ pub enum State {
         since: Timestamp,
         /// Why, with address and port.
         reason: String,
+        /// Seconds until the monitor's slot is lost, at the rate at which it wrote WAL, where that is known.
+        slot_seconds_left: Option<u64>,
     },
-    /// The stream cannot be continued: a full copy is needed.
+    /// The stream cannot be continued: a full copy is needed, or runs.
     OutOfSync {
         /// Why.
         reason: String,
+        /// How far the copy is, once it runs.
+        copy: Option<Progress>,
     },
     /// The monitor's PostgreSQL cannot be replicated here.
     Incompatible {
@@ -84,13 +77,28 @@ pub enum State {
     },
 }
 
+/// How far a full copy is. Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Copied.
+    pub done: u64,
+    /// To copy, an estimate until the copy has begun.
+    pub total: u64,
+    /// 0 to 100.
+    pub percent: u8,
+    /// Bytes per second since the beginning.
+    pub rate: u64,
+    /// Seconds left at this rate; unknown at the beginning.
+    pub seconds_left: Option<u64>,
+}
+
 impl State {
     /// The state's name, as in JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::NotConnected => "not-connected",
             Self::Connecting => "connecting",
-            Self::InitialSync { .. } => "initial-sync",
+            Self::InitialSync(_) => "initial-sync",
             Self::Synchronized { .. } => "synchronized",
             Self::Lagging { .. } => "lagging",
             Self::Disconnected { .. } => "disconnected",
@@ -152,11 +160,15 @@ mod tests {
         let states = [
             State::NotConnected,
             State::Connecting,
-            State::InitialSync { done: 1, total: 2, percent: 50, rate: 1, seconds_left: None },
+            State::InitialSync(Progress { done: 1, total: 2, percent: 50, rate: 1, seconds_left: None }),
             State::Synchronized { lag_bytes: 0, lag_seconds: 0.0 },
             State::Lagging { lag_bytes: 0, lag_seconds: 0.0 },
-            State::Disconnected { since: Timestamp::UNIX_EPOCH, reason: String::new() },
-            State::OutOfSync { reason: String::new() },
+            State::Disconnected {
+                since: Timestamp::UNIX_EPOCH,
+                reason: String::new(),
+                slot_seconds_left: None,
+            },
+            State::OutOfSync { reason: String::new(), copy: None },
             State::Incompatible { reason: String::new() },
             State::Updating,
             State::Failed { reason: String::new() },

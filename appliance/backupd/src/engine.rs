@@ -3,13 +3,14 @@
 //! What the observations mean and what follows from them is decided by pure functions of the `replica` crate; here are
 //! the observing and the doing. There is one loop and no second task that changes the replica, so nothing can race.
 
-use crate::monitor::{Monitor, Trouble};
+use crate::monitor::{Answer, Monitor, Trouble};
 use crate::shared::Shared;
 use crate::standby::{NotReady, Standby};
-use api::{Peer, State};
+use api::{EventKind, Level, Peer, Reason, State};
 use jiff::Timestamp;
 use replica::{
-    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, next_step, state,
+    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, WalRate, broken_stream,
+    is_full, next_step, seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +62,11 @@ struct Follower<'a> {
     /// Restarts since replay moved last.
     restarts: u32,
     lag: LagClock,
+    wal_rate: WalRate,
+    /// When the monitor's slot is lost if this server stays away.
+    slot_lost_at: Option<Instant>,
+    /// `Database system identifier` of the replica.
+    replica_of: Option<u64>,
     began: Instant,
     seen: Observations,
 }
@@ -71,9 +77,11 @@ impl<'a> Follower<'a> {
         let seen = Observations {
             paired: true,
             volume_problem: None,
+            is_full: false,
             monitor: MonitorView::NotAsked,
             replica: ReplicaView::Absent,
             lag_seconds: 0.0,
+            broken_stream: None,
             copy_failure: None,
         };
         Self {
@@ -89,6 +97,9 @@ impl<'a> Follower<'a> {
             starts: 0,
             restarts: 0,
             lag: LagClock::default(),
+            wal_rate: WalRate::default(),
+            slot_lost_at: None,
+            replica_of: None,
             began: now,
             seen,
         }
@@ -101,13 +112,19 @@ impl<'a> Follower<'a> {
                 self.observe_monitor().await;
             }
             self.measure_lag();
+            self.look_at_stream().await;
             self.shared.publish(state(&self.seen));
             if Instant::now() >= self.step_again {
                 match next_step(&self.seen) {
                     Step::Wait => {}
-                    Step::FullCopy => self.full_copy().await,
+                    Step::FullCopy => self.full_copy(None).await,
                     Step::Start => self.start().await,
-                    Step::Restart => self.stop().await,
+                    Step::Restart => {
+                        self.restarts = self.restarts.saturating_add(1);
+                        self.stop("replay has paused; the replica is started anew").await;
+                    }
+                    Step::Stop => self.stop("the data volume is full; the replica is stopped").await,
+                    Step::Resync => self.resync().await,
                 }
             }
             tokio::time::sleep(ROUND).await;
@@ -124,19 +141,39 @@ impl<'a> Follower<'a> {
         };
         self.seen.monitor = match answer {
             Ok((monitor, answer)) => {
-                self.monitor = Some(monitor);
                 self.monitor_backoff.succeeded();
-                MonitorView::Answers {
-                    position: answer.position,
-                    slot_active: answer.slot_active,
-                    slot_lost: answer.slot_lost,
-                }
+                let view = self.answer_view(&monitor, answer);
+                self.monitor = Some(monitor);
+                view
             }
             Err(trouble) => {
                 self.ask_again = Instant::now() + self.monitor_backoff.failed();
                 self.trouble_view(trouble)
             }
         };
+    }
+
+    fn answer_view(&mut self, monitor: &Monitor, answer: Answer) -> MonitorView {
+        let (ours, theirs) = (self.replica_of, monitor.system_identifier);
+        if let Some(ours) = ours.filter(|ours| *ours != theirs) {
+            return MonitorView::OtherDatabase {
+                reason: format!(
+                    "the monitor at {} has another database (system identifier {theirs}) than the replica here \
+                     ({ours}), which is kept; if that is meant to be, release the monitor at the server's console",
+                    self.peer.info().endpoint()
+                ),
+            };
+        }
+        let rate = self.wal_rate.observe(self.began.elapsed(), answer.position);
+        let left = seconds_until_lost(answer.safe_wal, rate);
+        // Years from now cannot be told from never.
+        self.slot_lost_at = left.and_then(|left| Instant::now().checked_add(Duration::from_secs(left)));
+        self.shared.publish_headroom(left);
+        MonitorView::Answers {
+            position: answer.position,
+            slot_active: answer.slot_active,
+            slot_lost: answer.slot_lost,
+        }
     }
 
     fn trouble_view(&self, trouble: Trouble) -> MonitorView {
@@ -146,7 +183,8 @@ impl<'a> Follower<'a> {
                     MonitorView::Unreachable { since, .. } => *since,
                     _ => Timestamp::now(),
                 };
-                MonitorView::Unreachable { since, reason }
+                let left = self.slot_lost_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+                MonitorView::Unreachable { since, reason, slot_seconds_left: left }
             }
             Trouble::Refuses(reason) => MonitorView::Refuses { reason },
             Trouble::OtherMajor(reason) => MonitorView::OtherMajor { reason },
@@ -157,6 +195,9 @@ impl<'a> Follower<'a> {
         self.seen.volume_problem = self.shared.volume_problem();
         if self.seen.volume_problem.is_none() {
             self.seen.replica = self.replica_view().await;
+            if let Some(space) = self.shared.space() {
+                self.seen.is_full = is_full(self.seen.is_full, space.free);
+            }
         }
     }
 
@@ -172,6 +213,7 @@ impl<'a> Follower<'a> {
             Ok(info) => info,
             Err(error) => return down(error),
         };
+        self.replica_of = info.control.map(|control| control.system_identifier);
         if !info.present {
             return ReplicaView::Absent;
         }
@@ -214,6 +256,28 @@ impl<'a> Follower<'a> {
         Ok(answer)
     }
 
+    /// Where nobody streams although both sides are there, the replica's log says whether that can pass.
+    async fn look_at_stream(&mut self) {
+        self.seen.broken_stream = match (&self.seen.monitor, &self.seen.replica) {
+            // The replica was asked before the monitor, so an honest monitor is never behind.
+            (MonitorView::Answers { position, slot_active, .. }, ReplicaView::Running { replayed, .. }) => {
+                match set_back(*replayed, *position) {
+                    None if *slot_active => None,
+                    // If it cannot be asked now, then in the next round.
+                    None => self
+                        .shared
+                        .hostd
+                        .replica(self.peer.id)
+                        .await
+                        .ok()
+                        .and_then(|info| broken_stream(&info.log)),
+                    back => back,
+                }
+            }
+            _ => None,
+        };
+    }
+
     fn measure_lag(&mut self) {
         if let (MonitorView::Answers { position, .. }, ReplicaView::Running { replayed, .. }) =
             (&self.seen.monitor, &self.seen.replica)
@@ -235,10 +299,9 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Stops the replica; the next round finds it down and starts it.
-    async fn stop(&mut self) {
-        tracing::info!("replay has paused: the replica is started anew");
-        self.restarts = self.restarts.saturating_add(1);
+    /// Stops the replica; the next round finds it down, and starts it if it may run.
+    async fn stop(&mut self, why: &str) {
+        tracing::info!("{why}");
         self.step_again = Instant::now() + self.step_backoff.failed();
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
@@ -246,37 +309,71 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn full_copy(&mut self) {
+    /// Makes another full copy in the place of the replica, after a backup of what is there.
+    async fn resync(&mut self) {
+        let Some(reason) = self.seen.out_of_sync().map(str::to_owned) else { return };
+        if matches!(self.seen.replica, ReplicaView::Running { .. }) {
+            let comment = "before another full copy: the stream could not be continued".into();
+            if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
+                let endpoint = self.peer.info().endpoint();
+                self.copy_failed(&format!(
+                    "monitor at {endpoint}: no backup could be made before: {refusal}"
+                ));
+                return;
+            }
+        }
+        self.standby = None;
+        if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
+            self.copy_failed(&format!("cannot stop the replica: {error}"));
+            return;
+        }
+        self.full_copy(Some(reason)).await;
+    }
+
+    /// Copies the monitor's cluster; `resync` says why there has to be another copy.
+    async fn full_copy(&mut self, resync: Option<String>) {
         let Some(monitor) = &self.monitor else { return };
+        let replace = resync.is_some();
         let copy = async {
+            // What was kept for the old replica is of no use to a new one.
+            if replace || matches!(&self.seen.monitor, MonitorView::Answers { slot_lost: Some(_), .. }) {
+                monitor.renew_slot().await?;
+            }
             let tablespaces = monitor.tablespaces().await?;
             let began = Instant::now();
-            let mut seen = Observations {
-                replica: ReplicaView::Copying { progress: None, elapsed: Duration::ZERO },
-                ..self.seen.clone()
-            };
+            let view = |progress, elapsed| ReplicaView::Copying { progress, elapsed, resync: resync.clone() };
+            let mut seen = Observations { replica: view(None, Duration::ZERO), ..self.seen.clone() };
             self.shared.publish(state(&seen));
             let report = |at| {
-                seen.replica = ReplicaView::Copying { progress: Some(at), elapsed: began.elapsed() };
+                seen.replica = view(Some(at), began.elapsed());
                 self.shared.publish(state(&seen));
             };
-            self.shared.hostd.full_copy(self.peer, tablespaces, false, report).await?;
-            tracing::info!("full copy of monitor {} done in {:.1?}", self.peer.id, began.elapsed());
-            anyhow::Ok(())
+            self.shared.hostd.full_copy(self.peer, tablespaces, replace, report).await?;
+            anyhow::Ok(began.elapsed())
         };
         match copy.await {
-            Ok(()) => {
+            Ok(took) => {
                 self.seen.copy_failure = None;
+                self.seen.broken_stream = None;
                 self.step_backoff.succeeded();
+                let message = format!("The full copy of monitor {} was made in {took:.0?}.", self.peer.id);
+                self.shared.events.record(EventKind::FullCopy, Level::Ok, message, None);
             }
             Err(error) => {
-                tracing::error!("full copy of monitor {}: {error:#}", self.peer.id);
                 let endpoint = self.peer.info().endpoint();
-                self.seen.copy_failure = Some(format!("monitor at {endpoint}: {error:#}"));
-                self.step_again = Instant::now() + self.step_backoff.failed();
+                self.copy_failed(&format!("monitor at {endpoint}: {error:#}"));
             }
         }
         // Its connection may be older than the copy took.
         self.ask_again = Instant::now();
+    }
+
+    fn copy_failed(&mut self, why: &str) {
+        if self.seen.copy_failure.as_deref() != Some(why) {
+            let message = format!("A full copy failed: {why}.");
+            self.shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
+        }
+        self.seen.copy_failure = Some(why.into());
+        self.step_again = Instant::now() + self.step_backoff.failed();
     }
 }

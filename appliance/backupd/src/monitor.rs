@@ -37,6 +37,8 @@ pub struct Answer {
     pub slot_active: bool,
     /// Why the slot cannot be used any more.
     pub slot_lost: Option<String>,
+    /// Bytes of WAL that may be written before the slot is lost; `None`: as many as there are.
+    pub safe_wal: Option<u64>,
 }
 
 /// A connection to the monitor.
@@ -45,6 +47,8 @@ pub struct Monitor {
     client: Client,
     endpoint: String,
     slot: String,
+    /// `Database system identifier`: another one is another database.
+    pub system_identifier: u64,
 }
 
 impl Monitor {
@@ -80,11 +84,13 @@ impl Monitor {
                 tracing::debug!("the connection to the monitor ended: {error}");
             }
         });
-        let monitor = Self { client, endpoint: endpoint.clone(), slot: peer.slot.clone() };
+        let mut monitor =
+            Self { client, endpoint: endpoint.clone(), slot: peer.slot.clone(), system_identifier: 0 };
         let row = monitor
             .row(
                 "select current_setting('server_version_num'), current_setting('server_version'), \
-                 (select rolreplication from pg_catalog.pg_roles where rolname = current_user)",
+                 (select rolreplication from pg_catalog.pg_roles where rolname = current_user), \
+                 (select system_identifier from pg_catalog.pg_control_system())",
             )
             .await
             .map_err(|error| refuses(format!("does not say what it is: {error:#}")))?;
@@ -102,14 +108,36 @@ impl Monitor {
                 peer.user
             )));
         }
+        monitor.system_identifier = row
+            .get(3)
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| refuses("does not say its system identifier".into()))?;
         Ok(monitor)
+    }
+
+    /// Makes the slot anew: what was lost cannot be continued, and a full copy begins from here.
+    ///
+    /// # Errors
+    /// Somebody uses it, or there are too many slots.
+    pub async fn renew_slot(&self) -> Result<()> {
+        let slot = &self.slot;
+        let statement = format!(
+            "select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots \
+             where slot_name = '{slot}'; \
+             select pg_catalog.pg_create_physical_replication_slot('{slot}', true)"
+        );
+        self.client
+            .simple_query(&statement)
+            .await
+            .map(drop)
+            .with_context(|| format!("cannot make the monitor's replication slot {slot} anew"))
     }
 
     /// Asks how the monitor and the slot stand.
     pub async fn ask(&self) -> Result<Answer, Trouble> {
         let question = format!(
             "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
-             else pg_catalog.pg_current_wal_lsn() end, s.active, s.wal_status, s.invalidation_reason \
+             else pg_catalog.pg_current_wal_lsn() end, s.active, s.wal_status, s.invalidation_reason, s.safe_wal_size \
              from (select 1) as one left join pg_catalog.pg_replication_slots as s on s.slot_name = '{}'",
             self.slot
         );
@@ -129,7 +157,9 @@ impl Monitor {
             ))
         })?;
         let slot_lost = slot_problem(&self.slot, row.get(1).is_some(), row.get(2), row.get(3));
-        Ok(Answer { position, slot_active: row.get(1) == Some("t"), slot_lost })
+        // Negative when the limit is passed already.
+        let safe_wal = row.get(4).map(|bytes| bytes.parse().unwrap_or(0));
+        Ok(Answer { position, slot_active: row.get(1) == Some("t"), slot_lost, safe_wal })
     }
 
     /// The monitor's own tablespaces.

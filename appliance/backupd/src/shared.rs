@@ -55,7 +55,7 @@ pub struct Places {
 pub enum Made {
     /// It was made.
     Backup(Box<Backup>),
-    /// Nothing has changed since the backup with this id, so a scheduled one would only be the same again.
+    /// Nothing has changed since the backup with this id, so another one that nobody asked for would only be the same again.
     Unchanged(String),
 }
 
@@ -84,6 +84,8 @@ pub struct Shared {
     /// What was damaged when it was read, as sentences without full stop.
     damage: Vec<String>,
     rotation: Mutex<Rotation>,
+    /// Seconds until the monitor's slot would be lost without this server.
+    headroom: Mutex<Option<u64>>,
     /// The backup that somebody wants to have verified.
     asked: Mutex<Option<String>>,
     /// The backup that is being verified.
@@ -125,6 +127,7 @@ impl Shared {
             settings: Mutex::new(settings.value.unwrap_or_default()),
             damage,
             rotation: Mutex::default(),
+            headroom: Mutex::default(),
             asked: Mutex::default(),
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
@@ -205,6 +208,11 @@ impl Shared {
         self.events.record(EventKind::State, level, message, None);
     }
 
+    /// Makes known in how many seconds the monitor's slot would be lost without this server.
+    pub fn publish_headroom(&self, seconds: Option<u64>) {
+        *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
+    }
+
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
     pub fn status(&self, is_default_password: Result<bool, String>) -> Status {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -223,6 +231,10 @@ impl Shared {
         let settings = self.settings();
         let checks = vec![
             status::replication_check(&state, &message),
+            status::headroom_check(
+                peer.is_some(),
+                *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
+            ),
             status::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
@@ -251,7 +263,8 @@ impl Shared {
         self.volume_problem().map_or(Ok(()), |problem| Err(Refusal::Unavailable(problem)))
     }
 
-    fn space(&self) -> Option<Space> {
+    /// Room on the data volume, where it is known.
+    pub fn space(&self) -> Option<Space> {
         match nix::sys::statvfs::statvfs(&self.places.data) {
             Ok(volume) => Some(Space {
                 total: volume.blocks() * volume.fragment_size(),
@@ -336,8 +349,14 @@ impl Shared {
             .map_err(|error| not_ready(error.to_string()))?;
         let facts = standby.facts().await?;
         let flushed_lsn = facts.flushed.to_string();
-        if reason == Reason::Schedule
-            && let Some(last) = self.backups()?.backups.iter().find(|last| last.monitor.id == peer.id)
+        // One before a resync is protected for a while, so one of another kind does not stand for it.
+        let serves = |last: &Backup| match reason {
+            Reason::OnDemand => false,
+            Reason::Schedule => true,
+            Reason::BeforeResync => last.reason == Reason::BeforeResync,
+        };
+        if let Some(last) = self.backups()?.backups.iter().find(|last| last.monitor.id == peer.id)
+            && serves(last)
             && (&last.postgresql.flushed_lsn, last.postgresql.timeline) == (&flushed_lsn, facts.timeline)
         {
             return Ok(Made::Unchanged(last.id.clone()));

@@ -1,21 +1,25 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Backup, Check, Frequency, Level, Settings, Space, State, Verification};
+use api::{Backup, Check, Frequency, Level, Progress, Settings, Space, State, Verification};
 use jiff::{SignedDuration, Timestamp};
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
-    let monitor = endpoint.map(|endpoint| format!("the monitor at {endpoint}")).unwrap_or_default();
+    let monitor = endpoint.map_or("the monitor".into(), |endpoint| format!("the monitor at {endpoint}"));
     match state {
         State::NotConnected => {
             "No monitor is paired. Enter this server's address on the monitor's page, Settings → Backups."
                 .into()
         }
         State::Connecting => format!("Connecting to {monitor}."),
-        State::InitialSync { total: 0, .. } => format!("The full copy of {monitor} begins."),
-        State::InitialSync { percent, rate, seconds_left, .. } => {
-            let left = seconds_left.map(|left| format!(", about {left} s left")).unwrap_or_default();
-            format!("Full copy of {monitor}: {percent} % at {} MB/s{left}.", rate / 1_000_000)
+        State::InitialSync(Progress { total: 0, .. }) => format!("The full copy of {monitor} begins."),
+        State::InitialSync(copy) => format!("Full copy of {monitor}: {}.", progress(copy)),
+        State::OutOfSync { reason, copy: Some(copy) } => {
+            format!("{} Full copy of {monitor}: {}.", sentence(reason), progress(copy))
+        }
+        State::Disconnected { reason, slot_seconds_left: Some(left), .. } => {
+            let left = SignedDuration::from_secs(i64::try_from(*left).unwrap_or(i64::MAX));
+            format!("{} The monitor keeps what is missing for about {}.", sentence(reason), in_words(left))
         }
         State::Synchronized { .. } => format!("Every change of {monitor} arrives as it is made."),
         State::Lagging { lag_bytes, lag_seconds } => {
@@ -23,10 +27,15 @@ pub fn message(state: &State, endpoint: Option<&str>) -> String {
         }
         State::Updating => "The backup server is updating itself.".into(),
         State::Disconnected { reason, .. }
-        | State::OutOfSync { reason }
+        | State::OutOfSync { reason, .. }
         | State::Incompatible { reason }
         | State::Failed { reason } => sentence(reason),
     }
+}
+
+fn progress(Progress { percent, rate, seconds_left, .. }: &Progress) -> String {
+    let left = seconds_left.map(|left| format!(", about {left} s left")).unwrap_or_default();
+    format!("{percent} % at {} MB/s{left}", rate / 1_000_000)
 }
 
 /// A reason as a sentence.
@@ -40,7 +49,7 @@ pub fn sentence(reason: &str) -> String {
 pub fn replication_check(state: &State, message: &str) -> Check {
     let level = match state {
         State::Synchronized { .. } | State::Updating => Level::Ok,
-        State::Connecting | State::InitialSync { .. } | State::Lagging { .. } | State::NotConnected => {
+        State::Connecting | State::InitialSync(_) | State::Lagging { .. } | State::NotConnected => {
             Level::Warn
         }
         State::Disconnected { .. }
@@ -89,9 +98,6 @@ pub fn volume_check(problem: Option<String>) -> Check {
     }
 }
 
-/// Below this PostgreSQL cannot be relied upon to go on, in bytes: WAL between two restartpoints (`max_wal_size`).
-const FULL_BYTES: u64 = 1 << 30;
-
 /// Check `free-space` of the data volume; `None`: it is not known. `stuck`: rotation may delete nothing more.
 pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
@@ -99,7 +105,7 @@ pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
         return check(Level::Warn, "It is not known how much space is free.".into());
     };
     let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
-    if free < FULL_BYTES {
+    if free < replica::FULL_BYTES {
         check(Level::Fail, format!("The data volume is full: {said}. Use a larger disk."))
     } else if backups::rotation::Rules::default().is_low(total, free) {
         let rest = "no backup may be deleted; unpin some at the console or use a larger disk";
@@ -138,7 +144,7 @@ pub fn backup_check(
                 } else {
                     Level::Ok
                 };
-                (level, format!("The last backup was made {} ago.", ago(age)))
+                (level, format!("The last backup was made {} ago.", in_words(age)))
             }
         },
     };
@@ -168,6 +174,28 @@ pub fn verification_check(is_paired: bool, backups: &Result<Vec<Backup>, String>
     Check { name: "last-verification".into(), level, message }
 }
 
+/// Less time than this until the slot is lost needs attention.
+const HEADROOM: SignedDuration = SignedDuration::from_hours(24);
+
+/// Check `slot-headroom`: how long the monitor keeps what has not arrived here, at the rate at which it writes WAL;
+/// `None`: for ever, or it is not known yet.
+pub fn headroom_check(is_paired: bool, seconds_left: Option<u64>) -> Check {
+    let left = seconds_left.map(|left| SignedDuration::from_secs(i64::try_from(left).unwrap_or(i64::MAX)));
+    let (level, message) = match left {
+        _ if !is_paired => (Level::Ok, "No monitor is paired.".into()),
+        None => (Level::Ok, "The monitor keeps what has not arrived here.".into()),
+        Some(left) => {
+            let level = if left < HEADROOM { Level::Warn } else { Level::Ok };
+            let said = format!(
+                "If this server were away, the monitor would keep what it misses for about {}.",
+                in_words(left)
+            );
+            (level, said)
+        }
+    };
+    Check { name: "slot-headroom".into(), level, message }
+}
+
 /// Check `clock`; `None`: it was not looked at yet.
 pub fn clock_check(is_trusted: Option<bool>) -> Check {
     let (level, message) = match is_trusted {
@@ -191,8 +219,8 @@ pub fn settings_check(damage: &[String]) -> Check {
     Check { name: "settings".into(), level, message }
 }
 
-/// A time as people say it.
-fn ago(age: SignedDuration) -> String {
+/// A length of time as people say it.
+fn in_words(age: SignedDuration) -> String {
     match age.as_secs() {
         ..120 => format!("{} s", age.as_secs().max(0)),
         120..7200 => format!("{} min", age.as_mins()),

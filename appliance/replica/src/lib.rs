@@ -7,22 +7,27 @@
 mod config;
 mod conninfo;
 mod controldata;
+mod headroom;
 mod lsn;
 mod progress;
 mod state;
 mod step;
+mod stream;
 
 pub use config::{
     CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig,
 };
 pub use conninfo::{Source, clone_conninfo, passfile_line};
 pub use controldata::{ControlData, ControlDataError};
+pub use headroom::{WalRate, seconds_until_lost};
 pub use lsn::{Lsn, LsnError};
-pub use progress::{CopyProgress, Meter, parse_basebackup_progress};
+pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use state::{
-    LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, state,
+    FULL_BYTES, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
+    SYNCHRONIZED_SECONDS, is_full, state,
 };
 pub use step::{Backoff, Step, next_step};
+pub use stream::{broken_stream, set_back};
 
 /// The PostgreSQL major that this product replicates (design D6).
 pub const POSTGRESQL_MAJOR: u32 = 17;

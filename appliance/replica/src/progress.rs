@@ -1,5 +1,6 @@
 //! Progress of a full copy: what `pg_basebackup --progress` prints, and rate and time left from it.
 
+use api::Progress;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -25,30 +26,17 @@ pub fn parse_basebackup_progress(line: &str) -> Option<CopyProgress> {
     Some(CopyProgress { done, total: total.max(done) })
 }
 
-/// Rate and time left of something that has a beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meter {
-    /// 0 to 100; 100 only when done.
-    pub percent: u8,
-    /// Bytes per second since the beginning.
-    pub rate: u64,
-    /// Whole seconds left at this rate, where there is a rate yet.
-    pub seconds_left: Option<u64>,
-}
-
-impl Meter {
-    /// Computes the figures of `progress` after `elapsed`.
-    pub fn read(progress: CopyProgress, elapsed: Duration) -> Self {
-        let CopyProgress { done, total } = progress;
-        let percent = if total == 0 { 0 } else { u128::from(done) * 100 / u128::from(total) };
-        let millis = elapsed.as_millis();
-        let rate = (u128::from(done) * 1000).checked_div(millis).unwrap_or(0);
-        let left = (rate > 0).then(|| u128::from(total.saturating_sub(done)).div_ceil(rate));
-        Self {
-            percent: u8::try_from(percent.min(100)).unwrap_or(100),
-            rate: u64::try_from(rate).unwrap_or(u64::MAX),
-            seconds_left: left.and_then(|left| u64::try_from(left).ok()),
-        }
+/// Percent, rate and time left of a copy that has run for `elapsed`; 100 % only when done.
+pub fn meter(CopyProgress { done, total }: CopyProgress, elapsed: Duration) -> Progress {
+    let percent = if total == 0 { 0 } else { u128::from(done) * 100 / u128::from(total) };
+    let rate = (u128::from(done) * 1000).checked_div(elapsed.as_millis()).unwrap_or(0);
+    let left = (rate > 0).then(|| u128::from(total.saturating_sub(done)).div_ceil(rate));
+    Progress {
+        done,
+        total,
+        percent: u8::try_from(percent.min(100)).unwrap_or(100),
+        rate: u64::try_from(rate).unwrap_or(u64::MAX),
+        seconds_left: left.and_then(|left| u64::try_from(left).ok()),
     }
 }
 
@@ -87,8 +75,8 @@ mod tests {
             ((u64::MAX, u64::MAX), 1, (100, u64::MAX, Some(0))),
         ];
         for ((done, total), seconds, (percent, rate, seconds_left)) in table {
-            let meter = Meter::read(CopyProgress { done, total }, Duration::from_secs(seconds));
-            assert_eq!(meter, Meter { percent, rate, seconds_left }, "{done}/{total}");
+            let meter = meter(CopyProgress { done, total }, Duration::from_secs(seconds));
+            assert_eq!(meter, Progress { done, total, percent, rate, seconds_left });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the observations mean: one pure function from what was seen to the state that is shown (design section 5).
 
-use crate::{CopyProgress, Lsn, Meter};
+use crate::{CopyProgress, Lsn, meter};
 use api::State;
 use jiff::Timestamp;
 use std::collections::VecDeque;
@@ -10,6 +10,16 @@ use std::time::Duration;
 pub const SYNCHRONIZED_BYTES: u64 = 16 * 1024 * 1024;
 /// Seconds behind which a replica still counts as synchronized.
 pub const SYNCHRONIZED_SECONDS: f64 = 10.0;
+
+/// Below this the data volume is full, in bytes: PostgreSQL cannot be relied upon to go on with less room than WAL takes
+/// between two restartpoints (`max_wal_size`).
+pub const FULL_BYTES: u64 = 1 << 30;
+
+/// Whether replay has to stand still, with `free` bytes on the data volume. Once stopped, it goes on only when there is
+/// twice the room, so that it does not start and stop by turns.
+pub fn is_full(was_full: bool, free: u64) -> bool {
+    free < if was_full { 2 * FULL_BYTES } else { FULL_BYTES }
+}
 
 /// What the monitor said when it was last asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +40,13 @@ pub enum MonitorView {
         /// Since when.
         since: Timestamp,
         /// Why, with address and port.
+        reason: String,
+        /// Seconds until its slot is lost, where that is known.
+        slot_seconds_left: Option<u64>,
+    },
+    /// It is another database than the one that the replica is of.
+    OtherDatabase {
+        /// Which, and the way out.
         reason: String,
     },
     /// It answers with another PostgreSQL major.
@@ -55,6 +72,8 @@ pub enum ReplicaView {
         progress: Option<CopyProgress>,
         /// Time since the beginning.
         elapsed: Duration,
+        /// Why there has to be another copy; `None`: it is the first one.
+        resync: Option<String>,
     },
     /// It is there but does not run.
     Down {
@@ -91,17 +110,31 @@ pub struct Observations {
     pub paired: bool,
     /// Why the data volume cannot be used, as a sentence.
     pub volume_problem: Option<String>,
+    /// Replay has been stopped, as the data volume is full.
+    pub is_full: bool,
     /// The monitor's side.
     pub monitor: MonitorView,
     /// Our side.
     pub replica: ReplicaView,
     /// Seconds by which the replay is behind, from [`LagClock`].
     pub lag_seconds: f64,
+    /// Why the stream cannot be continued, by the replica's own log.
+    pub broken_stream: Option<String>,
     /// The last full copy failed for this reason.
     pub copy_failure: Option<String>,
 }
 
 impl Observations {
+    /// Why the stream cannot be continued although both sides are there.
+    pub fn out_of_sync(&self) -> Option<&str> {
+        match &self.monitor {
+            MonitorView::Answers { slot_lost, .. } if self.replica != ReplicaView::Absent => {
+                slot_lost.as_deref().or(self.broken_stream.as_deref())
+            }
+            _ => None,
+        }
+    }
+
     fn replica_moves(&self) -> bool {
         matches!(self.replica, ReplicaView::Running { paused: None, .. })
     }
@@ -115,26 +148,38 @@ pub fn state(seen: &Observations) -> State {
     if let Some(problem) = &seen.volume_problem {
         return State::Failed { reason: problem.clone() };
     }
-    if let ReplicaView::Copying { progress, elapsed } = seen.replica {
-        let progress = progress.unwrap_or(CopyProgress { done: 0, total: 0 });
-        let Meter { percent, rate, seconds_left } = Meter::read(progress, elapsed);
-        return State::InitialSync {
-            done: progress.done,
-            total: progress.total,
-            percent,
-            rate,
-            seconds_left,
+    if let ReplicaView::Copying { progress, elapsed, resync } = &seen.replica {
+        let copy = meter(progress.unwrap_or(CopyProgress { done: 0, total: 0 }), *elapsed);
+        return match resync {
+            None => State::InitialSync(copy),
+            Some(reason) => State::OutOfSync { reason: reason.clone(), copy: Some(copy) },
+        };
+    }
+    if seen.is_full {
+        return State::Failed {
+            reason: "the data volume is full, so replay was stopped before it could do harm; it goes on when there is \
+                     room: use a larger disk, or unpin backups at the console"
+                .into(),
         };
     }
     let (position, slot_active) = match &seen.monitor {
         MonitorView::NotAsked => return State::Connecting,
         MonitorView::Refuses { reason } => return State::Failed { reason: reason.clone() },
         MonitorView::OtherMajor { reason } => return State::Incompatible { reason: reason.clone() },
-        MonitorView::Unreachable { since, reason } => {
-            return State::Disconnected { since: *since, reason: reason.clone() };
+        MonitorView::OtherDatabase { reason } => return State::Failed { reason: reason.clone() },
+        MonitorView::Unreachable { since, reason, slot_seconds_left } => {
+            return State::Disconnected {
+                since: *since,
+                reason: reason.clone(),
+                slot_seconds_left: *slot_seconds_left,
+            };
         }
-        MonitorView::Answers { slot_lost: Some(reason), .. } if seen.replica != ReplicaView::Absent => {
-            return State::OutOfSync { reason: reason.clone() };
+        MonitorView::Answers { .. } if let Some(reason) = seen.out_of_sync() => {
+            let reason = match &seen.copy_failure {
+                Some(failure) => format!("{reason}; the last attempt failed: {failure}"),
+                None => reason.into(),
+            };
+            return State::OutOfSync { reason, copy: None };
         }
         MonitorView::Answers { position, slot_active, .. } => (*position, *slot_active),
     };
@@ -193,14 +238,17 @@ impl LagClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::Progress;
 
     fn seen(monitor: MonitorView, replica: ReplicaView) -> Observations {
         Observations {
             paired: true,
             volume_problem: None,
+            is_full: false,
             monitor,
             replica,
             lag_seconds: 0.0,
+            broken_stream: None,
             copy_failure: None,
         }
     }
@@ -216,17 +264,27 @@ mod tests {
         let lost =
             MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
         let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
-        let since = Timestamp::UNIX_EPOCH;
+        let away = MonitorView::Unreachable {
+            since: Timestamp::UNIX_EPOCH,
+            reason: "x".into(),
+            slot_seconds_left: None,
+        };
         let table = [
             (seen(MonitorView::NotAsked, ReplicaView::Absent), "connecting"),
             (seen(answers(1, false), ReplicaView::Absent), "connecting"),
             (seen(lost.clone(), ReplicaView::Absent), "connecting"),
             (seen(lost, running.clone()), "out-of-sync"),
             (
-                seen(MonitorView::Unreachable { since, reason: "x".into() }, ReplicaView::Absent),
-                "disconnected",
+                Observations {
+                    broken_stream: Some("x".into()),
+                    ..seen(answers(1000, false), running.clone())
+                },
+                "out-of-sync",
             ),
-            (seen(MonitorView::Unreachable { since, reason: "x".into() }, running.clone()), "disconnected"),
+            (seen(away.clone(), ReplicaView::Absent), "disconnected"),
+            (seen(MonitorView::OtherDatabase { reason: "x".into() }, running.clone()), "failed"),
+            (Observations { is_full: true, ..seen(answers(1000, true), running.clone()) }, "failed"),
+            (seen(away.clone(), running.clone()), "disconnected"),
             (seen(MonitorView::Refuses { reason: "x".into() }, running.clone()), "failed"),
             (seen(MonitorView::OtherMajor { reason: "x".into() }, ReplicaView::Absent), "incompatible"),
             (seen(answers(1000, true), running.clone()), "synchronized"),
@@ -260,14 +318,15 @@ mod tests {
 
     #[test]
     fn a_copy_shows_its_progress() {
-        let copying = ReplicaView::Copying {
+        let copying = |resync| ReplicaView::Copying {
             progress: Some(CopyProgress { done: 50, total: 200 }),
             elapsed: Duration::from_secs(5),
+            resync,
         };
-        assert_eq!(
-            state(&seen(answers(1, true), copying)),
-            State::InitialSync { done: 50, total: 200, percent: 25, rate: 10, seconds_left: Some(15) }
-        );
+        let progress = Progress { done: 50, total: 200, percent: 25, rate: 10, seconds_left: Some(15) };
+        assert_eq!(state(&seen(answers(1, true), copying(None))), State::InitialSync(progress));
+        let again = State::OutOfSync { reason: "lost".into(), copy: Some(progress) };
+        assert_eq!(state(&seen(answers(1, true), copying(Some("lost".into())))), again);
     }
 
     #[test]

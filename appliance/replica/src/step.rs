@@ -14,6 +14,10 @@ pub enum Step {
     Start,
     /// Stop the replica, to start it under the settings that it needs now.
     Restart,
+    /// Stop the replica until there is room again.
+    Stop,
+    /// Make a backup of what is there, and then another full copy in its place.
+    Resync,
 }
 
 /// The next step.
@@ -22,11 +26,21 @@ pub enum Step {
 /// monitor is back. A full copy begins only when the monitor was seen to be the right one. Replay pauses by itself when
 /// a setting that hot standby takes over was raised on the monitor (documentation, "Hot Standby: Administrator's
 /// Overview"); `pg_control` has the new value then, and a start takes it from there. While the data volume is not there
-/// nothing is done: an absent replica would be no reason for a copy.
+/// nothing is done: an absent replica would be no reason for a copy. When the volume is full, replay stops before
+/// PostgreSQL fails at it (facts, "btrfs").
 pub fn next_step(seen: &Observations) -> Step {
     match (&seen.replica, &seen.monitor) {
         _ if !seen.paired || seen.volume_problem.is_some() => Step::Wait,
+        (ReplicaView::Running { .. } | ReplicaView::Silent { .. }, _) if seen.is_full => Step::Stop,
+        _ if seen.is_full => Step::Wait,
         (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
+        // One that can be started gives a backup first.
+        (ReplicaView::Running { .. } | ReplicaView::Down { reason: Some(_) }, _)
+        | (ReplicaView::Silent { reason: Some(_) }, _)
+            if seen.out_of_sync().is_some() =>
+        {
+            Step::Resync
+        }
         (ReplicaView::Down { .. }, _) => Step::Start,
         (ReplicaView::Running { paused: Some(Pause::Mendable), .. }, _) => Step::Restart,
         _ => Step::Wait,
@@ -77,6 +91,10 @@ mod tests {
     #[test]
     fn a_copy_needs_the_right_monitor_and_a_start_needs_only_a_copy() {
         let answers = MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: None };
+        let lost =
+            MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
+        let other = MonitorView::OtherDatabase { reason: String::new() };
+        let failed = ReplicaView::Down { reason: Some(String::new()) };
         let away = MonitorView::Refuses { reason: String::new() };
         let down = ReplicaView::Down { reason: None };
         let running = |paused| ReplicaView::Running { replayed: Lsn(1), paused };
@@ -91,17 +109,31 @@ mod tests {
             (true, MonitorView::NotAsked, running(Some(Pause::Mendable)), Step::Restart),
             (true, answers.clone(), running(Some(Pause::Lasting)), Step::Wait),
             (true, answers.clone(), ReplicaView::Silent { reason: None }, Step::Wait),
+            (true, lost.clone(), ReplicaView::Absent, Step::FullCopy),
+            (true, lost.clone(), running(None), Step::Resync),
+            (true, lost.clone(), down.clone(), Step::Start),
+            (true, lost.clone(), failed.clone(), Step::Resync),
+            (true, lost, ReplicaView::Silent { reason: None }, Step::Wait),
+            (true, answers.clone(), failed, Step::Start),
+            (true, other.clone(), ReplicaView::Absent, Step::Wait),
+            (true, other, running(None), Step::Wait),
             (false, answers, down, Step::Wait),
         ];
         for (paired, monitor, replica, expected) in table {
             let mut seen = Observations {
                 paired,
                 volume_problem: None,
+                is_full: false,
                 monitor,
                 replica,
                 lag_seconds: 0.0,
+                broken_stream: None,
                 copy_failure: None,
             };
+            assert_eq!(next_step(&seen), expected, "{seen:?}");
+            seen.is_full = true;
+            let is_up = matches!(seen.replica, ReplicaView::Running { .. } | ReplicaView::Silent { .. });
+            let expected = if paired && is_up { Step::Stop } else { Step::Wait };
             assert_eq!(next_step(&seen), expected, "{seen:?}");
             seen.volume_problem = Some("x".into());
             assert_eq!(next_step(&seen), Step::Wait, "{seen:?}");

@@ -131,6 +131,22 @@ impl Monitor {
         fs::write(self.data().join("pg_hba.conf"), text).context("cannot write pg_hba.conf")
     }
 
+    /// Keeps a copy of the stopped cluster, as a snapshot of a virtual machine would.
+    pub fn keep(&self) -> Result<()> {
+        self.copy("pgdata", "kept")
+    }
+
+    /// Sets the stopped cluster back to what was kept.
+    pub fn set_back(&self) -> Result<()> {
+        fs::remove_dir_all(self.data())?;
+        self.copy("kept", "pgdata")
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<()> {
+        let place = |name: &str| self.folder.path().join(name);
+        run(Command::new("cp").arg("-a").arg(place(from)).arg(place(to))).map(drop)
+    }
+
     /// Starts the server and waits until it answers.
     pub fn run_server(&mut self) -> Result<()> {
         let port = self.peer.port.to_string();

@@ -14,7 +14,7 @@ use tools::Toolbox;
 /// Password of user `backup` in tests.
 pub const PASSWORD: &str = "correct horse";
 /// Size of the data volume in bytes, sparse.
-const VOLUME_BYTES: u64 = 8 << 30;
+const VOLUME_BYTES: u64 = 64 << 30;
 
 /// `hostd` and `backupd` on a volume of their own.
 #[derive(Debug)]
@@ -149,6 +149,17 @@ impl Server {
     /// Damages a file of the daemon's state, as a bad disk would.
     pub fn damage_state(&self, name: &str) -> Result<()> {
         fs::write(self.path("state").join(name), "\0\0").context("cannot damage the file")
+    }
+
+    /// Fills the data volume with the file `filler` until only `free` bytes are free.
+    pub fn fill(&self, filler: &Path, free: u64) -> Result<()> {
+        let volume = nix::sys::statvfs::statvfs(self.data())?;
+        let now = volume.blocks_available() * volume.fragment_size();
+        let file = fs::File::options().create(true).append(true).open(filler)?;
+        let more = i64::try_from(now.saturating_sub(free))?;
+        let size = i64::try_from(file.metadata()?.len())?;
+        nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), size, more)?;
+        file.sync_all().context("cannot sync the filler")
     }
 
     /// The data volume.

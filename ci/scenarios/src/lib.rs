@@ -171,6 +171,11 @@ impl User {
         self.get("/v1/backups")
     }
 
+    /// `GET /v1/backups/{id}`
+    pub fn backup(&self, id: &str) -> Result<Backup> {
+        self.get(&format!("/v1/backups/{id}"))
+    }
+
     /// `POST /v1/backups`
     pub fn create_backup(&self, comment: &str) -> Result<Backup> {
         let body = serde_json::json!({ "comment": comment }).to_string();

@@ -1,0 +1,79 @@
+//! What the replica's own log says of a stream that cannot be continued, although both servers run.
+//!
+//! PostgreSQL shows it nowhere else: the WAL receiver ends and is started anew for ever. The texts are those of
+//! PostgreSQL 17 with `lc_messages = C` (xlogrecovery.c, walreceiver.c, walsender.c).
+
+use crate::Lsn;
+
+/// What a monitor did that is behind its replica.
+const SET_BACK: &str = "the monitor was set back to an older state than the replica has";
+
+/// Parts of lines after which the stream never continues.
+const BROKEN: [(&str, &str); 4] = [
+    ("has already been removed", "the monitor does not have the WAL any more that the replica needs"),
+    (
+        "forked off current database system timeline",
+        "the monitor went another way than the replica (its timeline diverged)",
+    ),
+    ("is ahead of the WAL flush position", SET_BACK),
+    ("is behind recovery timeline", "the monitor is behind the replica (its timeline is older)"),
+];
+
+/// Why a replica at `replayed` cannot follow a monitor that was at `position` later: a busy one that was set back soon
+/// passes the replica, and would then be followed on the wrong way.
+pub fn set_back(replayed: Lsn, position: Lsn) -> Option<String> {
+    (replayed > position).then(|| format!("{SET_BACK} ({position} < {replayed}); a full copy is needed"))
+}
+
+/// Why the stream cannot be continued, by the last lines of the log.
+pub fn broken_stream(log: &[String]) -> Option<String> {
+    let reason = log
+        .iter()
+        .rev()
+        .find_map(|line| BROKEN.iter().find(|(text, _)| line.contains(text)).map(|(_, reason)| *reason))?;
+    Some(format!("{reason}; a full copy is needed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_monitor_behind_its_replica_was_set_back() {
+        assert_eq!(set_back(Lsn(5), Lsn(5)), None);
+        assert_eq!(set_back(Lsn(5), Lsn(6)), None);
+        assert!(set_back(Lsn(6), Lsn(5)).unwrap().contains("(0/5 < 0/6)"));
+    }
+
+    #[test]
+    fn lines_after_which_nothing_streams_are_known() {
+        let table = [
+            (
+                "FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 \
+                 has already been removed",
+                Some("does not have the WAL"),
+            ),
+            (
+                "LOG:  new timeline 2 forked off current database system timeline 1 before current recovery point \
+                 0/5000000",
+                Some("went another way"),
+            ),
+            (
+                "FATAL:  highest timeline 1 of the primary is behind recovery timeline 2",
+                Some("is behind the replica"),
+            ),
+            (
+                "FATAL:  could not receive data from WAL stream: ERROR:  requested starting point 0/5000000 is ahead of \
+                 the WAL flush position of this server 0/4000000",
+                Some("was set back"),
+            ),
+            ("LOG:  started streaming WAL from primary at 0/3000000 on timeline 1", None),
+            ("FATAL:  could not connect to the primary server: connection refused", None),
+        ];
+        for (line, expected) in table {
+            let reason = broken_stream(&["LOG:  x".into(), line.into(), "LOG:  y".into()]);
+            assert_eq!(reason.is_some(), expected.is_some(), "{line}");
+            assert!(reason.unwrap_or_default().contains(expected.unwrap_or_default()), "{line}");
+        }
+    }
+}

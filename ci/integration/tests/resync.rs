@@ -1,0 +1,158 @@
+//! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
+
+use api::{BackupList, CreateBackup, EventKind, Peer, Reason, Verification};
+use integration::{Monitor, Server, wait_for};
+use std::time::Duration;
+use tools::Toolbox;
+
+/// Number and content of all rows, whatever their order.
+const CHECKSUM: &str = "select count(*), sum(hashtextextended(t::text, 0)) from t";
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn paired(toolbox: &Toolbox) -> anyhow::Result<(Monitor, Server)> {
+    let monitor = Monitor::start(toolbox)?;
+    monitor.sql("create table t as select generate_series(1, 1000) as id; grant select on t to public")?;
+    let server = Server::start(toolbox)?;
+    server.client()?.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    Ok((monitor, server))
+}
+
+/// Waits until the replica has what the monitor has.
+fn wait_until_equal(toolbox: &Toolbox, monitor: &Monitor, server: &Server) -> anyhow::Result<()> {
+    let expected = monitor.sql(CHECKSUM)?;
+    wait_for("the monitor's rows in the replica", MINUTE, || {
+        match integration::query_replica(toolbox, server, monitor, CHECKSUM) {
+            Ok(rows) if rows == expected => Ok(()),
+            other => Err(format!("{other:?}, not {expected}")),
+        }
+    })
+}
+
+fn ids(list: &BackupList) -> Vec<&str> {
+    list.backups.iter().map(|backup| backup.id.as_str()).collect()
+}
+
+#[test]
+fn a_lost_slot_is_made_up_for_by_another_copy_and_backups_stay() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, mut server) = paired(&toolbox)?;
+    let client = server.client()?;
+    let before = client.create_backup(&CreateBackup::default())?;
+    // Away for so long that the monitor keeps the WAL no more.
+    server.stop("TERM")?;
+    monitor.sql("alter system set max_slot_wal_keep_size = '1MB'; select pg_reload_conf()")?;
+    for round in 0..4 {
+        monitor.sql(&format!(
+            "insert into t select generate_series(1, 1000) + {round} * 1000; select pg_switch_wal()"
+        ))?;
+    }
+    monitor.sql("checkpoint")?;
+    assert_eq!(monitor.sql("select wal_status from pg_replication_slots")?, "lost");
+    server.start_hostd()?;
+    server.start_backupd()?;
+    let client = server.client()?;
+    let protected = wait_for("the backup before the resync", MINUTE, || {
+        let list = client.backups().map_err(|error| error.to_string())?;
+        let found = list.backups.iter().find(|backup| backup.reason == Reason::BeforeResync).cloned();
+        found.ok_or_else(|| format!("{list:?}"))
+    })
+    .map_err(|error| error.context(server.logs()))?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    wait_until_equal(&toolbox, &monitor, &server)?;
+
+    let list = client.backups()?;
+    assert!(
+        ids(&list).contains(&before.id.as_str()) && ids(&list).contains(&protected.id.as_str()),
+        "{list:?}"
+    );
+    assert_eq!(std::fs::read_dir(server.data().join("replica"))?.count(), 1, "the old replica is gone");
+    let events = client.events(None)?.events;
+    assert!(events.iter().any(|event| event.kind == EventKind::FullCopy), "{events:?}");
+    // The old backups are as good as they were.
+    client.verify_backup(&before.id)?;
+    wait_for("the proof of the old backup", 3 * MINUTE, || match client.backup(&before.id) {
+        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, server) = paired(&toolbox)?;
+    monitor.stop()?;
+    monitor.keep()?;
+    monitor.run_server()?;
+    monitor.sql("insert into t select generate_series(1, 100000)")?;
+    wait_until_equal(&toolbox, &monitor, &server)?;
+    monitor.stop()?;
+    monitor.set_back()?;
+    monitor.run_server()?;
+    monitor.sql("insert into t values (-1)")?;
+    wait_until_equal(&toolbox, &monitor, &server).map_err(|error| error.context(server.logs()))?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    let list = server.client()?.backups()?;
+    // What was there before the monitor was set back is not lost.
+    assert!(list.backups.iter().any(|backup| backup.reason == Reason::BeforeResync), "{list:?}");
+    Ok(())
+}
+
+#[test]
+fn another_database_never_replaces_the_replica_unasked() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, server) = paired(&toolbox)?;
+    monitor.stop()?;
+    let other = Monitor::start(&toolbox)?;
+    let client = server.client()?;
+    client.pair(&Peer { id: monitor.peer.id, ..other.peer.clone() })?;
+    let status = server.wait_for_state(&["failed"], MINUTE)?;
+    assert!(status.message.contains("has another database"), "{}", status.message);
+    assert!(status.message.contains("release the monitor"), "{}", status.message);
+    // It is the old one that a backup would be made of.
+    let rows = integration::query_replica(&toolbox, &server, &monitor, "select count(*) from t")?;
+    assert_eq!(rows, "1000");
+    Ok(())
+}
+
+#[test]
+fn a_full_volume_stops_replay_in_time_and_room_lets_it_go_on() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox)?;
+    let client = server.client()?;
+    let mut made = Vec::new();
+    for number in 0..3 {
+        monitor.sql(&format!("insert into t values ({number})"))?;
+        made.push(client.create_backup(&CreateBackup::default())?.id);
+    }
+    let newest = made[2].as_str();
+    wait_for("the newest backup's proof", 3 * MINUTE, || match client.backup(newest) {
+        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    // Less than a tenth is free: the oldest go, the proven one stays, and somebody is told.
+    let filler = server.data().join("filler");
+    server.fill(&filler, 5 << 30)?;
+    wait_for("rotation", MINUTE, || {
+        let list = client.backups().map_err(|error| error.to_string())?;
+        if ids(&list) == [newest] { Ok(()) } else { Err(format!("{:?}", ids(&list))) }
+    })?;
+    let status = wait_for("the alarm", MINUTE, || {
+        let status = client.status().map_err(|error| error.to_string())?;
+        let check = status.checks.iter().find(|check| check.name == "free-space").cloned();
+        check.filter(|check| check.level == api::Level::Fail).ok_or_else(|| format!("{status:?}"))
+    })?;
+    assert!(status.message.contains("no backup may be deleted"), "{status:?}");
+    assert!(client.rotation_plan()?.stuck);
+
+    server.fill(&filler, 900 << 20)?;
+    let status = server.wait_for_state(&["failed"], MINUTE)?;
+    assert!(status.message.contains("data volume is full"), "{}", status.message);
+    monitor.sql("insert into t select generate_series(1, 10000)")?;
+    std::fs::remove_file(&filler)?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    wait_until_equal(&toolbox, &monitor, &server)?;
+    assert_eq!(ids(&client.backups()?).last(), Some(&newest));
+    Ok(())
+}
