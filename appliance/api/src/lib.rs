@@ -40,6 +40,8 @@ pub const FTP_PASSIVE_PORTS: RangeInclusive<u16> = 30000..=30009;
 pub const USER: &str = "backup";
 /// Longest comment of a backup, in characters.
 pub const COMMENT_MAX: usize = 1000;
+/// The API as an OpenAPI document, as `GET /v1/openapi.yaml` serves it.
+pub const OPENAPI: &str = include_str!("openapi.yaml");
 /// Stable name in the backup server's certificate; clients pin the certificate, never the address (design D14).
 pub const SERVER_NAME: &str = "backup-server";
 

@@ -1,7 +1,7 @@
 //! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
 
-use crate::pinned;
 use crate::shared::{Made, Refusal, Shared};
+use crate::{metrics, pinned};
 use api::{
     Backup, BackupList, CreateBackup, ErrorBody, EventList, Peer, PeerInfo, Reason, RotationPlan, SetComment,
     SetPin, Settings, Status, VerifyBackup,
@@ -49,6 +49,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/rotation/plan", get(rotation_plan))
         .route("/v1/events", get(events))
         .route("/v1/events/live", get(live_events))
+        .route("/v1/openapi.yaml", get(openapi))
+        .route("/metrics", get(metrics))
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such call; see /v1/status") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this call does not know that method")
@@ -59,9 +61,26 @@ pub fn router(app: App) -> Router {
 }
 
 async fn status(State(app): State<App>) -> Result<Json<Status>, ApiError> {
-    let verifier = Arc::clone(&app.verifier);
-    let is_default = blocking(move || Ok(verifier.is_default().map_err(|error| error.to_string()))).await?;
-    Ok(Json(app.shared.status(is_default)))
+    let status = move || Ok(app.shared.status(app.verifier.is_default().map_err(|error| error.to_string())));
+    Ok(Json(blocking(status).await?))
+}
+
+async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, ApiError> {
+    let page = blocking(move || {
+        let status = app.shared.status(app.verifier.is_default().map_err(|error| error.to_string()));
+        let list = match app.shared.backups() {
+            Ok(list) => Some(list),
+            // The check `data-volume` says it.
+            Err(Refusal::Unavailable(_)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(metrics::render(&status, list.as_ref()))
+    });
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page.await?))
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/yaml")], api::OPENAPI)
 }
 
 async fn peer(State(app): State<App>) -> Result<Json<PeerInfo>, ApiError> {

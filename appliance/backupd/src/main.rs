@@ -6,6 +6,7 @@ mod engine;
 mod events;
 mod http;
 mod keeper;
+mod metrics;
 mod monitor;
 mod pinned;
 mod shared;

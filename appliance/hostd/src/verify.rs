@@ -14,8 +14,8 @@ use backups::BackupId;
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid};
 use replica::{CloneConfig, HBA_FILE, IDENT_FILE, Lsn, POSTGRESQL_CONF, clone_conninfo};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, lchown};
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -60,7 +60,11 @@ pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) ->
     let backup = catalog::read(places, monitor, id)?;
     let clone = places.verification(id);
     let folder = clone.parent().context("a clone has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     if clone.exists() {
         btrfs::delete(&clone).await.context("cannot delete what an interrupted verification left")?;
     }
