@@ -71,7 +71,7 @@ pub struct PostgresInfo {
     /// A superuser that may log in, for the check that the backup restores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superuser: Option<String>,
-    /// WAL flushed by the standby before the snapshot: a restore must replay at least to here.
+    /// WAL flushed by the standby before the snapshot, up to the end of a record: a restore must replay at least to here.
     pub flushed_lsn: String,
     /// Database block size in bytes.
     pub block_size: u32,

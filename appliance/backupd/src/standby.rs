@@ -37,6 +37,10 @@ impl From<&tokio_postgres::Error> for NotReady {
             Some(answer) if *answer.code() == SqlState::CANNOT_CONNECT_NOW => {
                 Self::Starting(answer.message().into())
             }
+            Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => Self::Refuses(format!(
+                "{}: run `monitor-link setup` on the monitor again, which grants it",
+                answer.message()
+            )),
             Some(answer) => Self::Refuses(answer.message().into()),
             None => {
                 let source = std::error::Error::source(error);
@@ -56,7 +60,7 @@ impl From<&tokio_postgres::Error> for NotReady {
 pub struct Facts {
     /// `server_version`
     pub version: String,
-    /// WAL flushed to disk here.
+    /// WAL flushed to disk here, up to the end of the last record that is replayed.
     pub flushed: Lsn,
     /// Timeline.
     pub timeline: u32,
@@ -74,6 +78,9 @@ impl Standby {
     pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self, NotReady> {
         let mut config = Config::new();
         config.host_path(socket_dir).user(user).dbname(database).connect_timeout(ANSWER_TIMEOUT);
+        // A client's options count more than ALTER DATABASE and ALTER ROLE, which came with the database, and those count
+        // more than our postgresql.conf. The role needs the right, which `monitor-link setup` grants.
+        config.options("-c event_triggers=off");
         let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
             .await
             .map_err(|_| NotReady::Starting("it does not answer yet".into()))?
@@ -97,13 +104,13 @@ impl Standby {
 
     /// What the manifest records.
     ///
-    /// After a reconnection the received position begins at its segment's start, below what is replayed; and the
-    /// last restartpoint may be of an older timeline than the stream.
+    /// The position is the replayed one, which is where a record ends: what was received may end in the middle of one,
+    /// and no recovery would ever come that far. The last restartpoint may be of an older timeline than the stream.
     pub async fn facts(&self) -> Result<Facts> {
         let row = self
             .row(
                 "select pg_catalog.current_setting('server_version'), \
-                 greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), \
+                 pg_catalog.pg_last_wal_replay_lsn(), \
                  coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
                  (select timeline_id from pg_catalog.pg_control_checkpoint())), \
                  (select rolname from pg_catalog.pg_roles where rolsuper and rolcanlogin order by oid limit 1)",

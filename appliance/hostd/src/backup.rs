@@ -9,7 +9,7 @@ use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
 use backups::{BackupId, PARTIAL_PREFIX, index_path};
-use hostd::BackupRequest;
+use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
 use std::fs::DirBuilder;
 use std::io;
@@ -39,6 +39,7 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     let started = Instant::now();
     btrfs::snapshot(&replica, &partial).await?;
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
+    reached(Step::BackupSnapshot);
     let attempt = complete(places, request, &folder, &id, created, snapshot_ms).await;
     // With its name the backup is there; until then nothing of it stays.
     if attempt.is_err() && partial.exists() {
@@ -98,7 +99,10 @@ async fn complete(
     let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
     files::replace(&index_file, 0o640, Some(owner), |file| index.write_to(file).map_err(io::Error::other))
         .with_context(|| format!("cannot write {}", index_file.display()))?;
+    reached(Step::BackupIndex);
     catalog::write(places, &backup)?;
+    reached(Step::BackupManifest);
     files::rename(&partial, &folder.join(id.as_str()))?;
+    reached(Step::BackupNamed);
     Ok(backup)
 }

@@ -6,7 +6,7 @@ use crate::sandbox::group_id;
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX};
 use backups::{BackupId, Entry, PARTIAL_PREFIX, index_path, manifest_path, read_manifest, write_manifest};
-use hostd::Change;
+use hostd::{Change, Step, reached};
 use nix::sys::statvfs::statvfs;
 use uuid::Uuid;
 
@@ -63,10 +63,13 @@ pub async fn delete(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()>
     let (path, partial) = (folder.join(id.as_str()), folder.join(format!("{PARTIAL_PREFIX}{id}")));
     ensure!(path.is_dir(), "there is no backup {id} of monitor {monitor}");
     files::rename(&path, &partial)?;
+    reached(Step::DeletionUnnamed);
     for beside in [manifest_path(&folder, id), index_path(&folder, id)] {
         files::remove(&beside)?;
     }
+    reached(Step::DeletionRecords);
     btrfs::delete(&partial).await?;
+    reached(Step::DeletionSubvolume);
     btrfs::wait_until_deleted(&places.data).await
 }
 

@@ -6,7 +6,7 @@ use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, cluster};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
-use hostd::{Reply, Tablespace};
+use hostd::{Reply, Step, Tablespace, reached};
 use nix::sys::statvfs::statvfs;
 use replica::{CERTIFICATE_FILE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
@@ -19,8 +19,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
 
-/// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt left is deleted first; after a failure nothing is left. The
-/// copy is given up when `left` is ready: whoever asked is gone.
+/// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
+/// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
+/// gone.
 pub async fn run(
     places: &Places,
     peer: &Peer,
@@ -41,6 +42,7 @@ pub async fn run(
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
     btrfs::create(&copying).await?;
+    reached(Step::CopyBegun);
     let attempt = copy_into(places, peer, tablespaces, &copying, replies, left).await;
     if let Err(error) = attempt {
         if let Err(cleanup) = btrfs::delete(&copying).await {
@@ -48,11 +50,15 @@ pub async fn run(
         }
         return Err(error);
     }
+    reached(Step::CopyAdopted);
     if !exists {
-        return files::rename(&copying, &replica);
+        files::rename(&copying, &replica)?;
+        reached(Step::CopyNamed);
+        return Ok(());
     }
     // In one step: at every moment there is a replica, and what has the other name is a leftover.
     files::exchange(&copying, &replica)?;
+    reached(Step::CopyExchanged);
     btrfs::delete(&copying).await.context("cannot delete the replica that was replaced")
 }
 
@@ -114,6 +120,9 @@ async fn copy_into(
         let Some(line) = line else { break };
         if let Some(at) = parse_basebackup_progress(&line) {
             check_room(&places.data, at)?;
+            if at.done > 0 {
+                reached(Step::CopyUnderWay);
+            }
             replies.send(&Reply::Progress(at)).await?;
         } else {
             tracing::info!("pg_basebackup: {line}");
@@ -127,6 +136,7 @@ async fn copy_into(
     if !status.success() {
         bail!("the full copy failed: {}", Vec::from(last).join(" "));
     }
+    reached(Step::CopyReceived);
     let own = std::env::current_exe().context("cannot find my own program")?;
     sandbox.output(&own, ["adopt"]).await?;
     sandbox.control_data().await.map(drop)

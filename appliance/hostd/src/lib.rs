@@ -7,6 +7,8 @@
 
 mod client;
 mod protocol;
+mod step;
 
 pub use client::{Client, ClientError};
 pub use protocol::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};
+pub use step::{KILL_AT, Step, reached};

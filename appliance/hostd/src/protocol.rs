@@ -113,7 +113,7 @@ pub struct BackupRequest {
     pub comment: String,
     /// `server_version` of the standby.
     pub version: String,
-    /// WAL flushed by the standby at the time of asking.
+    /// WAL flushed by the standby at the time of asking, up to the end of a record.
     pub flushed_lsn: String,
     /// Timeline that is replayed.
     pub timeline: u32,

@@ -11,6 +11,7 @@ use crate::{btrfs, catalog};
 use anyhow::{Context, Result, anyhow};
 use api::{Backup, Depth, Proof, Verification};
 use backups::BackupId;
+use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid};
 use replica::{CloneConfig, HBA_FILE, IDENT_FILE, Lsn, POSTGRESQL_CONF, clone_conninfo};
@@ -69,7 +70,9 @@ pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) ->
         btrfs::delete(&clone).await.context("cannot delete what an interrupted verification left")?;
     }
     btrfs::clone(&places.backups(monitor).join(id.as_str()), &clone).await?;
+    reached(Step::VerificationClone);
     let attempt = tokio::time::timeout(LIMIT, prove(places, &backup, &clone, depth)).await;
+    reached(Step::VerificationResult);
     if let Err(error) = btrfs::delete(&clone).await {
         tracing::error!("cannot delete the clone of {id}: {error:#}");
     }
@@ -87,6 +90,7 @@ pub fn record(places: &Places, monitor: Uuid, id: &BackupId, verification: Verif
     let mut backup = catalog::read(places, monitor, id)?;
     backup.verification = verification;
     catalog::write(places, &backup)?;
+    reached(Step::VerificationRecorded);
     for mut older in catalog::backups(places)? {
         let waits = older.monitor.id == monitor && older.verification == Verification::Pending;
         if waits && older.created < backup.created {
@@ -110,7 +114,9 @@ async fn prove(places: &Places, backup: &Backup, clone: &Path, depth: Depth) -> 
     let started = Instant::now();
     let mut postgres =
         Postgres::start(places, sandbox, &asking.run, format!("verification of {}", backup.id))?;
+    reached(Step::VerificationStarted);
     asking.recover(&mut postgres, &backup.postgresql.flushed_lsn).await?;
+    reached(Step::VerificationPromoted);
     let restore_seconds = started.elapsed().as_secs_f64();
 
     let mut limits = asking.enter_databases().await?;
@@ -160,6 +166,13 @@ impl<'a> Asking<'a> {
             .context("the manifest names no superuser that may log in")?;
         let control = sandbox.control_data().await.map_err(against)?;
         let run = places.verification_run();
+        // A clone whose server was killed leaves its socket's lock behind, which would keep another from starting.
+        match fs::remove_dir_all(&run) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Trouble::Here(anyhow!("cannot remove {}: {error}", run.display())));
+            }
+            _ => {}
+        }
         let socket = run.join("socket");
         fs::create_dir_all(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
         let (uid, gid) = user_ids(sandbox.user())?;

@@ -98,6 +98,11 @@ impl Process {
         self.0.id()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+
     /// Asks it to stop with `signal` (a name for `kill -s`) and waits.
     pub fn stop(&mut self, signal: &str) -> Result<()> {
         if self.0.try_wait()?.is_some() {

@@ -112,7 +112,9 @@ impl Monitor {
         monitor.run_server()?;
         monitor.sql(
             "create role backup_server login replication password 'it''s a \\ test: pass'; \
-             select pg_create_physical_replication_slot('backup_server', true)",
+             select pg_create_physical_replication_slot('backup_server', true); \
+             do $$ begin if exists (select from pg_settings where name = 'event_triggers') then \
+             grant set on parameter event_triggers to backup_server; end if; end $$",
         )?;
         Ok(monitor)
     }
@@ -120,6 +122,12 @@ impl Monitor {
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("pgdata")
+    }
+
+    /// Gives what a test has put into the data directory to the server's user.
+    pub fn own_data(&self) -> Result<()> {
+        let owner = format!("{CLUSTER_ID}:{CLUSTER_ID}");
+        run(Command::new("chown").args(["-R", &owner]).arg(self.data())).map(drop)
     }
 
     /// Lets `backup_server` into `databases` with TLS and SCRAM, and local connections into all.

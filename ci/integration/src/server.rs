@@ -5,6 +5,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use api::{Client, Status};
+use hostd::{KILL_AT, Request, Step};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,18 +57,72 @@ impl Server {
 
     /// Starts `hostd`.
     pub fn start_hostd(&mut self) -> Result<()> {
+        self.start_hostd_until(None)
+    }
+
+    /// Starts `hostd`; it kills itself at `last`.
+    pub fn start_hostd_until(&mut self, last: Option<Step>) -> Result<()> {
         let mut command = self.toolbox.command(&self.path("bin/hostd").to_string_lossy());
         command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
         command.args(["--cluster-user", CLUSTER_USER, "--verifier", VERIFIER]);
         command.args(["--observer", "root", "--readers", "root"]);
+        if let Some(step) = last {
+            command.env(KILL_AT, step.name());
+        }
         self.hostd = Some(Process::start(&mut command, &self.path("hostd.log"))?);
         wait_for("hostd", Duration::from_secs(10), || {
             std::os::unix::net::UnixStream::connect(self.path("hostd.sock"))
                 .map(drop)
                 .map_err(|error| error.to_string())
         })
+    }
+
+    /// Waits until `hostd` has killed itself.
+    pub fn wait_for_end_of_hostd(&mut self) -> Result<()> {
+        let hostd = self.hostd.as_mut().context("hostd was not started")?;
+        let waited = wait_for("the end of hostd", Duration::from_secs(120), || match hostd.has_ended() {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        waited.with_context(|| self.logs())
+    }
+
+    /// Sends `hostd` a request as root, as the console does.
+    pub fn order(&self, request: &Request) -> Result<()> {
+        let client = hostd::Client::new(self.path("hostd.sock"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(client.order(request)).context("hostd refuses")
+    }
+
+    /// What lies on the data volume and belongs to no replica and no listed backup: left over.
+    pub fn left_over(&self, monitor: uuid::Uuid) -> Result<Vec<PathBuf>> {
+        let mut expected = vec![self.data().join("replica").join(monitor.to_string())];
+        let folder = self.data().join("backups").join(monitor.to_string());
+        for backup in self.client()?.backups()?.backups {
+            for ending in ["", ".json", ".index"] {
+                expected.push(folder.join(format!("{}{ending}", backup.id)));
+            }
+        }
+        let mut found = Vec::new();
+        for folder in [self.data().join("replica"), self.data().join("verification"), folder] {
+            if folder.is_dir() {
+                for entry in fs::read_dir(folder)? {
+                    found.push(entry?.path());
+                }
+            }
+        }
+        if let Some(missing) = expected.iter().find(|path| !found.contains(path)) {
+            anyhow::bail!("{} is missing", missing.display());
+        }
+        found.retain(|path| !expected.contains(path));
+        Ok(found)
+    }
+
+    /// All that `hostd` has logged, with its clusters' logs.
+    pub fn hostd_log(&self) -> Result<String> {
+        fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")
     }
 
     /// Starts `backupd`.
