@@ -84,21 +84,27 @@ pub struct Options {
     /// Print the outcome as one JSON document on standard output, progress on standard error
     #[arg(long)]
     json: bool,
-    /// Make the trees that only tests use, too
+    /// Trees that are made beside the tools tree
     #[arg(skip)]
-    test_trees: bool,
+    trees: Vec<Tree>,
 }
 
 impl Options {
     /// What tests need: all trees and the dev disk, without the disk where nothing boots.
     pub fn for_tests(tools_only: bool) -> Self {
         let profile = Profile::Dev;
-        Self { profile, no_install: false, tools_only, refresh: false, json: false, test_trees: true }
+        let trees = vec![Tree::OLD_POSTGRESQL];
+        Self { profile, no_install: false, tools_only, refresh: false, json: false, trees }
+    }
+
+    /// What the benchmarks need.
+    pub fn for_benchmarks() -> Self {
+        Self { trees: vec![Tree::PEERS], ..Self::for_tests(true) }
     }
 
     /// What a release needs.
     pub fn for_release() -> Self {
-        Self { profile: Profile::Release, test_trees: false, ..Self::for_tests(false) }
+        Self { profile: Profile::Release, trees: Vec::new(), ..Self::for_tests(false) }
     }
 }
 
@@ -112,8 +118,8 @@ pub fn run(options: &Options) -> Result<()> {
     let _lock = lock(&work)?;
     let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;
     let toolbox = prepare_tree(&cache, &mkosi, Tree::TOOLS, &work)?;
-    if options.test_trees {
-        prepare_tree(&cache, &mkosi, Tree::OLD_POSTGRESQL, &work)?;
+    for tree in &options.trees {
+        prepare_tree(&cache, &mkosi, *tree, &work)?;
     }
     if options.tools_only {
         println!("tools tree: {}", toolbox.folder().display());

@@ -1,5 +1,6 @@
 //! The project's pipeline: `cargo xtask <command>`. This file only names the commands; each has a file of its own.
 
+mod bench;
 mod build;
 mod cargo;
 mod clean;
@@ -28,6 +29,8 @@ enum Command {
     Build(build::Options),
     /// Check everything: format, lints, unit and integration tests, VM scenarios
     Test(test::Options),
+    /// Measure the product side by side with what people use today
+    Bench(bench::Options),
     /// Remove what was built
     Clean(clean::Options),
     /// Make a release: dist/<version>/ with checksums, package list and versions
@@ -40,6 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Clean(options) => clean::run(&options),
         Command::Release(options) => release::run(&options),

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Version of the manifest's form; a reader refuses a higher one.
@@ -190,6 +191,9 @@ pub struct BackupList {
     /// Id of the one that is being verified now.
     #[serde(default)]
     pub verifying: Option<String>,
+    /// Bytes that each backup alone takes, by id, where that was measured: deleting only this one frees so much.
+    #[serde(default)]
+    pub exclusive: BTreeMap<String, u64>,
 }
 
 /// A snapshot without a usable manifest.

@@ -23,7 +23,7 @@ pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
 pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, NextByAge, RotationPlan};
 pub use settings::{Day, Frequency, HOURS, RETENTION_DAYS, Settings, SettingsError};
-pub use status::{Check, Level, Progress, Space, State, Status, Versions};
+pub use status::{Check, Level, Progress, Space, State, Status, Usage, Versions};
 
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;

@@ -140,6 +140,21 @@ pub struct Space {
     pub total: u64,
     /// Free for replica and backups.
     pub free: u64,
+    /// What takes the room, when that was measured last.
+    pub usage: Option<Usage>,
+    /// When space is expected to be low, so that rotation deletes the oldest backups; `None`: not in sight.
+    pub low_at: Option<Timestamp>,
+}
+
+/// What takes the room on the data volume, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// When it was measured.
+    pub at: Timestamp,
+    /// The replica.
+    pub replica: u64,
+    /// What all backups together take beside what they share with the replica.
+    pub backups: u64,
 }
 
 /// Versions of what runs here.

@@ -5,8 +5,8 @@
 use api::{
     Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
     Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, NextByAge, OPENAPI, Peer, PeerInfo,
-    Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Space, State, Status, Verification,
-    VerifyBackup, Versions,
+    Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Space, State, Status, Usage,
+    Verification, VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -98,7 +98,12 @@ fn every_state_is_valid() {
             message: "x".into(),
             peer: Some(peer().info()),
             checks: vec![Check { name: "clock".into(), level: Level::Fail, message: String::new() }],
-            space: Some(Space { total: 2, free: 1 }),
+            space: Some(Space {
+                total: 2,
+                free: 1,
+                usage: Some(Usage { at: since, replica: 1, backups: 0 }),
+                low_at: Some(since),
+            }),
             versions: Versions { server: "1".into(), postgresql: 17 },
         };
         check("Status", Status { peer: None, space: None, ..status.clone() });
@@ -121,7 +126,10 @@ fn every_answer_and_body_is_valid() {
     }
     let damaged = vec![DamagedBackup { id: "x".into(), problem: "y".into() }];
     let backups = vec![backup(Verification::Pending)];
-    check("BackupList", BackupList { backups, damaged, verifying: Some("x".into()) });
+    check(
+        "BackupList",
+        BackupList { backups, damaged, verifying: Some("x".into()), exclusive: [("x".into(), 1)].into() },
+    );
     check("BackupList", BackupList::default());
     check("Peer", peer());
     let info: PeerInfo = peer().info();

@@ -7,6 +7,7 @@ use crate::monitor::{Answer, Monitor, Trouble};
 use crate::shared::Shared;
 use crate::standby::{NotReady, Standby};
 use api::{EventKind, Level, Peer, Reason, State};
+use hostd::CopyNews;
 use jiff::Timestamp;
 use replica::{
     Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, WalRate, broken_stream,
@@ -344,11 +345,14 @@ impl<'a> Follower<'a> {
             let view = |progress, elapsed| ReplicaView::Copying { progress, elapsed, resync: resync.clone() };
             let mut seen = Observations { replica: view(None, Duration::ZERO), ..self.seen.clone() };
             self.shared.publish(state(&seen));
-            let report = |at| {
-                seen.replica = view(Some(at), began.elapsed());
-                self.shared.publish(state(&seen));
+            let news = |news| match news {
+                CopyNews::Progress(at) => {
+                    seen.replica = view(Some(at), began.elapsed());
+                    self.shared.publish(state(&seen));
+                }
+                CopyNews::Deleted(deletion) => self.shared.record_deletion(&deletion),
             };
-            self.shared.hostd.full_copy(self.peer, tablespaces, replace, report).await?;
+            self.shared.hostd.full_copy(self.peer, tablespaces, replace, news).await?;
             anyhow::Ok(began.elapsed())
         };
         match copy.await {

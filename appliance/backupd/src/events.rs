@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::broadcast;
 
+/// Connections that may listen at once: each costs memory, and whoever knows the network password can open them.
+pub const MOST_LISTENERS: usize = 32;
 /// Events that a slow listener may be behind; then it misses some.
 const LIVE: usize = 64;
 
@@ -84,9 +86,9 @@ impl Events {
         log.kept.iter().filter(|event| after.is_none_or(|after| event.number > after)).cloned().collect()
     }
 
-    /// The events from now on.
-    pub fn live(&self) -> broadcast::Receiver<Event> {
-        self.live.subscribe()
+    /// The events from now on; `None`: [`MOST_LISTENERS`] are listening already.
+    pub fn live(&self) -> Option<broadcast::Receiver<Event>> {
+        (self.live.receiver_count() < MOST_LISTENERS).then(|| self.live.subscribe())
     }
 }
 
@@ -124,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let events = Events::load(folder.path());
-        let mut live = events.live();
+        let mut live = events.live().unwrap();
         for number in 1..=2 * EVENTS_KEPT + 5 {
             events.record(EventKind::Backup, Level::Ok, format!("{number}"), Some("id"));
         }

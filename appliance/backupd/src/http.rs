@@ -1,5 +1,6 @@
 //! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
 
+use crate::events::MOST_LISTENERS;
 use crate::shared::{Made, Refusal, Shared};
 use crate::{metrics, pinned};
 use api::{
@@ -183,8 +184,11 @@ async fn events(State(app): State<App>, Query(since): Query<Since>) -> Json<Even
 async fn live_events(
     State(app): State<App>,
     headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<sse::Event, axum::Error>>> {
-    let live = app.shared.events.live();
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, ApiError> {
+    let live = app.shared.events.live().ok_or_else(|| {
+        let problem = format!("{MOST_LISTENERS} connections listen to events already; close one of them");
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, problem)
+    })?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let missed = seen.map(|seen| app.shared.events.after(Some(seen))).unwrap_or_default();
     let as_sse = |event: api::Event| sse::Event::default().id(event.number.to_string()).json_data(event);
@@ -198,7 +202,8 @@ async fn live_events(
             }
         }
     });
-    Sse::new(futures_util::stream::iter(missed).chain(live).map(as_sse)).keep_alive(sse::KeepAlive::default())
+    let stream = futures_util::stream::iter(missed).chain(live).map(as_sse);
+    Ok(Sse::new(stream).keep_alive(sse::KeepAlive::default()))
 }
 
 /// Lets through who knows the password; costly hashing happens beside the runtime.

@@ -7,6 +7,7 @@ use crate::shared::{Made, Refusal, Shared};
 use anyhow::{Context, Result};
 use api::{Backup, Depth, EventKind, Level, Reason, Settings, Verification};
 use backups::schedule::{Due, due};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_secs(15);
 /// Time between two runs of rotation while space is not low.
 const ROTATION: Duration = Duration::from_secs(3600);
+/// Time between two looks at the room.
+const SAMPLE: Duration = Duration::from_secs(1800);
 /// Time until a verification that could not be tried is tried again.
 const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
 /// A backup is read from end to end at least this often (design D9).
@@ -22,7 +25,7 @@ const FULL_READ: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Runs for ever.
 pub async fn run(shared: Arc<Shared>) {
-    tokio::join!(make_and_rotate(&shared), verify(&shared));
+    tokio::join!(make_and_rotate(&shared), verify(&shared), look_at_room(&shared));
 }
 
 async fn make_and_rotate(shared: &Shared) {
@@ -49,6 +52,32 @@ async fn make_and_rotate(shared: &Shared) {
             () = tokio::time::sleep(ROUND) => {}
             () = shared.settings_changed.notified() => rotated = None,
         }
+    }
+}
+
+async fn look_at_room(shared: &Shared) {
+    let (mut sampled, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
+    let is_over = |since: Option<Instant>, pause| since.is_none_or(|since| since.elapsed() > pause);
+    loop {
+        if shared.volume_problem().is_none()
+            && is_over(sampled, SAMPLE)
+            && let Some(space) = shared.space()
+        {
+            shared.room.sample(space.total - space.free);
+            sampled = Some(Instant::now());
+        }
+        let zone = shared.settings().zone().unwrap_or(TimeZone::UTC);
+        // Before the first copy there is nothing to measure.
+        if shared.follows() && is_over(failed, SAMPLE) && shared.room.is_due(Timestamp::now(), &zone) {
+            match shared.hostd.measure_usage().await {
+                Ok((usage, exclusive)) => shared.room.measured(usage, exclusive),
+                Err(error) => {
+                    tracing::warn!("cannot measure what takes the room: {error}");
+                    failed = Some(Instant::now());
+                }
+            }
+        }
+        tokio::time::sleep(ROUND).await;
     }
 }
 

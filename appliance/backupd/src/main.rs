@@ -9,6 +9,7 @@ mod keeper;
 mod metrics;
 mod monitor;
 mod pinned;
+mod room;
 mod shared;
 mod standby;
 mod status;

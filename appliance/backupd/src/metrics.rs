@@ -61,6 +61,10 @@ pub fn render(status: &Status, list: Option<&BackupList>) -> String {
     if let Some(space) = status.space {
         page.single("data_total_bytes", "Size of the data volume.", space.total as f64);
         page.single("data_free_bytes", "Free on the data volume.", space.free as f64);
+        if let Some(usage) = space.usage {
+            page.single("replica_bytes", "What the replica takes.", usage.replica as f64);
+            page.single("backups_bytes", "What all backups together take.", usage.backups as f64);
+        }
     }
     if let Some(list) = list {
         backups(&mut page, list);
@@ -129,7 +133,7 @@ mod tests {
             message: String::new(),
             peer: None,
             checks: vec![Check { name: "free-space".into(), level: Level::Warn, message: String::new() }],
-            space: Some(Space { total: 100, free: 9 }),
+            space: Some(Space { total: 100, free: 9, usage: None, low_at: None }),
             versions: Versions { server: "1\"0".into(), postgresql: 17 },
         };
         let text = render(&status, Some(&BackupList::default()));

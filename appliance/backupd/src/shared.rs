@@ -1,6 +1,7 @@
 //! What the loops and the API share: the pairing, the settings, the state, and the ways to make and change backups.
 
 use crate::events::Events;
+use crate::room::Room;
 use crate::standby::Standby;
 use crate::status;
 use anyhow::{Context, Result};
@@ -84,6 +85,8 @@ pub struct Shared {
     /// What was damaged when it was read, as sentences without full stop.
     damage: Vec<String>,
     rotation: Mutex<Rotation>,
+    /// What takes the room.
+    pub room: Room,
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
     /// The backup that somebody wants to have verified.
@@ -127,6 +130,7 @@ impl Shared {
             settings: Mutex::new(settings.value.unwrap_or_default()),
             damage,
             rotation: Mutex::default(),
+            room: Room::load(folder),
             headroom: Mutex::default(),
             asked: Mutex::default(),
             verifying: Mutex::default(),
@@ -204,7 +208,7 @@ impl Shared {
         drop(shown);
         let endpoint = self.peer().map(|peer| peer.info().endpoint());
         let message = status::message(&state, endpoint.as_deref());
-        let level = status::replication_check(&state, &message).level;
+        let level = status::event_level(&state);
         self.events.record(EventKind::State, level, message, None);
     }
 
@@ -266,10 +270,11 @@ impl Shared {
     /// Room on the data volume, where it is known.
     pub fn space(&self) -> Option<Space> {
         match nix::sys::statvfs::statvfs(&self.places.data) {
-            Ok(volume) => Some(Space {
-                total: volume.blocks() * volume.fragment_size(),
-                free: volume.blocks_available() * volume.fragment_size(),
-            }),
+            Ok(volume) => {
+                let total = volume.blocks() * volume.fragment_size();
+                let (usage, low_at) = self.room.outlook(total);
+                Some(Space { total, free: volume.blocks_available() * volume.fragment_size(), usage, low_at })
+            }
             Err(error) => {
                 tracing::warn!("cannot ask for free space on {}: {error}", self.places.data.display());
                 None
@@ -297,6 +302,7 @@ impl Shared {
             }
         }
         list.backups.sort_by_key(|backup| std::cmp::Reverse(backup.created));
+        list.exclusive = self.room.exclusive(|id| list.backups.iter().any(|backup| backup.id == id));
         list.verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(list)
     }
@@ -323,7 +329,7 @@ impl Shared {
     /// Whether rotation has to make room.
     pub fn space_is_low(&self) -> bool {
         let rules = backups::rotation::Rules::default();
-        self.space().is_some_and(|Space { total, free }| rules.is_low(total, free))
+        self.space().is_some_and(|Space { total, free, .. }| rules.is_low(total, free))
     }
 
     /// Makes a backup now.
@@ -441,14 +447,8 @@ impl Shared {
         let retention = self.settings().retention_days;
         let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
         let (deleted, stuck) = self.hostd.rotate(retention).await.map_err(failed)?;
-        for Deletion { id, why, .. } in deleted {
-            let why = match why {
-                api::DeletionReason::Age => "it was older than the retention period",
-                api::DeletionReason::Space => "space was low and it was the oldest",
-                api::DeletionReason::OnDemand => "somebody asked for it",
-            };
-            let message = format!("Backup {id} was deleted: {why}.");
-            self.events.record(EventKind::Rotation, Level::Ok, message, Some(&id));
+        for deletion in &deleted {
+            self.record_deletion(deletion);
         }
         let clock = self.rotation_plan().await?.clock_is_trusted;
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
@@ -458,6 +458,17 @@ impl Shared {
         }
         *rotation = Rotation { stuck, clock_is_trusted: Some(clock) };
         Ok(())
+    }
+
+    /// Records that a backup was deleted, and why.
+    pub fn record_deletion(&self, Deletion { id, why, .. }: &Deletion) {
+        let why = match why {
+            api::DeletionReason::Age => "it was older than the retention period",
+            api::DeletionReason::Space => "space was low and it was the oldest",
+            api::DeletionReason::OnDemand => "somebody asked for it",
+        };
+        let message = format!("Backup {id} was deleted: {why}.");
+        self.events.record(EventKind::Rotation, Level::Ok, message, Some(id));
     }
 
     /// What rotation would do.

@@ -60,6 +60,14 @@ pub fn replication_check(state: &State, message: &str) -> Check {
     Check { name: "replication".into(), level, message: message.into() }
 }
 
+/// How an event is marked that says that the state is this now: on the way to protection nothing is wrong.
+pub fn event_level(state: &State) -> Level {
+    match state {
+        State::Connecting | State::InitialSync(_) => Level::Ok,
+        other => replication_check(other, "").level,
+    }
+}
+
 /// Check `default-password`.
 pub fn password_check(is_default: Result<bool, String>) -> Check {
     let (level, message) = match is_default {
@@ -101,7 +109,7 @@ pub fn volume_check(problem: Option<String>) -> Check {
 /// Check `free-space` of the data volume; `None`: it is not known. `stuck`: rotation may delete nothing more.
 pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
-    let Some(Space { total, free }) = space else {
+    let Some(Space { total, free, .. }) = space else {
         return check(Level::Warn, "It is not known how much space is free.".into());
     };
     let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
@@ -283,7 +291,10 @@ mod tests {
             (None, false, Level::Warn),
         ];
         for (space, stuck, level) in table {
-            let check = space_check(space.map(|(total, free)| Space { total, free }), stuck);
+            let check = space_check(
+                space.map(|(total, free)| Space { total, free, usage: None, low_at: None }),
+                stuck,
+            );
             assert_eq!(check.level, level, "{}", check.message);
         }
     }

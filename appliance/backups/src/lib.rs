@@ -6,6 +6,7 @@
 
 mod catalog;
 pub mod clock;
+pub mod forecast;
 mod id;
 mod manifest;
 pub mod rotation;

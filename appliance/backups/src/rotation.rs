@@ -99,7 +99,12 @@ pub enum Decision {
 impl Rules {
     /// Whether free space is low.
     pub fn is_low(&self, total: u64, free: u64) -> bool {
-        free < self.low_space_bytes || free < total / self.low_space_share.max(1)
+        free < self.low_space_limit(total)
+    }
+
+    /// Free space is low below this, on a volume of `total` bytes.
+    pub fn low_space_limit(&self, total: u64) -> u64 {
+        self.low_space_bytes.max(total / self.low_space_share.max(1))
     }
 }
 

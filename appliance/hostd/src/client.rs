@@ -1,8 +1,9 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
-use api::{Backup, Deletion, Depth, Peer, RotationPlan};
+use api::{Backup, Deletion, Depth, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -26,6 +27,15 @@ pub enum ClientError {
     },
 }
 
+/// What happens during a full copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyNews {
+    /// How far it is.
+    Progress(CopyProgress),
+    /// This backup was deleted to make room for it.
+    Deleted(Deletion),
+}
+
 /// Connects anew for each request, so a restarted `hostd` is no event.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -38,16 +48,17 @@ impl Client {
         Self { socket: socket.into() }
     }
 
-    /// Makes a full copy, in the place of a replica if `replace` says so; `progress` is called as it goes. Dropping the future ends the copy.
+    /// Makes a full copy, in the place of a replica if `replace` says so; `news` is called as it goes. Dropping the future
+    /// ends the copy.
     pub async fn full_copy(
         &self,
         peer: &Peer,
         tablespaces: Vec<Tablespace>,
         replace: bool,
-        progress: impl FnMut(CopyProgress),
+        news: impl FnMut(CopyNews),
     ) -> Result<(), ClientError> {
         let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces, replace };
-        self.ask(&request, progress).await.map(drop)
+        self.ask(&request, news).await.map(drop)
     }
 
     /// Starts the replica of `peer`.
@@ -113,6 +124,14 @@ impl Client {
         }
     }
 
+    /// Measures what takes the room: as a whole, and bytes that each backup alone takes, by id.
+    pub async fn measure_usage(&self) -> Result<(Usage, BTreeMap<String, u64>), ClientError> {
+        match self.ask(&Request::MeasureUsage, drop).await? {
+            Reply::Usage { usage, exclusive } => Ok((usage, exclusive)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Sends a request that is answered by nothing but that it is done; for the console's, which need root.
     pub async fn order(&self, request: &Request) -> Result<(), ClientError> {
         match self.ask(request, drop).await? {
@@ -121,11 +140,7 @@ impl Client {
         }
     }
 
-    async fn ask(
-        &self,
-        request: &Request,
-        mut progress: impl FnMut(CopyProgress),
-    ) -> Result<Reply, ClientError> {
+    async fn ask(&self, request: &Request, mut news: impl FnMut(CopyNews)) -> Result<Reply, ClientError> {
         let no_answer = |error: std::io::Error| self.no_answer(error.to_string());
         let mut line = serde_json::to_vec(request).map_err(|error| self.no_answer(error.to_string()))?;
         line.push(b'\n');
@@ -139,7 +154,8 @@ impl Client {
                 return Err(self.no_answer("it closed the connection".into()));
             }
             match serde_json::from_str(&line).map_err(|error| self.no_answer(error.to_string()))? {
-                Reply::Progress(at) => progress(at),
+                Reply::Progress(at) => news(CopyNews::Progress(at)),
+                Reply::Deleted(deletion) => news(CopyNews::Deleted(deletion)),
                 Reply::Failed { error } => return Err(ClientError::Failed(error)),
                 last => return Ok(last),
             }

@@ -1,13 +1,13 @@
 //! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
 
+use crate::clock::Clock;
 use crate::places::Places;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, cluster};
+use crate::{btrfs, catalog, cluster, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{Reply, Step, Tablespace, reached};
-use nix::sys::statvfs::statvfs;
 use replica::{CERTIFICATE_FILE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
@@ -15,6 +15,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::Mutex;
 
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
@@ -27,6 +28,7 @@ pub async fn run(
     peer: &Peer,
     tablespaces: &[Tablespace],
     replace: bool,
+    room: &Room<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -43,7 +45,7 @@ pub async fn run(
     }
     btrfs::create(&copying).await?;
     reached(Step::CopyBegun);
-    let attempt = copy_into(places, peer, tablespaces, &copying, replies, left).await;
+    let attempt = copy_into(places, peer, tablespaces, &copying, room, replies, left).await;
     if let Err(error) = attempt {
         if let Err(cleanup) = btrfs::delete(&copying).await {
             tracing::error!("cannot delete the incomplete copy {}: {cleanup:#}", copying.display());
@@ -67,6 +69,7 @@ async fn copy_into(
     peer: &Peer,
     tablespaces: &[Tablespace],
     copying: &Path,
+    room: &Room<'_>,
     replies: &mut Replies,
     mut left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -119,7 +122,7 @@ async fn copy_into(
         };
         let Some(line) = line else { break };
         if let Some(at) = parse_basebackup_progress(&line) {
-            check_room(&places.data, at)?;
+            room.make(places, at, replies).await?;
             if at.done > 0 {
                 reached(Step::CopyUnderWay);
             }
@@ -142,16 +145,28 @@ async fn copy_into(
     sandbox.control_data().await.map(drop)
 }
 
-/// Refuses a copy that does not fit, as soon as its size is known, and before the volume is full.
-fn check_room(data: &Path, at: CopyProgress) -> Result<()> {
-    let volume = statvfs(data).with_context(|| format!("cannot ask for free space on {}", data.display()))?;
-    let free = volume.blocks_available() * volume.fragment_size();
-    let left = at.total - at.done;
-    ensure!(
-        free > left,
-        "the data volume has {free} bytes free and the monitor's database needs {left} more; use a larger disk"
-    );
-    Ok(())
+/// Where a copy finds room.
+pub struct Room<'a> {
+    /// The clock as watched: rotation needs it.
+    pub clock: &'a Clock,
+    /// Held while backups go.
+    pub catalog: &'a Mutex<()>,
+}
+
+impl Room<'_> {
+    /// Makes sure that what is left of the copy fits, as soon as its size is known: before a copy for nothing, and before
+    /// the volume is full. Where it does not, backups go, down to the newest verified one (design, section 7).
+    async fn make(&self, places: &Places, at: CopyProgress, replies: &mut Replies) -> Result<()> {
+        let left = at.total.saturating_sub(at.done);
+        if catalog::room(places)?.1 > left {
+            return Ok(());
+        }
+        let _one_at_a_time = self.catalog.lock().await;
+        for deletion in rotate::make_room(places, self.clock, left).await? {
+            replies.send(&Reply::Deleted(deletion)).await?;
+        }
+        Ok(())
+    }
 }
 
 /// `pg_basebackup` takes `=` in a location as `\=` (its documentation, `--tablespace-mapping`).

@@ -9,6 +9,6 @@ mod client;
 mod protocol;
 mod step;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, CopyNews};
 pub use protocol::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};
 pub use step::{KILL_AT, Step, reached};

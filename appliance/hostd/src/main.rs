@@ -17,6 +17,7 @@ mod replies;
 mod rotate;
 mod sandbox;
 mod server;
+mod usage;
 mod verify;
 
 use anyhow::{Context, Result};

@@ -1,8 +1,9 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
-use api::{Backup, Collation, Deletion, Depth, MonitorRef, Peer, Reason, RotationPlan};
+use api::{Backup, Collation, Deletion, Depth, MonitorRef, Peer, Reason, RotationPlan, Usage};
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Where `hostd` listens.
@@ -14,7 +15,8 @@ pub const MAX_FRAME: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// Copy the monitor's cluster into a new replica. Replies [`Reply::Progress`] until [`Reply::Done`].
+    /// Copy the monitor's cluster into a new replica. Replies [`Reply::Progress`] and, where it has to make room,
+    /// [`Reply::Deleted`] until [`Reply::Done`].
     FullCopy {
         /// Where to copy from.
         peer: Box<Peer>,
@@ -75,6 +77,8 @@ pub enum Request {
         /// Retention period in days.
         retention_days: Option<u32>,
     },
+    /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
+    MeasureUsage,
     /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
     ConfirmClock,
 }
@@ -154,6 +158,8 @@ pub struct ReplicaInfo {
 pub enum Reply {
     /// Not the last reply: how far the copy is.
     Progress(CopyProgress),
+    /// Not the last reply: this backup was deleted to make room for the copy.
+    Deleted(Deletion),
     /// Done, nothing to tell.
     Done,
     /// Answer to [`Request::Replica`].
@@ -169,6 +175,13 @@ pub enum Reply {
     },
     /// What rotation would do.
     RotationPlan(Box<RotationPlan>),
+    /// What takes the room.
+    Usage {
+        /// As a whole.
+        usage: Usage,
+        /// Bytes that each backup alone takes, by id.
+        exclusive: BTreeMap<String, u64>,
+    },
     /// It could not be done.
     Failed {
         /// The thing, the cause and the way out.

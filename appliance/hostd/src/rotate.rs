@@ -7,9 +7,9 @@
 use crate::catalog;
 use crate::clock::Clock;
 use crate::places::Places;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, RotationPlan};
-use backups::rotation::{Candidate, Decision, Now, Rules, decide, plan};
+use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
 use jiff::{SignedDuration, Timestamp};
 use std::fs::File;
 
@@ -58,6 +58,35 @@ pub async fn run(
             keep_reserve(places)?;
         }
         return Ok((deleted, stuck));
+    }
+}
+
+/// Makes room for `bytes` more: what low space allows to go goes, the oldest first, until there is room. Gives what went.
+///
+/// # Errors
+/// There is no room with all of it gone, or cannot be: then nothing is deleted.
+pub async fn make_room(places: &Places, clock: &Clock, bytes: u64) -> Result<Vec<Deletion>> {
+    let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
+    let rules = Rules { low_space_bytes, low_space_share: u64::MAX, ..Rules::default() };
+    let mut deleted = Vec::new();
+    loop {
+        let (candidates, now) = look(places, clock)?;
+        let Now { free, total, .. } = now;
+        ensure!(
+            total > low_space_bytes,
+            "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
+        );
+        match for_space(&candidates, &rules, &now) {
+            Decision::Nothing => return Ok(deleted),
+            Decision::Delete(deletion) => {
+                delete(places, &deletion).await?;
+                deleted.push(deletion);
+            }
+            Decision::Stuck => bail!(
+                "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further backup may \
+                 be deleted for it; use a larger disk, or unpin backups at the console"
+            ),
+        }
     }
 }
 

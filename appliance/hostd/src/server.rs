@@ -2,10 +2,11 @@
 
 use crate::clock::{self, Clock};
 use crate::cluster::Server;
+use crate::full_copy::Room;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{backup, btrfs, catalog, full_copy, rotate, verify};
+use crate::{backup, btrfs, catalog, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
@@ -171,7 +172,8 @@ async fn carry_out(
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            full_copy::run(places, &peer, &tablespaces, replace, replies, left).await?;
+            let room = Room { clock, catalog: &host.catalog };
+            full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
             Ok(Reply::Done)
         }
         Request::StartReplica { peer } => {
@@ -213,6 +215,10 @@ async fn carry_out(
         }
         Request::RotationPlan { retention_days } => {
             Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, retention_days)?)))
+        }
+        Request::MeasureUsage => {
+            let (usage, exclusive) = usage::measure(places).await?;
+            Ok(Reply::Usage { usage, exclusive })
         }
         Request::ConfirmClock => {
             clock.confirm()?;

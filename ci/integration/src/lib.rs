@@ -9,7 +9,7 @@ mod restored;
 mod server;
 mod volume;
 
-pub use monitor::{Certificate, Monitor};
+pub use monitor::{Certificate, Monitor, as_cluster_user};
 pub use restored::Restored;
 pub use server::{PASSWORD, Server};
 pub use volume::Volume;
@@ -46,10 +46,12 @@ pub fn free_port() -> Result<u16> {
 /// A program of this workspace, as built beside the running test.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let path = own.ancestors().nth(2).context("a test lies in target/<profile>/deps")?.join(name);
-    if !path.is_file() {
+    // A test lies in target/<profile>/deps, a program of the workspace in target/<profile>.
+    let folder = own.ancestors().skip(1).take(2).find(|folder| folder.join(name).is_file());
+    let Some(path) = folder.map(|folder| folder.join(name)) else {
+        let path = own.ancestors().nth(2).unwrap_or(&own).join(name);
         bail!("{} is not built; run `cargo build --workspace` first, or `cargo xtask test`", path.display());
-    }
+    };
     Ok(path)
 }
 

@@ -130,9 +130,14 @@ impl Monitor {
         run(Command::new("chown").args(["-R", &owner]).arg(self.data())).map(drop)
     }
 
+    /// The folder of its socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Lets `backup_server` into `databases` with TLS and SCRAM, and local connections into all.
     pub fn write_hba(&self, databases: &[&str]) -> Result<()> {
-        let mut text = "local all all trust\n".to_owned();
+        let mut text = "local all all trust\nlocal replication all trust\n".to_owned();
         for database in databases {
             text += &format!("hostssl {database} backup_server 127.0.0.1/32 scram-sha-256\n");
         }

@@ -120,6 +120,12 @@ impl Server {
         Ok(found)
     }
 
+    /// Names and process ids of the daemons that run.
+    pub fn processes(&self) -> Vec<(&'static str, u32)> {
+        let daemons = [("backupd", &self.backupd), ("hostd", &self.hostd)];
+        daemons.into_iter().filter_map(|(name, daemon)| Some((name, daemon.as_ref()?.id()))).collect()
+    }
+
     /// All that `hostd` has logged, with its clusters' logs.
     pub fn hostd_log(&self) -> Result<String> {
         fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")

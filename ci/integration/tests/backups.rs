@@ -54,6 +54,12 @@ fn a_backup_is_made_on_schedule_and_verified() -> anyhow::Result<()> {
         let check = status.checks.iter().find(|check| check.name == name).unwrap();
         assert_eq!(check.level, Level::Ok, "{check:?}");
     }
+    let usage = wait_for("what takes the room", MINUTE, || {
+        let space = client.status().map_err(|error| error.to_string())?.space;
+        space.and_then(|space| space.usage).ok_or_else(|| format!("{space:?}"))
+    })
+    .map_err(|error| error.context(server.logs()))?;
+    assert!(usage.replica > 20 << 20, "{usage:?}");
     let events = client.events(None)?.events;
     for kind in [EventKind::Started, EventKind::Paired, EventKind::Backup, EventKind::Verification] {
         assert!(events.iter().any(|event| event.kind == kind), "{kind:?} in {events:?}");

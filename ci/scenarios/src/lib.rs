@@ -184,6 +184,13 @@ impl User {
         Ok(serde_json::from_str(&reply.body)?)
     }
 
+    /// `POST /v1/backups/{id}/verify`
+    pub fn verify_backup(&self, id: &str) -> Result<()> {
+        let reply = self.api.https("POST", &format!("/v1/backups/{id}/verify"), None)?;
+        ensure!(reply.code == 202, "{reply:?}");
+        Ok(())
+    }
+
     /// Fetches a backup's tar by FTP.
     pub fn fetch_tar(&self, backup: &Backup, to: &Path) -> Result<()> {
         let reply = self.ftp.ftps(&format!("/{}.tar", backup.id), Some(to), false)?;

@@ -42,6 +42,15 @@ impl Tree {
         postgresql: 15,
     };
 
+    /// The backup programs that the benchmarks compare with.
+    pub const PEERS: Self = Self {
+        label: "peers",
+        release: RELEASE,
+        configuration: include_str!("../trees/peers.conf"),
+        made_by: "cargo xtask bench",
+        postgresql: 17,
+    };
+
     /// What the tree is called.
     pub fn label(&self) -> &'static str {
         self.label
@@ -66,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_configuration_installs_the_release_and_the_major_that_its_tree_states() {
-        for tree in [Tree::TOOLS, Tree::OLD_POSTGRESQL] {
+        for tree in [Tree::TOOLS, Tree::OLD_POSTGRESQL, Tree::PEERS] {
             let has = |line: &str| tree.configuration.lines().any(|found| found.trim() == line);
             assert!(has(&format!("Release={}", tree.release)), "{}", tree.label);
             assert!(has(&format!("postgresql-{}", tree.postgresql)), "{}", tree.label);

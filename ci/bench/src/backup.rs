@@ -1,0 +1,256 @@
+//! Backups, the first copy, and what it costs the monitor to be followed.
+
+use crate::peers::{Barman, PgBackRest, seconds};
+use crate::report::{Comparison, Series};
+use anyhow::{Context, Result};
+use api::CreateBackup;
+use hostd::Request;
+use integration::{Monitor, Process, Server, as_cluster_user, run as run_to_end};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tools::{Toolbox, Tree};
+
+/// pgbench's scale per gigabyte: 15 MB each.
+const SCALE_PER_GB: u32 = 67;
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What is measured, and how often.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Sizes of the database in gigabytes
+    #[arg(long, value_delimiter = ',', default_value = "1,4")]
+    gigabytes: Vec<u32>,
+    /// Turns of each comparison
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load in each turn
+    #[arg(long, default_value_t = 30)]
+    seconds: u32,
+    /// Backups of each kind that takes no time
+    #[arg(long, default_value_t = 15)]
+    snapshots: usize,
+}
+
+/// Runs everything.
+pub fn run(options: &Options) -> Result<Vec<Comparison>> {
+    let toolbox = Toolbox::open()?;
+    let peers = Toolbox::open_tree(Tree::PEERS)?;
+    let mut comparisons = Vec::new();
+    for gigabytes in &options.gigabytes {
+        let bench = Bench { toolbox: &toolbox, peers: &peers, options, gigabytes: *gigabytes };
+        comparisons.extend(bench.run().with_context(|| format!("with {gigabytes} GB"))?);
+    }
+    Ok(comparisons)
+}
+
+struct Bench<'a> {
+    toolbox: &'a Toolbox,
+    peers: &'a Toolbox,
+    options: &'a Options,
+    gigabytes: u32,
+}
+
+impl Bench<'_> {
+    fn run(&self) -> Result<Vec<Comparison>> {
+        let mut monitor = Monitor::start(self.toolbox)?;
+        for (name, value) in [
+            ("fsync", "on"),
+            ("max_wal_size", "4GB"),
+            ("shared_buffers", "512MB"),
+            ("archive_mode", "on"),
+            ("archive_command", "true"),
+        ] {
+            monitor.sql(&format!("alter system set {name} = '{value}'"))?;
+        }
+        monitor.stop()?;
+        monitor.run_server()?;
+        self.say("filling the database");
+        let scale = (self.gigabytes * SCALE_PER_GB).to_string();
+        run_to_end(self.pgbench(&monitor).args(["-i", "-q", "-s", &scale]))?;
+        monitor.sql("checkpoint")?;
+        let bytes = monitor.sql("select pg_database_size('postgres')")?;
+        let size = format!("{:.1} GB", bytes.parse::<f64>()? / 1e9);
+
+        let mut server = Server::start(self.toolbox)?;
+        let mut comparisons = vec![self.first_copy(&monitor, &server, &size)?];
+        server.client()?.pair(&monitor.peer)?;
+        server.wait_for_state(&["synchronized"], LONG)?;
+        comparisons.push(self.backups(&monitor, &server, &size)?);
+        comparisons.extend(self.following(&monitor, &mut server, &size)?);
+        Ok(comparisons)
+    }
+
+    fn say(&self, what: &str) {
+        eprintln!("{} GB: {what}", self.gigabytes);
+    }
+
+    fn pgbench(&self, monitor: &Monitor) -> std::process::Command {
+        let mut command = as_cluster_user(self.toolbox, &self.toolbox.postgresql("pgbench"));
+        command.arg("-h").arg(monitor.socket_dir()).args([
+            "-p",
+            &monitor.peer.port.to_string(),
+            "-U",
+            "postgres",
+        ]);
+        command.arg("-d").arg("postgres");
+        command
+    }
+
+    fn load(&self, monitor: &Monitor, seconds: u32) -> std::process::Command {
+        let mut command = self.pgbench(monitor);
+        command.args(["-n", "-c", "4", "-j", "1", "-T", &seconds.to_string()]);
+        command
+    }
+
+    /// Our first copy and pg_basebackup, by turns, onto the same volume, the monitor idle.
+    fn first_copy(&self, monitor: &Monitor, server: &Server, size: &str) -> Result<Comparison> {
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        for round in 0..self.options.rounds {
+            self.say(&format!("first copy, turn {}", round + 1));
+            let target = server.data().join("basebackup");
+            theirs.push(self.basebackup(monitor, &target)?);
+            std::fs::remove_dir_all(&target)?;
+            settle(server.data())?;
+            let copy = Request::FullCopy {
+                peer: Box::new(monitor.peer.clone()),
+                tablespaces: Vec::new(),
+                replace: round > 0,
+            };
+            let started = Instant::now();
+            server.order(&copy)?;
+            ours.push(started.elapsed().as_secs_f64());
+            settle(server.data())?;
+        }
+        Ok(Comparison {
+            title: format!("First copy of {size}, monitor idle (goal: at most 1.1 × pg_basebackup)"),
+            series: vec![Series::new("pg_basebackup", "s", theirs), Series::new("our full copy", "s", ours)],
+        })
+    }
+
+    /// pg_basebackup over the same connection as ours.
+    fn basebackup(&self, monitor: &Monitor, target: &Path) -> Result<f64> {
+        std::fs::create_dir_all(target)?;
+        std::os::unix::fs::chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
+        let peer = &monitor.peer;
+        let source = format!("host={} port={} user={} sslmode=require", peer.address, peer.port, peer.user);
+        let mut command = as_cluster_user(self.toolbox, &self.toolbox.postgresql("pg_basebackup"));
+        command.args(["-X", "stream", "-c", "fast", "-d", &source, "-D"]).arg(target);
+        seconds(command.env("PGPASSWORD", peer.password.reveal()))
+    }
+
+    /// Backups of all kinds under load.
+    fn backups(&self, monitor: &Monitor, server: &Server, size: &str) -> Result<Comparison> {
+        let folder = integration::test_folder()?;
+        let load = Process::start(&mut self.load(monitor, 36_000), &folder.path().join("load"))?;
+        std::thread::sleep(Duration::from_secs(5));
+        self.say("our backups and bare snapshots");
+        let client = server.client()?;
+        let replica = server.data().join("replica").join(monitor.peer.id.to_string());
+        let (mut bare, mut ours) = (Vec::new(), Vec::new());
+        for number in 0..self.options.snapshots {
+            bare.push(self.bare_snapshot(&replica, &server.data().join(format!("bare-{number}")))?);
+            let started = Instant::now();
+            client.create_backup(&CreateBackup::default())?;
+            ours.push(started.elapsed().as_secs_f64());
+        }
+        self.say("pg_basebackup, pgBackRest, Barman");
+        let target = server.data().join("basebackup");
+        let base = Series::of("pg_basebackup", "s", [self.basebackup(monitor, &target)]);
+        std::fs::remove_dir_all(&target)?;
+        let (full, incremental) = match PgBackRest::prepare(self.peers, monitor, server.data()) {
+            Ok(peer) => (
+                Series::of("pgBackRest, full", "s", [peer.backup("full")]),
+                Series::of(
+                    "pgBackRest, incremental",
+                    "s",
+                    (0..self.options.rounds).map(|_| peer.backup("incr")),
+                ),
+            ),
+            Err(error) => {
+                let problem = Some(format!("{error:#}"));
+                let none = |name| Series { problem: problem.clone(), ..Series::new(name, "s", Vec::new()) };
+                (none("pgBackRest, full"), none("pgBackRest, incremental"))
+            }
+        };
+        let barman = Barman::prepare(self.peers, monitor, server.data()).and_then(|peer| peer.backup());
+        drop(load);
+        Ok(Comparison {
+            title: format!(
+                "Backup of {size} under load (goal: at most 2 × the bare snapshot, and flat over size)"
+            ),
+            series: vec![
+                Series::new("bare btrfs snapshot", "s", bare),
+                Series::new("our backup, as the API's user waits", "s", ours),
+                base,
+                full,
+                incremental,
+                Series::of("Barman", "s", [barman]),
+            ],
+        })
+    }
+
+    /// Seconds of one `btrfs subvolume snapshot -r`, without what it costs to start a program of the tools tree.
+    fn bare_snapshot(&self, source: &Path, target: &Path) -> Result<f64> {
+        let script =
+            "s=$EPOCHREALTIME; btrfs subvolume snapshot -r \"$0\" \"$1\" >&2; e=$EPOCHREALTIME; echo $s $e";
+        let output = run_to_end(
+            self.toolbox.command("bash").env("LC_ALL", "C").args(["-ec", script]).arg(source).arg(target),
+        )?;
+        let text = String::from_utf8(output.stdout)?;
+        let (start, end) = text.trim().split_once(' ').context("two times are printed")?;
+        Ok(end.parse::<f64>()? - start.parse::<f64>()?)
+    }
+
+    /// Transactions per second without and with us, by turns, and the lag meanwhile.
+    fn following(&self, monitor: &Monitor, server: &mut Server, size: &str) -> Result<[Comparison; 2]> {
+        let (mut without, mut with, mut lags) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.options.rounds {
+            self.say(&format!("transactions without and with us, turn {}", round + 1));
+            server.stop("TERM")?;
+            monitor.sql("checkpoint")?;
+            without.push(transactions(&mut self.load(monitor, self.options.seconds))?);
+            server.start_hostd()?;
+            server.start_backupd()?;
+            server.wait_for_state(&["synchronized"], LONG)?;
+            monitor.sql("checkpoint")?;
+            let mut load = self.load(monitor, self.options.seconds);
+            let running = std::thread::spawn(move || transactions(&mut load));
+            while !running.is_finished() {
+                let lag = "select coalesce(extract(epoch from max(replay_lag)), 0) from pg_stat_replication \
+                           where usename = 'backup_server'";
+                lags.push(monitor.sql(lag)?.parse()?);
+                std::thread::sleep(Duration::from_millis(250));
+            }
+            match running.join() {
+                Ok(measured) => with.push(measured?),
+                Err(_) => anyhow::bail!("the load's thread panicked"),
+            }
+        }
+        let lag = Series::new("lag of replay", "s", lags);
+        let at = |name, part| Series::new(name, "s", lag.percentile(part).into_iter().collect());
+        let lags = vec![at("lag of replay, p50", 0.5), at("lag of replay, p99", 0.99)];
+        Ok([
+            Comparison {
+                title: format!("Transactions of the monitor, {size} (goal: a loss of at most 2 %)"),
+                series: vec![
+                    Series::new("without a backup server", "tps", without),
+                    Series::new("followed by us", "tps", with),
+                ],
+            },
+            Comparison { title: format!("Lag under that load, {size} (goal: p99 below 1 s)"), series: lags },
+        ])
+    }
+}
+
+/// Runs pgbench and reads its figure.
+fn transactions(load: &mut std::process::Command) -> Result<f64> {
+    let printed = String::from_utf8(run_to_end(load)?.stdout)?;
+    let line =
+        printed.lines().find_map(|line| line.strip_prefix("tps = ")).context("pgbench prints no tps")?;
+    line.split_whitespace().next().unwrap_or_default().parse().context("pgbench's tps are no number")
+}
+
+/// Lets deleted things be gone and written ones be written, so that a turn does not pay for the one before.
+fn settle(data: &Path) -> Result<()> {
+    run_to_end(std::process::Command::new("sync").arg("-f").arg(data)).map(drop)
+}
