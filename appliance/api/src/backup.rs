@@ -1,4 +1,5 @@
-//! A backup as listed by the API and as recorded in the manifest beside its snapshot: the same document (design D8).
+//! A backup as listed by the API, and its manifest beside the snapshot: the same document and what only a restore needs
+//! (design D8).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,18 @@ use uuid::Uuid;
 /// Version of the manifest's form; a reader refuses a higher one.
 pub const MANIFEST_FORMAT: u32 = 1;
 
-/// A backup: its manifest.
+/// The manifest of a backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The backup.
+    #[serde(flatten)]
+    pub backup: Backup,
+    /// The monitor's configuration files outside its data directory, as [`Peer::configuration`](crate::Peer).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configuration: BTreeMap<String, String>,
+}
+
+/// A backup, as its manifest and every list have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Backup {
     /// [`MANIFEST_FORMAT`] of the writer.

@@ -14,14 +14,14 @@ mod settings;
 mod status;
 
 pub use backup::{
-    Backup, BackupList, Collation, CreateBackup, DamagedBackup, Depth, MANIFEST_FORMAT, MonitorRef,
+    Backup, BackupList, Collation, CreateBackup, DamagedBackup, Depth, MANIFEST_FORMAT, Manifest, MonitorRef,
     PostgresInfo, Proof, Reason, SetComment, SetPin, Sizes, Verification, VerifyBackup,
 };
 pub use client::{Client, ClientError};
 pub use event::{EVENTS_KEPT, Event, EventKind, EventList};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret};
-pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, NextByAge, RotationPlan};
+pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, RotationPlan};
 pub use settings::{Day, Frequency, HOURS, RETENTION_DAYS, Settings, SettingsError};
 pub use status::{Check, Level, Progress, Space, State, Status, Usage, Versions};
 

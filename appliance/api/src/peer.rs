@@ -5,6 +5,7 @@
 
 use crate::Host;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use uuid::Uuid;
 
@@ -53,6 +54,10 @@ pub struct Peer {
     pub database: String,
     /// The certificate that the monitor's PostgreSQL shows, PEM; it is pinned.
     pub certificate: String,
+    /// PostgreSQL's configuration files outside its data directory, path → text: kept with every backup for the restore,
+    /// never read here.
+    #[serde(default)]
+    pub configuration: BTreeMap<String, String>,
 }
 
 /// What is wrong with a [`Peer`], by field.
@@ -69,6 +74,10 @@ pub struct PeerError {
 const IDENTIFIER_MAX: usize = 63;
 /// A certificate is about 1 KiB; a chain with room to spare.
 const CERTIFICATE_MAX: usize = 64 * 1024;
+/// Longest path of a configuration file, in bytes.
+const PATH_MAX: usize = 1024;
+/// All configuration files together, in bytes: Debian's have 40 kB, nearly all of it comments.
+pub const CONFIGURATION_MAX: usize = 256 * 1024;
 
 impl Peer {
     /// Checks every field.
@@ -112,7 +121,21 @@ impl Peer {
         {
             return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
         }
+        let is_path = |path: &str| {
+            path.starts_with('/') && path.len() <= PATH_MAX && !path.chars().any(char::is_control)
+        };
+        let bytes: usize = self.configuration.iter().map(|(path, text)| path.len() + text.len()).sum();
+        if bytes > CONFIGURATION_MAX || !self.configuration.keys().all(|path| is_path(path)) {
+            return refuse("configuration", "must be texts by absolute path, of 256 KiB at most in all");
+        }
         Ok(())
+    }
+
+    /// Whether `other` is reached in the same way: nothing that is connected has to be connected anew.
+    pub fn is_reached_like(&self, other: &Self) -> bool {
+        let way =
+            |peer: &Self| Self { version: String::new(), configuration: BTreeMap::new(), ..peer.clone() };
+        way(self) == way(other)
     }
 
     /// The peer without its secrets, for showing.
@@ -184,7 +207,16 @@ mod tests {
             slot: "backup_server".into(),
             database: "postgres".into(),
             certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
+            configuration: BTreeMap::from([("/etc/postgresql/17/main/pg_hba.conf".into(), "local".into())]),
         }
+    }
+
+    #[test]
+    fn new_configuration_files_break_no_connection() {
+        let (old, mut new) = (peer(), Peer { version: "2".into(), ..peer() });
+        new.configuration.clear();
+        assert!(old.is_reached_like(&new));
+        assert!(!old.is_reached_like(&Peer { port: 1, ..peer() }));
     }
 
     #[test]
@@ -204,6 +236,8 @@ mod tests {
             ("slot", |p| p.slot = "../x".into()),
             ("database", |p| p.database = "x".repeat(64)),
             ("certificate", |p| p.certificate = "nothing".into()),
+            ("configuration", |p| drop(p.configuration.insert("../x".into(), String::new()))),
+            ("configuration", |p| drop(p.configuration.insert("/x".into(), "x".repeat(CONFIGURATION_MAX)))),
         ];
         for (field, change) in table {
             let mut changed = peer();

@@ -86,15 +86,11 @@ impl Settings {
     /// # Errors
     /// The first field that is out of its range, with the range.
     pub fn check(&self) -> Result<(), SettingsError> {
-        if let Frequency::Hours { hours } = self.frequency
-            && !HOURS.contains(&hours)
-        {
-            return Err(out_of_range("frequency.hours", hours, HOURS));
+        if let Frequency::Hours { hours } = self.frequency {
+            in_range("frequency.hours", hours, HOURS)?;
         }
-        if let Some(days) = self.retention_days
-            && !RETENTION_DAYS.contains(&days)
-        {
-            return Err(out_of_range("retention_days", days, RETENTION_DAYS));
+        if let Some(days) = self.retention_days {
+            in_range("retention_days", days, RETENTION_DAYS)?;
         }
         self.zone().map(drop)
     }
@@ -114,13 +110,17 @@ impl Settings {
     }
 }
 
-fn out_of_range<T: std::fmt::Display>(
+/// Refuses a value of `field` outside of `range`.
+pub(crate) fn in_range<T: std::fmt::Display + PartialOrd>(
     field: &'static str,
     value: T,
     range: RangeInclusive<T>,
-) -> SettingsError {
+) -> Result<(), SettingsError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
     let problem = format!("{value} is out of range; allowed is {} to {}", range.start(), range.end());
-    SettingsError { field, problem }
+    Err(SettingsError { field, problem })
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 
 use api::{
     Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
-    Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, NextByAge, OPENAPI, Peer, PeerInfo,
-    Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Space, State, Status, Usage,
-    Verification, VerifyBackup, Versions,
+    Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI, Peer,
+    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Space, State, Status,
+    Usage, Verification, VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 fn document() -> Value {
@@ -58,6 +58,7 @@ fn peer() -> Peer {
         slot: "backup_server".into(),
         database: "postgres".into(),
         certificate: "PEM".into(),
+        configuration: BTreeMap::from([("/etc/pg_hba.conf".into(), String::new())]),
     }
 }
 
@@ -151,6 +152,7 @@ fn every_answer_and_body_is_valid() {
     let deletion = |why| Deletion { monitor, id: id.clone(), why };
     let kept = |why| Kept { monitor, id: id.clone(), why };
     let plan = RotationPlan {
+        limits: Limits::default(),
         now: [DeletionReason::Age, DeletionReason::Space, DeletionReason::OnDemand].map(deletion).into(),
         next_for_space: Some(deletion(DeletionReason::Space)),
         next_by_age: Some(NextByAge { monitor, id: id.clone(), at }),

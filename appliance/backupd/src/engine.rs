@@ -11,7 +11,7 @@ use hostd::CopyNews;
 use jiff::Timestamp;
 use replica::{
     Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, WalRate, broken_stream,
-    is_full, next_step, seconds_until_lost, set_back, state,
+    is_full, looks_empty, next_step, seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +60,8 @@ struct Follower<'a> {
     step_backoff: Backoff,
     step_again: Instant,
     starts: u32,
+    /// Since when the replica's server gives no answer.
+    hung_since: Option<Instant>,
     /// Restarts since replay moved last.
     restarts: u32,
     lag: LagClock,
@@ -84,6 +86,7 @@ impl<'a> Follower<'a> {
             lag_seconds: 0.0,
             broken_stream: None,
             copy_failure: None,
+            copy_damage: None,
         };
         Self {
             shared,
@@ -96,6 +99,7 @@ impl<'a> Follower<'a> {
             step_backoff: Backoff::new(),
             step_again: now,
             starts: 0,
+            hung_since: None,
             restarts: 0,
             lag: LagClock::default(),
             wal_rate: WalRate::default(),
@@ -122,7 +126,7 @@ impl<'a> Follower<'a> {
                     Step::Start => self.start().await,
                     Step::Restart => {
                         self.restarts = self.restarts.saturating_add(1);
-                        self.stop("replay has paused; the replica is started anew").await;
+                        self.stop("the replica stands still; it is started anew").await;
                     }
                     Step::Stop => self.stop("the data volume is full; the replica is stopped").await,
                     Step::Resync => self.resync().await,
@@ -143,7 +147,7 @@ impl<'a> Follower<'a> {
         self.seen.monitor = match answer {
             Ok((monitor, answer)) => {
                 self.monitor_backoff.succeeded();
-                let view = self.answer_view(&monitor, answer);
+                let view = self.answer_view(&monitor, answer).await;
                 self.monitor = Some(monitor);
                 view
             }
@@ -154,16 +158,20 @@ impl<'a> Follower<'a> {
         };
     }
 
-    fn answer_view(&mut self, monitor: &Monitor, answer: Answer) -> MonitorView {
+    async fn answer_view(&mut self, monitor: &Monitor, mut answer: Answer) -> MonitorView {
         let (ours, theirs) = (self.replica_of, monitor.system_identifier);
         if let Some(ours) = ours.filter(|ours| *ours != theirs) {
-            return MonitorView::OtherDatabase {
-                reason: format!(
-                    "the monitor at {} has another database (system identifier {theirs}) than the replica here \
-                     ({ours}), which is kept; if that is meant to be, release the monitor at the server's console",
-                    self.peer.info().endpoint()
-                ),
-            };
+            let other = format!(
+                "the monitor at {} has another database (system identifier {theirs}) than the replica here ({ours})",
+                self.peer.info().endpoint()
+            );
+            if !self.is_accepted(theirs).await {
+                let reason = format!("{other}, which is kept; {}", self.way_to_accept(theirs));
+                return MonitorView::OtherDatabase { reason };
+            }
+            // What was kept for the old one is of no use to it.
+            answer.slot_lost =
+                Some(format!("{other}, and it was accepted at the console; a full copy is needed"));
         }
         let rate = self.wal_rate.observe(self.began.elapsed(), answer.position);
         let left = seconds_until_lost(answer.safe_wal, rate);
@@ -175,6 +183,42 @@ impl<'a> Follower<'a> {
             slot_active: answer.slot_active,
             slot_lost: answer.slot_lost,
         }
+    }
+
+    /// Whether somebody at the console has said that this database may take the replica's place.
+    async fn is_accepted(&self, system_identifier: u64) -> bool {
+        match self.shared.hostd.accepted_database(self.peer.id).await {
+            Ok(accepted) => accepted == Some(system_identifier),
+            Err(error) => {
+                tracing::warn!("cannot ask what was accepted at the console: {error}");
+                false
+            }
+        }
+    }
+
+    fn way_to_accept(&self, system_identifier: u64) -> String {
+        format!(
+            "if that is meant to be, accept it at the server's console: `hostd order accept-database --monitor {} \
+             --system-identifier {system_identifier}`",
+            self.peer.id
+        )
+    }
+
+    /// Why a database that is nearly empty must not take the place of the replica unasked (design D13): the monitor may
+    /// have been installed anew. Where either size is not known, nothing is said.
+    async fn looks_empty(&self) -> Option<String> {
+        let (Some(monitor), Some(standby)) = (&self.monitor, &self.standby) else { return None };
+        let (theirs, ours) = (monitor.database_bytes().await.ok()?, standby.database_bytes().await.ok()?);
+        let identifier = monitor.system_identifier;
+        if !looks_empty(theirs, ours) || self.is_accepted(identifier).await {
+            return None;
+        }
+        Some(format!(
+            "the monitor's databases have {} MB and the replica's {} MB, which is kept; {}",
+            theirs / 1_000_000,
+            ours / 1_000_000,
+            self.way_to_accept(identifier)
+        ))
     }
 
     fn trouble_view(&self, trouble: Trouble) -> MonitorView {
@@ -193,6 +237,7 @@ impl<'a> Follower<'a> {
     }
 
     async fn observe_replica(&mut self) {
+        self.seen.copy_damage = self.shared.copy_damage();
         self.seen.volume_problem = self.shared.volume_problem();
         if self.seen.volume_problem.is_none() {
             self.seen.replica = self.replica_view().await;
@@ -231,9 +276,17 @@ impl<'a> Follower<'a> {
             }
             self.introduced = true;
         }
-        match self.ask_standby(&info.socket_dir).await {
+        let answer = self.ask_standby(&info.socket_dir).await;
+        if answer != Err(NotReady::Hung) {
+            self.hung_since = None;
+        }
+        match answer {
             Ok(answer) => self.running(answer),
             Err(NotReady::Starting(_)) => ReplicaView::Silent { reason: None },
+            Err(NotReady::Hung) => {
+                let since = *self.hung_since.get_or_insert_with(Instant::now);
+                ReplicaView::Hung { silence: since.elapsed() }
+            }
             Err(refuses @ NotReady::Refuses(_)) => {
                 ReplicaView::Silent { reason: Some(format!("the replica runs, but {refuses}")) }
             }
@@ -242,6 +295,7 @@ impl<'a> Follower<'a> {
 
     fn running(&mut self, (replayed, paused): (Lsn, bool)) -> ReplicaView {
         self.starts = 0;
+        self.hung_since = None;
         if !paused {
             self.restarts = 0;
             self.step_backoff.succeeded();
@@ -252,7 +306,7 @@ impl<'a> Follower<'a> {
 
     async fn ask_standby(&mut self, socket_dir: &str) -> Result<(Lsn, bool), NotReady> {
         let standby = Standby::connect(socket_dir, &self.peer.user, &self.peer.database).await?;
-        let answer = standby.replayed().await.map_err(|error| NotReady::Refuses(format!("{error:#}")))?;
+        let answer = standby.replayed().await?;
         self.standby = Some(standby);
         Ok(answer)
     }
@@ -304,7 +358,7 @@ impl<'a> Follower<'a> {
     async fn stop(&mut self, why: &str) {
         tracing::info!("{why}");
         self.step_again = Instant::now() + self.step_backoff.failed();
-        self.standby = None;
+        (self.standby, self.hung_since) = (None, None);
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
             tracing::error!("cannot stop the replica: {error}");
         }
@@ -313,6 +367,10 @@ impl<'a> Follower<'a> {
     /// Makes another full copy in the place of the replica, after a backup of what is there.
     async fn resync(&mut self) {
         let Some(reason) = self.seen.out_of_sync().map(str::to_owned) else { return };
+        if let Some(why) = self.looks_empty().await {
+            self.copy_failed(&why);
+            return;
+        }
         if matches!(self.seen.replica, ReplicaView::Running { .. }) {
             let comment = "before another full copy: the stream could not be continued".into();
             if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
@@ -353,6 +411,7 @@ impl<'a> Follower<'a> {
                 CopyNews::Deleted(deletion) => self.shared.record_deletion(&deletion),
             };
             self.shared.hostd.full_copy(self.peer, tablespaces, replace, news).await?;
+            self.shared.copy_came();
             anyhow::Ok(began.elapsed())
         };
         match copy.await {

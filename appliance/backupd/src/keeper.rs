@@ -126,7 +126,14 @@ fn is_due(settings: &Settings, made: impl Iterator<Item = Timestamp>, now: Times
 }
 
 async fn verify(shared: &Shared) {
+    let mut copy = Failing::default();
     loop {
+        if shared.volume_problem().is_none()
+            && let Some(error) = copy.news(shared.verify_copy().await)
+        {
+            let message = format!("The full copy could not be verified: {error}.");
+            shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
+        }
         let next = match shared.volume_problem() {
             None => shared.backups().map(|list| next_to_verify(shared.take_asked(), &list.backups)),
             Some(_) => Ok(None),

@@ -17,6 +17,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Longest time until a question is answered or the monitor counts as unreachable; a status must say so within 10 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
+/// Size of the databases that the role may enter: the same ones on the monitor and on its replica.
+pub const DATABASE_BYTES: &str = "select coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::pg_catalog.text \
+     from pg_catalog.pg_database where pg_catalog.has_database_privilege(oid, 'connect')";
+
 /// Why the monitor cannot be followed, as a sentence with address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -174,6 +178,12 @@ impl Monitor {
                 Ok(Tablespace { oid, location: row.get(1).unwrap_or_default().to_owned() })
             })
             .collect()
+    }
+
+    /// Size of the databases that the role may enter, in bytes.
+    pub async fn database_bytes(&self) -> Result<u64> {
+        let row = tokio::time::timeout(ANSWER_TIMEOUT, self.row(DATABASE_BYTES)).await??;
+        row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
     }
 
     async fn row(&self, question: &str) -> Result<SimpleQueryRow> {

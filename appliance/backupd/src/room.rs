@@ -1,8 +1,7 @@
 //! What the daemon remembers of the room on the data volume: how it grew, and what took it when that was measured.
 
-use api::Usage;
+use api::{Limits, Usage};
 use backups::forecast::{Sample, low_at, remember};
-use backups::rotation::Rules;
 use files::Document;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -65,9 +64,9 @@ impl Room {
     }
 
     /// What took the room, and when space will be low on a volume of `total` bytes.
-    pub fn outlook(&self, total: u64) -> (Option<Usage>, Option<Timestamp>) {
+    pub fn outlook(&self, total: u64, limits: &Limits) -> (Option<Usage>, Option<Timestamp>) {
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        (record.usage, low_at(&record.samples, &Rules::default(), total))
+        (record.usage, low_at(&record.samples, limits, total))
     }
 
     /// Bytes that each backup alone takes, of those that `is_there`.

@@ -6,14 +6,16 @@ use crate::standby::Standby;
 use crate::status;
 use anyhow::{Context, Result};
 use api::{
-    Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, MonitorRef, Peer, Reason,
+    Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
     RotationPlan, Settings, Space, State, Status, Verification, Versions,
 };
 use backups::Entry;
 use files::Document;
 use hostd::{BackupRequest, Change};
 use jiff::Timestamp;
+use replica::CopyDamage;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -65,6 +67,7 @@ pub enum Made {
 struct Rotation {
     stuck: bool,
     clock_is_trusted: Option<bool>,
+    limits: Limits,
 }
 
 /// Shared by the loops and the API.
@@ -97,6 +100,10 @@ pub struct Shared {
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
     pairing_lock: Mutex<()>,
     state: Mutex<(State, Timestamp)>,
+    /// What the check of the last full copy found.
+    copy_damage: Mutex<Option<CopyDamage>>,
+    /// The full copy before the last one was damaged.
+    was_damaged: AtomicBool,
     /// Held while a backup is made: one at a time.
     backup: tokio::sync::Mutex<()>,
 }
@@ -137,6 +144,8 @@ impl Shared {
             pairing: watch::Sender::new(peer.value),
             pairing_lock: Mutex::new(()),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
+            copy_damage: Mutex::default(),
+            was_damaged: AtomicBool::new(false),
             backup: tokio::sync::Mutex::new(()),
         })
     }
@@ -175,10 +184,11 @@ impl Shared {
     /// Another monitor is paired: releasing it needs the console (design D13, D14).
     pub fn pair(&self, peer: Peer) -> Result<(), Refusal> {
         let _one_at_a_time = self.pairing_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.peer().as_ref() == Some(&peer) {
-            return Ok(()); // said again: what runs, a full copy perhaps, goes on
+        let paired = self.peer();
+        if paired.as_ref() == Some(&peer) {
+            return Ok(()); // said again
         }
-        if let Some(paired) = self.peer()
+        if let Some(paired) = &paired
             && paired.id != peer.id
         {
             return Err(Refusal::Conflict(format!(
@@ -188,6 +198,14 @@ impl Shared {
             )));
         }
         self.peer_document.save(&peer)?;
+        if paired.is_some_and(|paired| paired.is_reached_like(&peer)) {
+            // What runs, a full copy perhaps, goes on.
+            self.pairing.send_if_modified(|paired| {
+                *paired = Some(peer);
+                false
+            });
+            return Ok(());
+        }
         let message = format!("Paired with monitor {} at {}.", peer.id, peer.info().endpoint());
         self.events.record(EventKind::Paired, Level::Ok, message, None);
         // An old state must not be read as the answer to the new pairing.
@@ -242,7 +260,7 @@ impl Shared {
             status::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
-            status::space_check(space, rotation.stuck),
+            status::space_check(space, &rotation.limits, rotation.stuck),
             status::clock_check(rotation.clock_is_trusted),
             status::settings_check(&self.damage),
             status::password_check(is_default_password),
@@ -272,7 +290,7 @@ impl Shared {
         match nix::sys::statvfs::statvfs(&self.places.data) {
             Ok(volume) => {
                 let total = volume.blocks() * volume.fragment_size();
-                let (usage, low_at) = self.room.outlook(total);
+                let (usage, low_at) = self.room.outlook(total, &self.limits());
                 Some(Space { total, free: volume.blocks_available() * volume.fragment_size(), usage, low_at })
             }
             Err(error) => {
@@ -326,10 +344,15 @@ impl Shared {
         matches!(shown.0, State::Synchronized { .. } | State::Lagging { .. } | State::Disconnected { .. })
     }
 
+    /// The console's limits of rotation, as they were at its last run.
+    fn limits(&self) -> Limits {
+        self.rotation.lock().unwrap_or_else(PoisonError::into_inner).limits
+    }
+
     /// Whether rotation has to make room.
     pub fn space_is_low(&self) -> bool {
-        let rules = backups::rotation::Rules::default();
-        self.space().is_some_and(|Space { total, free, .. }| rules.is_low(total, free))
+        let limits = self.limits();
+        self.space().is_some_and(|Space { total, free, .. }| free < limits.low_space(total))
     }
 
     /// Makes a backup now.
@@ -353,6 +376,10 @@ impl Shared {
         let standby = Standby::connect(&info.socket_dir, &peer.user, &peer.database)
             .await
             .map_err(|error| not_ready(error.to_string()))?;
+        // A role that was set up by an older monitor-link may not: then a restore replays more.
+        if let Err(error) = standby.restartpoint().await {
+            tracing::warn!("no restartpoint before the backup: {error:#}");
+        }
         let facts = standby.facts().await?;
         let flushed_lsn = facts.flushed.to_string();
         // One before a resync is protected for a while, so one of another kind does not stand for it.
@@ -369,6 +396,7 @@ impl Shared {
         }
         let request = BackupRequest {
             monitor: MonitorRef { id: peer.id, version: peer.version },
+            configuration: peer.configuration,
             reason,
             comment,
             version: facts.version,
@@ -421,6 +449,40 @@ impl Shared {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// What the check of the last full copy found, where it found something.
+    pub fn copy_damage(&self) -> Option<CopyDamage> {
+        self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another full copy came: what was known of the one before counts no more.
+    pub fn copy_came(&self) {
+        *self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.verification_asked.notify_one();
+    }
+
+    /// Checks the last full copy, where that was not done yet; may take hours.
+    pub async fn verify_copy(&self) -> Result<(), Refusal> {
+        let Some(peer) = self.peer() else { return Ok(()) };
+        if self.copy_damage().is_some() {
+            return Ok(());
+        }
+        let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
+        if !self.hostd.replica(peer.id).await.map_err(failed)?.unverified {
+            return Ok(());
+        }
+        let Some(problem) = self.hostd.verify_copy(peer.id).await.map_err(failed)? else {
+            self.was_damaged.store(false, Ordering::Relaxed);
+            let message = "Every file of the full copy is what the monitor sent.";
+            self.events.record(EventKind::FullCopy, Level::Ok, message, None);
+            return Ok(());
+        };
+        let reason = format!("the full copy is damaged: {problem}");
+        self.events.record(EventKind::FullCopy, Level::Fail, status::sentence(&reason), None);
+        let again = self.was_damaged.swap(true, Ordering::Relaxed);
+        *self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(CopyDamage { reason, again });
+        Ok(())
+    }
+
     /// Verifies a backup, which may take hours.
     pub async fn verify(&self, backup: &Backup, depth: Depth) -> Result<(), Refusal> {
         let set = |verifying| *self.verifying.lock().unwrap_or_else(PoisonError::into_inner) = verifying;
@@ -450,13 +512,13 @@ impl Shared {
         for deletion in &deleted {
             self.record_deletion(deletion);
         }
-        let clock = self.rotation_plan().await?.clock_is_trusted;
+        let RotationPlan { clock_is_trusted, limits, .. } = self.rotation_plan().await?;
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
         if stuck && !rotation.stuck {
             let message = "Space is low, and no backup may be deleted.";
             self.events.record(EventKind::Rotation, Level::Fail, message, None);
         }
-        *rotation = Rotation { stuck, clock_is_trusted: Some(clock) };
+        *rotation = Rotation { stuck, clock_is_trusted: Some(clock_is_trusted), limits };
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The database is hostile input (design D7): nothing is called by an unqualified name, and every value is parsed.
 
-use crate::monitor::rows;
+use crate::monitor::{DATABASE_BYTES, rows};
 use anyhow::{Context, Result};
 use api::Collation;
 use replica::Lsn;
@@ -13,6 +13,9 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryRow};
 
 /// The standby is on this machine; it answers at once or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for a restartpoint before a backup.
+const RESTARTPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection to the standby.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub enum NotReady {
     /// It has begun to run and does not accept connections yet.
     #[error("its PostgreSQL is starting: {0}")]
     Starting(String),
+    /// It gives no answer.
+    #[error("its PostgreSQL does not answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    Hung,
     /// It does not let us in.
     #[error("its PostgreSQL cannot be asked: {0}")]
     Refuses(String),
@@ -83,7 +89,7 @@ impl Standby {
         config.options("-c event_triggers=off");
         let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
             .await
-            .map_err(|_| NotReady::Starting("it does not answer yet".into()))?
+            .map_err(|_| NotReady::Hung)?
             .map_err(|error| NotReady::from(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -94,11 +100,16 @@ impl Standby {
     }
 
     /// The replayed position, and whether replay has paused.
-    pub async fn replayed(&self) -> Result<(Lsn, bool)> {
+    ///
+    /// # Errors
+    /// As [`Standby::connect`].
+    pub async fn replayed(&self) -> Result<(Lsn, bool), NotReady> {
         let question =
             "select pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_get_wal_replay_pause_state()";
         let row = self.row(question).await?;
-        let replayed = row.get(0).context("the replica is not in recovery")?.parse()?;
+        let refuses = |why: &str| NotReady::Refuses(why.to_owned());
+        let replayed = row.get(0).ok_or_else(|| refuses("the replica is not in recovery"))?;
+        let replayed = replayed.parse().map_err(|_| refuses("it does not say its WAL position"))?;
         Ok((replayed, row.get(1) == Some("paused")))
     }
 
@@ -146,10 +157,30 @@ impl Standby {
         Ok(Facts { version, flushed, timeline, superuser, collations })
     }
 
-    async fn row(&self, question: &str) -> Result<SimpleQueryRow> {
+    /// Size of the databases that the role may enter, in bytes.
+    pub async fn database_bytes(&self) -> Result<u64> {
+        let row = self.row(DATABASE_BYTES).await?;
+        row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
+    }
+
+    /// Makes a restartpoint, so that a snapshot taken now has little WAL to replay; waits for it at most
+    /// [`RESTARTPOINT_TIMEOUT`], as a backup that restores later is better than none.
+    ///
+    /// # Errors
+    /// The role may not (`monitor-link setup` grants it), or it takes too long.
+    pub async fn restartpoint(&self) -> Result<()> {
+        tokio::time::timeout(RESTARTPOINT_TIMEOUT, self.client.simple_query("checkpoint"))
+            .await
+            .with_context(|| format!("it is not done after {} s", RESTARTPOINT_TIMEOUT.as_secs()))?
+            .map(drop)
+            .map_err(|error| NotReady::from(&error).into())
+    }
+
+    async fn row(&self, question: &str) -> Result<SimpleQueryRow, NotReady> {
         let messages = tokio::time::timeout(ANSWER_TIMEOUT, self.client.simple_query(question))
             .await
-            .context("the replica's PostgreSQL does not answer")??;
-        rows(messages).next().context("the replica's PostgreSQL answers with nothing")
+            .map_err(|_| NotReady::Hung)?
+            .map_err(|error| NotReady::from(&error))?;
+        rows(messages).next().ok_or_else(|| NotReady::Refuses("it answers with nothing".into()))
     }
 }

@@ -1,6 +1,6 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Backup, Check, Frequency, Level, Progress, Settings, Space, State, Verification};
+use api::{Backup, Check, Frequency, Level, Limits, Progress, Settings, Space, State, Verification};
 use jiff::{SignedDuration, Timestamp};
 
 /// The state as a sentence.
@@ -45,10 +45,14 @@ pub fn sentence(reason: &str) -> String {
     format!("{first}{}.", characters.as_str().trim_end_matches('.'))
 }
 
+/// Replay that is behind by more than this does not catch up by itself soon, or has stopped.
+const LAG_FAILS_SECONDS: f64 = 900.0;
+
 /// Check `replication`.
 pub fn replication_check(state: &State, message: &str) -> Check {
     let level = match state {
         State::Synchronized { .. } | State::Updating => Level::Ok,
+        State::Lagging { lag_seconds, .. } if *lag_seconds > LAG_FAILS_SECONDS => Level::Fail,
         State::Connecting | State::InitialSync(_) | State::Lagging { .. } | State::NotConnected => {
             Level::Warn
         }
@@ -107,7 +111,7 @@ pub fn volume_check(problem: Option<String>) -> Check {
 }
 
 /// Check `free-space` of the data volume; `None`: it is not known. `stuck`: rotation may delete nothing more.
-pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
+pub fn space_check(space: Option<Space>, limits: &Limits, stuck: bool) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
     let Some(Space { total, free, .. }) = space else {
         return check(Level::Warn, "It is not known how much space is free.".into());
@@ -115,7 +119,7 @@ pub fn space_check(space: Option<Space>, stuck: bool) -> Check {
     let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
     if free < replica::FULL_BYTES {
         check(Level::Fail, format!("The data volume is full: {said}. Use a larger disk."))
-    } else if backups::rotation::Rules::default().is_low(total, free) {
+    } else if free < limits.low_space(total) {
         let rest = "no backup may be deleted; unpin some at the console or use a larger disk";
         let (level, rest) =
             if stuck { (Level::Fail, rest) } else { (Level::Warn, "the oldest backups are deleted") };
@@ -293,6 +297,7 @@ mod tests {
         for (space, stuck, level) in table {
             let check = space_check(
                 space.map(|(total, free)| Space { total, free, usage: None, low_at: None }),
+                &Limits::default(),
                 stuck,
             );
             assert_eq!(check.level, level, "{}", check.message);
@@ -320,6 +325,7 @@ mod tests {
         let table = [
             (State::Synchronized { lag_bytes: 0, lag_seconds: 0.0 }, Level::Ok),
             (State::Lagging { lag_bytes: 0, lag_seconds: 0.0 }, Level::Warn),
+            (State::Lagging { lag_bytes: 0, lag_seconds: 901.0 }, Level::Fail),
             (State::NotConnected, Level::Warn),
             (State::Failed { reason: String::new() }, Level::Fail),
         ];

@@ -82,7 +82,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
         .into_iter()
         .rev()
         .map(|id| match read_manifest(folder, &id) {
-            Ok(backup) => Entry::Complete(Box::new(backup)),
+            Ok(manifest) => Entry::Complete(Box::new(manifest.backup)),
             Err(error) => Entry::Damaged { id, problem: error.to_string() },
         })
         .collect())
@@ -91,7 +91,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::tests::backup;
+    use crate::manifest::tests::manifest;
     use crate::write_manifest;
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
             std::fs::create_dir(folder.path().join(id)).unwrap();
         }
         for id in ["20261123T205430Z", "20261124T000000Z"] {
-            write_manifest(folder.path(), &backup(id), None).unwrap();
+            write_manifest(folder.path(), &manifest(id), None).unwrap();
         }
         std::fs::create_dir(folder.path().join(format!("{PARTIAL_PREFIX}20261125T000000Z"))).unwrap();
         let entries = list(folder.path()).unwrap();

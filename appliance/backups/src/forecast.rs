@@ -3,7 +3,7 @@
 //! Rotation makes steps in what is used, and a database grows by bursts; a line says no more than "in about N days",
 //! and nobody needs more. What falls or stands still has no forecast.
 
-use crate::rotation::Rules;
+use api::Limits;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +31,9 @@ pub fn remember(samples: &mut Vec<Sample>, sample: Sample) {
 
 /// When free space is expected to fall below the low-space limit of a volume of `total` bytes; the time of the last
 /// sample if it is below already, `None` if that is not in sight.
-pub fn low_at(samples: &[Sample], rules: &Rules, total: u64) -> Option<Timestamp> {
+pub fn low_at(samples: &[Sample], limits: &Limits, total: u64) -> Option<Timestamp> {
     let (first, last) = (samples.first()?, samples.last()?);
-    let limit = total.saturating_sub(rules.low_space_limit(total));
+    let limit = total.saturating_sub(limits.low_space(total));
     if last.used > limit {
         return Some(last.at);
     }
@@ -94,7 +94,7 @@ mod tests {
             (vec![sample(0, 460)], Some(0)),
         ];
         for (samples, expected) in table {
-            let at = low_at(&samples, &Rules::default(), 500 * GB);
+            let at = low_at(&samples, &Limits::default(), 500 * GB);
             let hour = at.map(|at| (at.as_second() as f64 / 3600.0).round() as i64);
             assert_eq!(hour, expected, "{samples:?}");
         }

@@ -1,7 +1,7 @@
 //! Reading and writing manifests: JSON, written atomically, of a known form.
 
 use crate::BackupId;
-use api::{Backup, MANIFEST_FORMAT};
+use api::{MANIFEST_FORMAT, Manifest};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub fn id_beside(name: &str) -> Option<BackupId> {
 ///
 /// # Errors
 /// Not readable, no manifest, of a newer form, or of another backup.
-pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestError> {
+pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Manifest, ManifestError> {
     let path = manifest_path(folder, id);
     let io = |source| ManifestError::Io { path: path.clone(), source };
     let contradiction = |problem: String| ManifestError::Contradiction { path: path.clone(), problem };
@@ -69,8 +69,9 @@ pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestErr
         return Err(contradiction(format!("it has {size} bytes, more than any manifest")));
     }
     let text = fs::read(&path).map_err(io)?;
-    let backup: Backup = serde_json::from_slice(&text)
+    let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|source| ManifestError::Malformed { path: path.clone(), source })?;
+    let backup = &manifest.backup;
     if backup.format > MANIFEST_FORMAT {
         return Err(contradiction(format!(
             "its format is {}, this version reads up to {MANIFEST_FORMAT}; update the backup server",
@@ -80,16 +81,16 @@ pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Backup, ManifestErr
     if backup.id != id.as_str() {
         return Err(contradiction(format!("it is of backup {:?}", backup.id)));
     }
-    Ok(backup)
+    Ok(manifest)
 }
 
 /// Writes the manifest of a backup beside its snapshot, readable by its owner and group (`None`: whoever runs this).
 ///
 /// # Errors
 /// As [`files::replace`]; an id that is none.
-pub fn write_manifest(folder: &Path, backup: &Backup, owner: Option<files::Owner>) -> io::Result<()> {
-    let id: BackupId = backup.id.parse().map_err(io::Error::other)?;
-    let mut text = serde_json::to_vec_pretty(backup)?;
+pub fn write_manifest(folder: &Path, manifest: &Manifest, owner: Option<files::Owner>) -> io::Result<()> {
+    let id: BackupId = manifest.backup.id.parse().map_err(io::Error::other)?;
+    let mut text = serde_json::to_vec_pretty(manifest)?;
     text.push(b'\n');
     files::replace(&manifest_path(folder, &id), 0o640, owner, |file| file.write_all(&text))
 }
@@ -97,6 +98,13 @@ pub fn write_manifest(folder: &Path, backup: &Backup, owner: Option<files::Owner
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use api::Backup;
+    use std::collections::BTreeMap;
+
+    pub(crate) fn manifest(id: &str) -> Manifest {
+        let configuration = BTreeMap::from([("/etc/pg_hba.conf".to_owned(), "local".to_owned())]);
+        Manifest { backup: backup(id), configuration }
+    }
 
     pub(crate) fn backup(id: &str) -> Backup {
         serde_json::from_value(serde_json::json!({
@@ -112,10 +120,10 @@ pub(crate) mod tests {
     #[test]
     fn what_was_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        let backup = backup("20261123T205430Z");
-        write_manifest(folder.path(), &backup, None).unwrap();
-        let id = backup.id.parse().unwrap();
-        assert_eq!(read_manifest(folder.path(), &id).unwrap(), backup);
+        let manifest = manifest("20261123T205430Z");
+        write_manifest(folder.path(), &manifest, None).unwrap();
+        let id = manifest.backup.id.parse().unwrap();
+        assert_eq!(read_manifest(folder.path(), &id).unwrap(), manifest);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -5,18 +5,12 @@
 //! measures and asks again; a list made in advance would delete too much.
 
 use api::{
-    Backup, Deletion, DeletionReason, Kept, KeptReason, NextByAge, Reason, RotationPlan, Verification,
+    Backup, Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, Reason, RotationPlan, Verification,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Verified backups that age alone never removes, unless the console sets another number.
-pub const FLOOR: usize = 3;
-/// Below this free space is low, in bytes.
-pub const LOW_SPACE_BYTES: u64 = 10_000_000_000;
-/// Below this share of the volume (one in so many) free space is low.
-pub const LOW_SPACE_SHARE: u64 = 10;
 /// How long a backup made before a resync is protected at most.
 pub const PROTECTION: SignedDuration = SignedDuration::from_hours(14 * 24);
 
@@ -49,27 +43,12 @@ pub struct Candidate {
 }
 
 /// What was set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rules {
     /// How long backups are kept; `None`: as long as there is space.
     pub retention: Option<SignedDuration>,
-    /// Newest verified backups that age alone never removes.
-    pub floor: usize,
-    /// Free space is low below this, in bytes.
-    pub low_space_bytes: u64,
-    /// Free space is low below this share of the volume.
-    pub low_space_share: u64,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            retention: None,
-            floor: FLOOR,
-            low_space_bytes: LOW_SPACE_BYTES,
-            low_space_share: LOW_SPACE_SHARE,
-        }
-    }
+    /// What the console has set.
+    pub limits: Limits,
 }
 
 /// What was measured.
@@ -99,12 +78,7 @@ pub enum Decision {
 impl Rules {
     /// Whether free space is low.
     pub fn is_low(&self, total: u64, free: u64) -> bool {
-        free < self.low_space_limit(total)
-    }
-
-    /// Free space is low below this, on a volume of `total` bytes.
-    pub fn low_space_limit(&self, total: u64) -> u64 {
-        self.low_space_bytes.max(total / self.low_space_share.max(1))
+        free < self.limits.low_space(total)
     }
 }
 
@@ -119,11 +93,12 @@ pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision
 
 /// What the retention period demands, once a day.
 ///
-/// Age removes nothing while the clock is in doubt, of the newest verified ones ([`Rules::floor`]), or of a monitor
+/// Age removes nothing while the clock is in doubt, of the newest verified ones ([`Limits::keep_verified`]), or of a monitor
 /// that has no verified backup younger than the period: then something is wrong, and the old ones are all there is.
 pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     let Some(retention) = rules.retention.filter(|_| now.clock_is_trusted) else { return Decision::Nothing };
     let age = |candidate: &Candidate| now.time.duration_since(candidate.created);
+    let floor = usize::try_from(rules.limits.keep_verified).unwrap_or(usize::MAX);
     let mut verified: BTreeMap<Uuid, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates.iter().filter(|candidate| candidate.proof == Proof::Verified) {
         verified.entry(candidate.monitor).or_default().push(candidate);
@@ -135,7 +110,7 @@ pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
         let Some(verified) = verified.get(&candidate.monitor) else { return false };
         age(candidate) > retention
             && verified.first().is_some_and(|newest| age(newest) <= retention)
-            && !verified.iter().take(rules.floor).any(|kept| kept.id == candidate.id)
+            && !verified.iter().take(floor).any(|kept| kept.id == candidate.id)
     });
     oldest(expired)
         .map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
@@ -177,6 +152,7 @@ pub fn plan(candidates: &[Candidate], rules: &Rules, now: &Now) -> RotationPlan 
         kept: kept.collect(),
         stuck,
         clock_is_trusted: now.clock_is_trusted,
+        limits: rules.limits,
     }
 }
 

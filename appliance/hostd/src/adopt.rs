@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Files that a data directory may bring and that PostgreSQL would read or act on.
-const FOREIGN: [&str; 6] = [
+pub const FOREIGN: [&str; 6] = [
     "postgresql.conf",
     "postgresql.auto.conf",
     "pg_hba.conf",

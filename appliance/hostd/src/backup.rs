@@ -7,7 +7,7 @@ use crate::places::Places;
 use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
-use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, PostgresInfo, Sizes, Verification};
+use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
 use backups::{BackupId, PARTIAL_PREFIX, index_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
@@ -100,9 +100,10 @@ async fn complete(
     files::replace(&index_file, 0o640, Some(owner), |file| index.write_to(file).map_err(io::Error::other))
         .with_context(|| format!("cannot write {}", index_file.display()))?;
     reached(Step::BackupIndex);
-    catalog::write(places, &backup)?;
+    let manifest = Manifest { backup, configuration: request.configuration };
+    catalog::write(places, &manifest)?;
     reached(Step::BackupManifest);
     files::rename(&partial, &folder.join(id.as_str()))?;
     reached(Step::BackupNamed);
-    Ok(backup)
+    Ok(manifest.backup)
 }

@@ -3,11 +3,12 @@
 use crate::btrfs;
 use crate::places::Places;
 use crate::sandbox::group_id;
-use anyhow::{Context, Result, ensure};
-use api::{Backup, COMMENT_MAX};
+use anyhow::{Context, Result, bail, ensure};
+use api::{Backup, COMMENT_MAX, Manifest};
 use backups::{BackupId, Entry, PARTIAL_PREFIX, index_path, manifest_path, read_manifest, write_manifest};
 use hostd::{Change, Step, reached};
 use nix::sys::statvfs::statvfs;
+use std::path::Path;
 use uuid::Uuid;
 
 /// Every backup that can be read, of every monitor, oldest first. Damaged ones are left out: nothing is decided about
@@ -28,22 +29,24 @@ pub fn backups(places: &Places) -> Result<Vec<Backup>> {
 }
 
 /// Reads the manifest of a backup that is there.
-pub fn read(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Backup> {
+pub fn read(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Manifest> {
     let folder = places.backups(monitor);
     ensure!(folder.join(id.as_str()).is_dir(), "there is no backup {id} of monitor {monitor}");
     Ok(read_manifest(&folder, id)?)
 }
 
 /// Writes the manifest of a backup for root and the group of its readers.
-pub fn write(places: &Places, backup: &Backup) -> Result<()> {
+pub fn write(places: &Places, manifest: &Manifest) -> Result<()> {
+    let backup = &manifest.backup;
     let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
-    write_manifest(&places.backups(backup.monitor.id), backup, Some(owner))
+    write_manifest(&places.backups(backup.monitor.id), manifest, Some(owner))
         .with_context(|| format!("cannot write the manifest of {}", backup.id))
 }
 
 /// Changes a backup's record.
 pub fn change(places: &Places, monitor: Uuid, id: &BackupId, change: Change) -> Result<Backup> {
-    let mut backup = read(places, monitor, id)?;
+    let mut manifest = read(places, monitor, id)?;
+    let backup = &mut manifest.backup;
     match change {
         Change::Comment(comment) => {
             let length = comment.chars().count();
@@ -52,8 +55,26 @@ pub fn change(places: &Places, monitor: Uuid, id: &BackupId, change: Change) -> 
         }
         Change::Pinned(pinned) => backup.pinned = pinned,
     }
-    write(places, &backup)?;
-    Ok(backup)
+    write(places, &manifest)?;
+    Ok(manifest.backup)
+}
+
+/// The monitor whose backup on the data volume at `data` has this id.
+///
+/// # Errors
+/// No backup has it, or those of several monitors have.
+pub fn owner(data: &Path, id: &BackupId) -> Result<Uuid> {
+    let root = data.join("backups");
+    let monitors = backups::monitors(&root).with_context(|| format!("cannot list {}", root.display()))?;
+    let mut owners =
+        monitors.into_iter().filter(|monitor| root.join(monitor.to_string()).join(id.as_str()).is_dir());
+    match (owners.next(), owners.next()) {
+        (Some(owner), None) => Ok(owner),
+        (None, _) => bail!("there is no backup {id}"),
+        (Some(one), Some(other)) => {
+            bail!("monitors {one} and {other} both have a backup {id}; say whose with --monitor")
+        }
+    }
 }
 
 /// Deletes a backup and waits until its space is free. It loses its name first: after a power cut at any later point

@@ -1,7 +1,7 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
-use api::{Backup, Deletion, Depth, Peer, RotationPlan, Usage};
+use api::{Backup, Deletion, Depth, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -75,6 +75,30 @@ impl Client {
     pub async fn replica(&self, monitor: Uuid) -> Result<ReplicaInfo, ClientError> {
         match self.ask(&Request::Replica { monitor }, drop).await? {
             Reply::Replica(info) => Ok(info),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Checks the last full copy; gives what is wrong with it. May take hours.
+    pub async fn verify_copy(&self, monitor: Uuid) -> Result<Option<String>, ClientError> {
+        match self.ask(&Request::VerifyCopy { monitor }, drop).await? {
+            Reply::CopyVerified { problem } => Ok(problem),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The system identifier of the database that was accepted at the console to take the replica's place.
+    pub async fn accepted_database(&self, monitor: Uuid) -> Result<Option<u64>, ClientError> {
+        match self.ask(&Request::AcceptedDatabase { monitor }, drop).await? {
+            Reply::AcceptedDatabase { system_identifier } => Ok(system_identifier),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The limits of rotation.
+    pub async fn limits(&self) -> Result<Limits, ClientError> {
+        match self.ask(&Request::Limits, drop).await? {
+            Reply::Limits(limits) => Ok(limits),
             other => Err(self.unexpected(&other)),
         }
     }

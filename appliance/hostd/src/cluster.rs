@@ -25,6 +25,9 @@ const LOG_LINES: usize = 40;
 /// Time for a fast shutdown, which writes a restartpoint; then it is killed, which costs a longer recovery.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Time for an immediate shutdown; a server that has not ended then hangs.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Writes the run folder with what connects to the monitor: passfile and pinned certificate.
 pub fn write_credentials(places: &Places, peer: &Peer) -> Result<PathBuf> {
     let run = places.cluster_run(peer.id);
@@ -102,7 +105,7 @@ impl Server {
 
     /// Whether it was started to follow `peer` as it is now: same address, password and certificate.
     pub fn follows(&self, peer: &Peer) -> bool {
-        self.peer == *peer
+        self.peer.is_reached_like(peer)
     }
 }
 
@@ -150,10 +153,41 @@ impl Postgres {
                 "PostgreSQL did not stop within {STOP_TIMEOUT:?}; it is killed and recovers at its next start"
             );
             kill(pid, Signal::SIGQUIT).context("cannot kill PostgreSQL")?;
-            self.child.wait().await.context("cannot wait for PostgreSQL")?;
+            if tokio::time::timeout(QUIT_TIMEOUT, self.child.wait()).await.is_err() {
+                // It hangs. Its children are in sessions of their own, and one that hangs as well would keep the next
+                // server from the data directory.
+                for process in children(pid)?.into_iter().chain([pid]) {
+                    match kill(process, Signal::SIGKILL) {
+                        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                        Err(error) => tracing::error!("cannot kill process {process}: {error}"),
+                    }
+                }
+                self.child.wait().await.context("cannot wait for PostgreSQL")?;
+            }
         }
         Ok(())
     }
+}
+
+/// The processes whose parent is `pid`.
+fn children(pid: Pid) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot list the processes")? {
+        let name = entry.context("cannot list the processes")?.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that has ended meanwhile has no file any more.
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        if parent(&stat) == Some(pid.as_raw()) {
+            found.push(Pid::from_raw(process));
+        }
+    }
+    Ok(found)
+}
+
+/// The parent's id in the text of `/proc/<pid>/stat`: the second field after the name, which is in parentheses and may
+/// hold anything (proc(5)).
+fn parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mutex<VecDeque<String>>>) {
@@ -180,6 +214,13 @@ async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parent_is_told_whatever_the_name() {
+        assert_eq!(parent("12 (a) b) S 7 12 12 0"), Some(7));
+        assert_eq!(parent(""), None);
+        assert!(children(nix::unistd::getppid()).unwrap().contains(&Pid::this()));
+    }
 
     #[test]
     fn shared_buffers_are_an_eighth_within_bounds() {

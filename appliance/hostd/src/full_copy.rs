@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::places::Places;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, catalog, cluster, rotate};
+use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{Reply, Step, Tablespace, reached};
@@ -43,6 +43,7 @@ pub async fn run(
     if copying.try_exists().with_context(|| format!("cannot look for {}", copying.display()))? {
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
+    copy_check::forget(places, peer.id).await?;
     btrfs::create(&copying).await?;
     reached(Step::CopyBegun);
     let attempt = copy_into(places, peer, tablespaces, &copying, room, replies, left).await;
@@ -56,11 +57,12 @@ pub async fn run(
     if !exists {
         files::rename(&copying, &replica)?;
         reached(Step::CopyNamed);
-        return Ok(());
+        return copy_check::keep(places, peer.id).await;
     }
     // In one step: at every moment there is a replica, and what has the other name is a leftover.
     files::exchange(&copying, &replica)?;
     reached(Step::CopyExchanged);
+    copy_check::keep(places, peer.id).await?;
     btrfs::delete(&copying).await.context("cannot delete the replica that was replaced")
 }
 

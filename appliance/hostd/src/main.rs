@@ -1,7 +1,7 @@
 //! `hostd`, the privileged process of the backup server (see the library's page for its place).
 //!
-//! `hostd serve` answers requests; `hostd cluster-exec` and `hostd adopt` are the steps that it takes in processes of
-//! their own.
+//! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt` and
+//! `hostd disarm` are the steps that it takes in processes of their own.
 
 mod adopt;
 mod backup;
@@ -10,6 +10,9 @@ mod catalog;
 mod clock;
 mod cluster;
 mod cluster_exec;
+mod console;
+mod copy_check;
+mod decisions;
 mod disarm;
 mod full_copy;
 mod places;
@@ -42,6 +45,17 @@ enum Command {
         #[command(flatten)]
         places: places::Places,
     },
+    /// What only root may ask, as the console does
+    Order {
+        #[command(subcommand)]
+        order: console::Order,
+        /// Socket of the running hostd
+        #[arg(long, default_value = hostd::SOCKET, global = true)]
+        socket: PathBuf,
+        /// Data volume
+        #[arg(long, default_value = "/data", global = true)]
+        data: PathBuf,
+    },
     /// Become a program of a cluster, in the cluster's namespace
     ClusterExec(cluster_exec::Args),
     /// Turn the base backup at /srv/cluster into a replica
@@ -55,6 +69,11 @@ fn main() -> Result<()> {
         Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Disarm => disarm::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::Order { order, socket, data } => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(console::run(order, &data, &socket)),
         Command::Serve { socket, places } => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
             // The journal adds the time.

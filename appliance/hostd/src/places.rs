@@ -63,6 +63,11 @@ impl Places {
         self.data.join("replica").join(format!("{monitor}{COPYING_SUFFIX}"))
     }
 
+    /// The last full copy as it came, until it is verified.
+    pub fn unverified(&self, monitor: Uuid) -> PathBuf {
+        self.data.join("replica").join(format!("{monitor}{UNVERIFIED_SUFFIX}"))
+    }
+
     /// The folder of the monitor's backups.
     pub fn backups(&self, monitor: Uuid) -> PathBuf {
         self.data.join("backups").join(monitor.to_string())
@@ -103,6 +108,9 @@ const VERIFICATION: &str = "verification";
 
 /// Ending of a full copy that is not complete.
 pub const COPYING_SUFFIX: &str = ".copying";
+
+/// Ending of the snapshot of a full copy that is not verified.
+pub const UNVERIFIED_SUFFIX: &str = ".unverified";
 
 /// Something left half made that nothing refers to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,6 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
-use api::{Backup, Collation, Deletion, Depth, MonitorRef, Peer, Reason, RotationPlan, Usage};
+use api::{Backup, Collation, Deletion, Depth, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage};
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +32,23 @@ pub enum Request {
     },
     /// Stop the replica. Replies [`Reply::Done`] when it has stopped.
     StopReplica {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
+    /// Check the last full copy against its own list of files and checksums. Replies [`Reply::CopyVerified`].
+    VerifyCopy {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
+    /// Another database may take the place of the replica. Replies [`Reply::Done`]. For root alone.
+    AcceptDatabase {
+        /// The monitor's UUID.
+        monitor: Uuid,
+        /// `Database system identifier` of the other database.
+        system_identifier: u64,
+    },
+    /// Which database was accepted. Replies [`Reply::AcceptedDatabase`].
+    AcceptedDatabase {
         /// The monitor's UUID.
         monitor: Uuid,
     },
@@ -77,6 +94,10 @@ pub enum Request {
         /// Retention period in days.
         retention_days: Option<u32>,
     },
+    /// Replies [`Reply::Limits`].
+    Limits,
+    /// Set the limits of rotation. Replies [`Reply::Done`]. For root alone.
+    SetLimits(Limits),
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
     MeasureUsage,
     /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
@@ -90,6 +111,8 @@ impl Request {
             self,
             Self::DeleteBackup { .. }
                 | Self::ConfirmClock
+                | Self::AcceptDatabase { .. }
+                | Self::SetLimits(_)
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
     }
@@ -125,6 +148,8 @@ pub struct BackupRequest {
     pub superuser: Option<String>,
     /// Locales of the databases.
     pub collations: Vec<Collation>,
+    /// The monitor's configuration files, as in [`Peer`].
+    pub configuration: BTreeMap<String, String>,
 }
 
 /// A tablespace of the monitor.
@@ -144,6 +169,8 @@ pub struct ReplicaInfo {
     pub present: bool,
     /// Its PostgreSQL runs.
     pub running: bool,
+    /// A full copy was made that is not verified yet.
+    pub unverified: bool,
     /// What `pg_control` says, where there is a copy.
     pub control: Option<ControlData>,
     /// Folder of its PostgreSQL's socket.
@@ -164,6 +191,18 @@ pub enum Reply {
     Done,
     /// Answer to [`Request::Replica`].
     Replica(ReplicaInfo),
+    /// Answer to [`Request::VerifyCopy`].
+    CopyVerified {
+        /// What is wrong with the copy; `None`: it is what the monitor sent.
+        problem: Option<String>,
+    },
+    /// Answer to [`Request::AcceptedDatabase`].
+    AcceptedDatabase {
+        /// `Database system identifier`, where one was accepted.
+        system_identifier: Option<u64>,
+    },
+    /// Answer to [`Request::Limits`].
+    Limits(Limits),
     /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
     /// What rotation did.
@@ -203,6 +242,10 @@ mod tests {
             (change(Change::Pinned(true)), false),
             (change(Change::Comment(String::new())), false),
             (Request::ConfirmClock, true),
+            (Request::SetLimits(Limits::default()), true),
+            (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
+            (Request::AcceptedDatabase { monitor }, false),
+            (Request::Limits, false),
             (Request::Rotate { retention_days: Some(1) }, false),
         ];
         for (request, expected) in table {

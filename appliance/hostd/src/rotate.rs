@@ -8,7 +8,7 @@ use crate::catalog;
 use crate::clock::Clock;
 use crate::places::Places;
 use anyhow::{Context, Result, bail, ensure};
-use api::{Deletion, RotationPlan};
+use api::{Deletion, Limits, RotationPlan};
 use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
 use jiff::{SignedDuration, Timestamp};
 use std::fs::File;
@@ -24,28 +24,24 @@ fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
     Ok((candidates, now))
 }
 
-fn rules(retention_days: Option<u32>) -> Rules {
+/// The rules of a retention period under the console's limits.
+pub fn rules(retention_days: Option<u32>, limits: Limits) -> Rules {
     let retention = retention_days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
-    Rules { retention, ..Rules::default() }
+    Rules { retention, limits }
 }
 
 /// What would go now and next.
-pub fn planned(places: &Places, clock: &Clock, retention_days: Option<u32>) -> Result<RotationPlan> {
+pub fn planned(places: &Places, clock: &Clock, rules: &Rules) -> Result<RotationPlan> {
     let (candidates, now) = look(places, clock)?;
-    Ok(plan(&candidates, &rules(retention_days), &now))
+    Ok(plan(&candidates, rules, &now))
 }
 
 /// Deletes what has to go; gives what went, and whether space is low while nothing may go.
-pub async fn run(
-    places: &Places,
-    clock: &Clock,
-    retention_days: Option<u32>,
-) -> Result<(Vec<Deletion>, bool)> {
-    let rules = rules(retention_days);
+pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<Deletion>, bool)> {
     let mut deleted = Vec::new();
     loop {
         let (candidates, now) = look(places, clock)?;
-        let stuck = match decide(&candidates, &rules, &now) {
+        let stuck = match decide(&candidates, rules, &now) {
             Decision::Delete(deletion) => {
                 delete(places, &deletion).await?;
                 deleted.push(deletion);
@@ -67,7 +63,8 @@ pub async fn run(
 /// There is no room with all of it gone, or cannot be: then nothing is deleted.
 pub async fn make_room(places: &Places, clock: &Clock, bytes: u64) -> Result<Vec<Deletion>> {
     let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
-    let rules = Rules { low_space_bytes, low_space_share: u64::MAX, ..Rules::default() };
+    let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
+    let rules = Rules { retention: None, limits };
     let mut deleted = Vec::new();
     loop {
         let (candidates, now) = look(places, clock)?;

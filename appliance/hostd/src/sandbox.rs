@@ -42,17 +42,23 @@ pub struct Sandbox<'a> {
     places: &'a Places,
     subvolume: &'a Path,
     kind: Kind,
+    in_background: bool,
 }
 
 impl<'a> Sandbox<'a> {
     /// Of a replica, or a copy that becomes one.
     pub fn replica(places: &'a Places, subvolume: &'a Path) -> Self {
-        Self { places, subvolume, kind: Kind::Replica }
+        Self { places, subvolume, kind: Kind::Replica, in_background: false }
     }
 
     /// Of a clone for verification.
     pub fn clone_of_backup(places: &'a Places, subvolume: &'a Path) -> Self {
-        Self { places, subvolume, kind: Kind::Clone }
+        Self { places, subvolume, kind: Kind::Clone, in_background: true }
+    }
+
+    /// The same, for what nobody waits for.
+    pub fn in_background(self) -> Self {
+        Self { in_background: true, ..self }
     }
 
     /// The user that its programs run as.
@@ -73,14 +79,15 @@ impl<'a> Sandbox<'a> {
         let clusters = self.places.run.join("clusters");
         let mut hidden: Vec<&Path> = HIDDEN.iter().map(Path::new).collect();
         hidden.push(&self.places.data);
-        let mut command = match self.kind {
-            Kind::Replica => Command::new(own),
-            Kind::Clone => {
-                hidden.push(&clusters);
-                let mut command = Command::new("nice");
-                command.args(["-n", "19", "ionice", "-c", "3"]).arg(own);
-                command
-            }
+        if self.kind == Kind::Clone {
+            hidden.push(&clusters);
+        }
+        let mut command = if self.in_background {
+            let mut command = Command::new("nice");
+            command.args(["-n", "19", "ionice", "-c", "3"]).arg(own);
+            command
+        } else {
+            Command::new(own)
         };
         command.arg("cluster-exec").arg("--subvolume").arg(self.subvolume).args(["--user", self.user()]);
         if self.kind == Kind::Clone {

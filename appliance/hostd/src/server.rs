@@ -2,11 +2,12 @@
 
 use crate::clock::{self, Clock};
 use crate::cluster::Server;
+use crate::decisions::Decisions;
 use crate::full_copy::Room;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{backup, btrfs, catalog, full_copy, rotate, usage, verify};
+use crate::{backup, btrfs, catalog, copy_check, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
@@ -29,7 +30,8 @@ struct Host {
     places: Places,
     /// The clock as watched.
     clock: Clock,
-
+    /// What the console has decided.
+    decisions: Decisions,
     /// The servers that run, by monitor.
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
@@ -47,9 +49,11 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
     let (observer, observer_group) = user_ids(&places.observer)?;
     let listener = listen(socket, observer_group.as_raw())?;
     let clock = Clock::start(&places.state)?;
+    let decisions = Decisions::load(&places.state)?;
     let host = Arc::new(Host {
         places,
         clock,
+        decisions,
         servers: Mutex::default(),
         copying: Mutex::default(),
         catalog: Mutex::default(),
@@ -165,7 +169,7 @@ async fn carry_out(
 ) -> Result<Reply> {
     ensure!(is_root || !request.is_for_root(), "only the console may do this");
     clean_up(host).await;
-    let Host { places, clock, .. } = host;
+    let Host { places, clock, decisions, .. } = host;
     match request {
         Request::FullCopy { peer, tablespaces, replace } => {
             checked(&peer)?;
@@ -174,7 +178,19 @@ async fn carry_out(
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
             let room = Room { clock, catalog: &host.catalog };
             full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
+            decisions.done(peer.id)?;
             Ok(Reply::Done)
+        }
+        Request::VerifyCopy { monitor } => {
+            let _one_at_a_time = host.verifying.lock().await;
+            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor).await? })
+        }
+        Request::AcceptDatabase { monitor, system_identifier } => {
+            decisions.accept(monitor, system_identifier)?;
+            Ok(Reply::Done)
+        }
+        Request::AcceptedDatabase { monitor } => {
+            Ok(Reply::AcceptedDatabase { system_identifier: decisions.accepted(monitor) })
         }
         Request::StartReplica { peer } => {
             checked(&peer)?;
@@ -210,11 +226,18 @@ async fn carry_out(
         }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
-            let (deleted, stuck) = rotate::run(places, clock, retention_days).await?;
+            let rules = rotate::rules(retention_days, decisions.limits());
+            let (deleted, stuck) = rotate::run(places, clock, &rules).await?;
             Ok(Reply::Rotated { deleted, stuck })
         }
         Request::RotationPlan { retention_days } => {
-            Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, retention_days)?)))
+            let rules = rotate::rules(retention_days, decisions.limits());
+            Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, &rules)?)))
+        }
+        Request::Limits => Ok(Reply::Limits(decisions.limits())),
+        Request::SetLimits(limits) => {
+            decisions.set_limits(limits)?;
+            Ok(Reply::Done)
         }
         Request::MeasureUsage => {
             let (usage, exclusive) = usage::measure(places).await?;
@@ -245,13 +268,14 @@ async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
     let places = &host.places;
     let replica = places.replica(monitor);
     let present = places.has_replica(monitor)?;
+    let unverified = places.unverified(monitor).exists();
     let control = if present { Some(Sandbox::replica(places, &replica).control_data().await?) } else { None };
     let mut servers = host.servers.lock().await;
     let server = servers.get_mut(&monitor);
     let (running, log) =
         server.map_or((false, Vec::new()), |server| (server.postgres.runs(), server.postgres.log()));
     let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
-    Ok(ReplicaInfo { present, running, control, socket_dir, log })
+    Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log })
 }
 
 /// The network process checked the peer; here it is checked again, since that process may be compromised.

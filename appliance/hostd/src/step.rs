@@ -34,6 +34,8 @@ steps! {
     CopyAdopted = "copy-adopted",
     /// A full copy: it is the replica.
     CopyNamed = "copy-named",
+    /// A full copy: it is kept as it came, for its check.
+    CopyKept = "copy-kept",
     /// A full copy in the place of a replica: both have changed places.
     CopyExchanged = "copy-exchanged",
     /// A backup: the snapshot is there.

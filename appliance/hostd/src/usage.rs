@@ -4,7 +4,7 @@
 //! this is slow, done when the machine has little else to do, and at the lowest priority.
 
 use crate::catalog;
-use crate::places::Places;
+use crate::places::{Places, UNVERIFIED_SUFFIX};
 use anyhow::{Context, Result, bail};
 use api::Usage;
 use jiff::Timestamp;
@@ -14,7 +14,9 @@ use tokio::process::Command;
 
 /// Measures.
 pub async fn measure(places: &Places) -> Result<(Usage, BTreeMap<String, u64>)> {
-    let replicas = subvolumes(&places.data.join("replica"))?;
+    let mut replicas = subvolumes(&places.data.join("replica"))?;
+    // What it shares with its replica would count twice.
+    replicas.retain(|path| !path.to_string_lossy().ends_with(UNVERIFIED_SUFFIX));
     let replica = du(&replicas).await?.into_iter().map(|(_, line)| line.total).sum();
     let mut each = BTreeMap::new();
     for backup in catalog::backups(places)? {

@@ -58,7 +58,7 @@ fn against(error: anyhow::Error) -> Trouble {
 /// # Errors
 /// It could not be tried.
 pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) -> Result<Verification> {
-    let backup = catalog::read(places, monitor, id)?;
+    let backup = catalog::read(places, monitor, id)?.backup;
     let clone = places.verification(id);
     let folder = clone.parent().context("a clone has a folder")?;
     DirBuilder::new()
@@ -87,15 +87,18 @@ pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) ->
 
 /// Records the result, also in older backups that were still waiting: those are superseded.
 pub fn record(places: &Places, monitor: Uuid, id: &BackupId, verification: Verification) -> Result<Backup> {
-    let mut backup = catalog::read(places, monitor, id)?;
-    backup.verification = verification;
-    catalog::write(places, &backup)?;
+    let set = |id: &BackupId, verification| -> Result<Backup> {
+        let mut manifest = catalog::read(places, monitor, id)?;
+        manifest.backup.verification = verification;
+        catalog::write(places, &manifest)?;
+        Ok(manifest.backup)
+    };
+    let backup = set(id, verification)?;
     reached(Step::VerificationRecorded);
-    for mut older in catalog::backups(places)? {
+    for older in catalog::backups(places)? {
         let waits = older.monitor.id == monitor && older.verification == Verification::Pending;
         if waits && older.created < backup.created {
-            older.verification = Verification::Superseded;
-            catalog::write(places, &older)?;
+            set(&older.id.parse()?, Verification::Superseded)?;
         }
     }
     Ok(backup)

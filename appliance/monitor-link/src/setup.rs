@@ -82,6 +82,7 @@ pub fn run(options: &Options) -> Result<Peer> {
     let pinned = prepare(&psql, &options.server, &servers, own, options.ca.as_deref(), &|| {
         service("restart", &cluster)
     })?;
+    let configuration = configuration(&psql)?;
     let peer = credentials(Path::new(STATE), &psql, |id, password| Peer {
         id,
         version: monitor_version(),
@@ -92,6 +93,7 @@ pub fn run(options: &Options) -> Result<Peer> {
         slot: sql::SLOT.to_owned(),
         database: hba::DATABASE.to_owned(),
         certificate: pinned,
+        configuration,
     })?;
     note("ready; the backup server may be paired with what is printed here");
     Ok(peer)
@@ -220,6 +222,26 @@ pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) ->
     let text = serde_json::to_vec_pretty(&peer).context("cannot write the peer")?;
     files::write(&path, &text, 0o600, None)?;
     Ok(peer)
+}
+
+/// PostgreSQL's configuration files by path: every backup carries them, so that a restored monitor is configured as this
+/// one. What lies in the data directory comes with the copy.
+///
+/// # Errors
+/// PostgreSQL does not say which they are, one cannot be read, or they are too large.
+pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
+    let data = PathBuf::from(psql.value("show data_directory")?);
+    let named = "select current_setting('config_file') union select current_setting('hba_file')
+                 union select current_setting('ident_file') union select sourcefile from pg_file_settings
+                 union select file_name from pg_hba_file_rules union select file_name from pg_ident_file_mappings";
+    let mut files = BTreeMap::new();
+    for path in psql.run(named)?.into_iter().flatten().filter(|path| !path.is_empty()) {
+        if !Path::new(&path).starts_with(&data) {
+            let text = std::fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+            files.insert(path, String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+    Ok(files)
 }
 
 /// Our address on the way to the server.

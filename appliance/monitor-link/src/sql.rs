@@ -111,7 +111,8 @@ impl Psql {
 ///
 /// The session keeps its statements out of the server's log and of pg_stat_statements, as one holds the password;
 /// where that extension is not loaded, its setting is a placeholder without effect. The right to `event_triggers` is for
-/// the backup server's own logins to its replica: no login trigger runs there, whatever the database says. A slot that was invalidated
+/// the backup server's own logins to its replica: no login trigger runs there, whatever the database says; that to
+/// checkpoints is for restartpoints there before a backup. A slot that was invalidated
 /// is of no use to anybody: it is made anew.
 ///
 /// # Errors
@@ -136,6 +137,7 @@ end $$;
 alter role {ROLE} with login replication nosuperuser nocreatedb nocreaterole nobypassrls
   valid until 'infinity' password '{password}';
 grant set on parameter event_triggers to {ROLE};
+grant pg_checkpoint to {ROLE};
 commit;
 select pg_drop_replication_slot(slot_name) from pg_replication_slots
   where slot_name = '{SLOT}' and not active and (wal_status = 'lost' or slot_type <> 'physical');

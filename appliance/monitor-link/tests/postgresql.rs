@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, TcpListener};
@@ -132,6 +133,7 @@ fn peer(server: &Server, certificate: String, id: Uuid, password: Secret) -> Pee
         slot: sql::SLOT.into(),
         database: hba::DATABASE.into(),
         certificate,
+        configuration: setup::configuration(&server.psql()).unwrap(),
     }
 }
 
@@ -169,6 +171,15 @@ fn a_fresh_cluster_lets_the_backup_server_in_and_a_second_run_changes_nothing() 
     assert_eq!(psql.run(slot).unwrap().len(), 1);
     let hba_file = fs::read_to_string(server.data().join("pg_hba.conf")).unwrap();
     assert_eq!(hba_file.matches(hba::FILE).count(), 1);
+    // What lies in the data directory, as here, comes with the copy.
+    assert_eq!(first.configuration, BTreeMap::new());
+    let outside = server.folder.path().join("ident");
+    fs::write(&outside, "# users").unwrap();
+    psql.run(&format!("alter system set ident_file = '{}'", outside.display())).unwrap();
+    server.control("restart");
+    let configuration = setup::configuration(&psql).unwrap();
+    let expected = [(outside.to_str().unwrap().to_owned(), "# users".to_owned())];
+    assert_eq!(configuration, BTreeMap::from(expected));
 
     // What the backup server does: replication, and SQL about its slot.
     good(server.connect(&first, "replication=true", "IDENTIFY_SYSTEM"));

@@ -15,6 +15,10 @@ pub const SYNCHRONIZED_SECONDS: f64 = 10.0;
 /// between two restartpoints (`max_wal_size`).
 pub const FULL_BYTES: u64 = 1 << 30;
 
+/// A server that gives no answer for so long hangs, and is started anew. One that starts or stops says so at once, however
+/// long it takes; a disk that is slow for once is quicker than this.
+pub const HANG: Duration = Duration::from_secs(60);
+
 /// Whether replay has to stand still, with `free` bytes on the data volume. Once stopped, it goes on only when there is
 /// twice the room, so that it does not start and stop by turns.
 pub fn is_full(was_full: bool, free: u64) -> bool {
@@ -85,6 +89,11 @@ pub enum ReplicaView {
         /// Why; `None` while it starts, which may take long.
         reason: Option<String>,
     },
+    /// It runs, and has given no answer at all for so long.
+    Hung {
+        /// Since the last sign of life.
+        silence: Duration,
+    },
     /// It runs and answers.
     Running {
         /// Replayed position.
@@ -122,6 +131,17 @@ pub struct Observations {
     pub broken_stream: Option<String>,
     /// The last full copy failed for this reason.
     pub copy_failure: Option<String>,
+    /// The last full copy came, and is not what the monitor sent.
+    pub copy_damage: Option<CopyDamage>,
+}
+
+/// A full copy whose check found it damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyDamage {
+    /// What the check said.
+    pub reason: String,
+    /// The one before was damaged, too: another copy would only be the next.
+    pub again: bool,
 }
 
 impl Observations {
@@ -129,7 +149,9 @@ impl Observations {
     pub fn out_of_sync(&self) -> Option<&str> {
         match &self.monitor {
             MonitorView::Answers { slot_lost, .. } if self.replica != ReplicaView::Absent => {
-                slot_lost.as_deref().or(self.broken_stream.as_deref())
+                let damage = self.copy_damage.as_ref().filter(|damage| !damage.again);
+                let damage = damage.map(|damage| damage.reason.as_str());
+                slot_lost.as_deref().or(self.broken_stream.as_deref()).or(damage)
             }
             _ => None,
         }
@@ -162,6 +184,11 @@ pub fn state(seen: &Observations) -> State {
                 .into(),
         };
     }
+    if let Some(CopyDamage { reason, again: true }) = &seen.copy_damage {
+        return State::Failed {
+            reason: format!("{reason}; it is so for the second time, check disk, memory and network"),
+        };
+    }
     let (position, slot_active) = match &seen.monitor {
         MonitorView::NotAsked => return State::Connecting,
         MonitorView::Refuses { reason } => return State::Failed { reason: reason.clone() },
@@ -191,7 +218,15 @@ pub fn state(seen: &Observations) -> State {
         ReplicaView::Down { reason: Some(reason) } | ReplicaView::Silent { reason: Some(reason) } => {
             State::Failed { reason: reason.clone() }
         }
-        ReplicaView::Down { reason: None } | ReplicaView::Silent { reason: None } => State::Connecting,
+        ReplicaView::Hung { silence } if *silence >= HANG => State::Failed {
+            reason: format!(
+                "the replica's PostgreSQL has not answered for {} s, so it is started anew",
+                silence.as_secs()
+            ),
+        },
+        ReplicaView::Down { reason: None }
+        | ReplicaView::Silent { reason: None }
+        | ReplicaView::Hung { .. } => State::Connecting,
         ReplicaView::Running { paused: Some(Pause::Lasting), .. } => State::Failed {
             reason: "the replica has stopped replaying and a restart does not mend it; see its log: `journalctl -u \
                      infimonitor-hostd`"
@@ -250,6 +285,7 @@ mod tests {
             lag_seconds: 0.0,
             broken_stream: None,
             copy_failure: None,
+            copy_damage: None,
         }
     }
 
@@ -263,6 +299,7 @@ mod tests {
         let paused = |pause| ReplicaView::Running { replayed: Lsn(1000), paused: Some(pause) };
         let lost =
             MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
+        let damage = |again| Some(CopyDamage { reason: "x".into(), again });
         let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
         let away = MonitorView::Unreachable {
             since: Timestamp::UNIX_EPOCH,
@@ -281,6 +318,14 @@ mod tests {
                 },
                 "out-of-sync",
             ),
+            (
+                Observations { copy_damage: damage(false), ..seen(answers(1000, true), running.clone()) },
+                "out-of-sync",
+            ),
+            (
+                Observations { copy_damage: damage(true), ..seen(answers(1000, true), running.clone()) },
+                "failed",
+            ),
             (seen(away.clone(), ReplicaView::Absent), "disconnected"),
             (seen(MonitorView::OtherDatabase { reason: "x".into() }, running.clone()), "failed"),
             (Observations { is_full: true, ..seen(answers(1000, true), running.clone()) }, "failed"),
@@ -296,6 +341,8 @@ mod tests {
             (seen(answers(1, true), down(Some("x"))), "failed"),
             (seen(answers(1, true), ReplicaView::Silent { reason: None }), "connecting"),
             (seen(answers(1, true), ReplicaView::Silent { reason: Some("x".into()) }), "failed"),
+            (seen(answers(1, true), ReplicaView::Hung { silence: HANG / 2 }), "connecting"),
+            (seen(answers(1, true), ReplicaView::Hung { silence: HANG }), "failed"),
             (seen(answers(1000, true), paused(Pause::Mendable)), "lagging"),
             (seen(answers(1000, true), paused(Pause::Lasting)), "failed"),
             (

@@ -1,6 +1,6 @@
 //! What to do next, from the same observations: one pure function beside the one that names the state.
 
-use crate::{MonitorView, Observations, Pause, ReplicaView};
+use crate::{HANG, MonitorView, Observations, Pause, ReplicaView};
 use std::time::Duration;
 
 /// Something that the daemon has to carry out.
@@ -31,7 +31,11 @@ pub enum Step {
 pub fn next_step(seen: &Observations) -> Step {
     match (&seen.replica, &seen.monitor) {
         _ if !seen.paired || seen.volume_problem.is_some() => Step::Wait,
-        (ReplicaView::Running { .. } | ReplicaView::Silent { .. }, _) if seen.is_full => Step::Stop,
+        (ReplicaView::Running { .. } | ReplicaView::Silent { .. } | ReplicaView::Hung { .. }, _)
+            if seen.is_full =>
+        {
+            Step::Stop
+        }
         _ if seen.is_full => Step::Wait,
         (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
         // One that can be started gives a backup first.
@@ -43,6 +47,7 @@ pub fn next_step(seen: &Observations) -> Step {
         }
         (ReplicaView::Down { .. }, _) => Step::Start,
         (ReplicaView::Running { paused: Some(Pause::Mendable), .. }, _) => Step::Restart,
+        (ReplicaView::Hung { silence }, _) if *silence >= HANG => Step::Restart,
         _ => Step::Wait,
     }
 }
@@ -109,6 +114,8 @@ mod tests {
             (true, MonitorView::NotAsked, running(Some(Pause::Mendable)), Step::Restart),
             (true, answers.clone(), running(Some(Pause::Lasting)), Step::Wait),
             (true, answers.clone(), ReplicaView::Silent { reason: None }, Step::Wait),
+            (true, answers.clone(), ReplicaView::Hung { silence: HANG / 2 }, Step::Wait),
+            (true, answers.clone(), ReplicaView::Hung { silence: HANG }, Step::Restart),
             (true, lost.clone(), ReplicaView::Absent, Step::FullCopy),
             (true, lost.clone(), running(None), Step::Resync),
             (true, lost.clone(), down.clone(), Step::Start),
@@ -129,10 +136,14 @@ mod tests {
                 lag_seconds: 0.0,
                 broken_stream: None,
                 copy_failure: None,
+                copy_damage: None,
             };
             assert_eq!(next_step(&seen), expected, "{seen:?}");
             seen.is_full = true;
-            let is_up = matches!(seen.replica, ReplicaView::Running { .. } | ReplicaView::Silent { .. });
+            let is_up = matches!(
+                seen.replica,
+                ReplicaView::Running { .. } | ReplicaView::Silent { .. } | ReplicaView::Hung { .. }
+            );
             let expected = if paired && is_up { Step::Stop } else { Step::Wait };
             assert_eq!(next_step(&seen), expected, "{seen:?}");
             seen.volume_problem = Some("x".into());

@@ -25,6 +25,15 @@ pub fn set_back(replayed: Lsn, position: Lsn) -> Option<String> {
     (replayed > position).then(|| format!("{SET_BACK} ({position} < {replayed}); a full copy is needed"))
 }
 
+/// Less than this is no database that anybody would miss, in bytes: a cluster without tables has about 22 MB.
+const WORTH_ASKING: u64 = 64 << 20;
+
+/// Whether a monitor whose databases have `monitor` bytes looks empty beside a replica with `replica` bytes: then it was
+/// perhaps installed anew, and must not replace the replica unasked (design D13).
+pub fn looks_empty(monitor: u64, replica: u64) -> bool {
+    replica > WORTH_ASKING && monitor < replica / 10
+}
+
 /// Why the stream cannot be continued, by the last lines of the log.
 pub fn broken_stream(log: &[String]) -> Option<String> {
     let reason = log
@@ -43,6 +52,21 @@ mod tests {
         assert_eq!(set_back(Lsn(5), Lsn(5)), None);
         assert_eq!(set_back(Lsn(5), Lsn(6)), None);
         assert!(set_back(Lsn(6), Lsn(5)).unwrap().contains("(0/5 < 0/6)"));
+    }
+
+    #[test]
+    fn a_tenth_of_what_was_there_looks_empty() {
+        const GB: u64 = 1_000_000_000;
+        let table = [
+            (22_000_000, 30_000_000, false),
+            (22_000_000, 20 * GB, true),
+            (3 * GB, 20 * GB, false),
+            (0, WORTH_ASKING, false),
+            (40 * GB, 20 * GB, false),
+        ];
+        for (monitor, replica, expected) in table {
+            assert_eq!(looks_empty(monitor, replica), expected, "{monitor} {replica}");
+        }
     }
 
     #[test]

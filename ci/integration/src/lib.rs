@@ -126,6 +126,22 @@ impl Drop for Process {
     }
 }
 
+/// Number and content of all rows of the tests' table, whatever their order.
+pub const CHECKSUM: &str = "select count(*), sum(hashtextextended(t::text, 0)) from t";
+
+/// Waits until the replica has the rows of the monitor's table `t`, and gives their [`CHECKSUM`].
+pub fn wait_until_replayed(toolbox: &tools::Toolbox, server: &Server, monitor: &Monitor) -> Result<String> {
+    let rows = monitor.sql(CHECKSUM)?;
+    wait_for("the monitor's rows in the replica", Duration::from_secs(180), || {
+        match query_replica(toolbox, server, monitor, CHECKSUM) {
+            Ok(seen) if seen == rows => Ok(()),
+            other => Err(format!("{other:?}, not {rows}")),
+        }
+    })
+    .with_context(|| server.logs())?;
+    Ok(rows)
+}
+
 /// Runs SQL on the server's replica, as the only role that may.
 pub fn query_replica(
     toolbox: &tools::Toolbox,

@@ -3,6 +3,7 @@
 use crate::{CLUSTER_ID, Process, free_port, run, test_folder, wait_for};
 use anyhow::{Context, Result};
 use api::{Peer, Secret};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -87,6 +88,7 @@ impl Monitor {
             slot: "backup_server".into(),
             database: "postgres".into(),
             certificate: pinned,
+            configuration: BTreeMap::from([("/etc/postgresql.conf".into(), "# the monitor's\n".into())]),
         };
         let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder };
         let data = monitor.data();
@@ -101,11 +103,7 @@ impl Monitor {
                 "-D",
             ])
             .arg(&data))?;
-        for (name, text) in [("server.crt", &certificate.certificate), ("server.key", &certificate.key)] {
-            fs::write(data.join(name), text)?;
-            fs::set_permissions(data.join(name), fs::Permissions::from_mode(0o600))?;
-            chown(data.join(name), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
-        }
+        monitor.write_certificate(certificate)?;
         monitor.write_hba(&["replication", "postgres"])?;
         let mut settings = fs::File::options().append(true).open(data.join("postgresql.conf"))?;
         writeln!(settings, "listen_addresses = '127.0.0.1'\nssl = on\nfsync = off\nmax_connections = 50")?;
@@ -114,9 +112,27 @@ impl Monitor {
             "create role backup_server login replication password 'it''s a \\ test: pass'; \
              select pg_create_physical_replication_slot('backup_server', true); \
              do $$ begin if exists (select from pg_settings where name = 'event_triggers') then \
-             grant set on parameter event_triggers to backup_server; end if; end $$",
+             grant set on parameter event_triggers to backup_server; grant pg_checkpoint to backup_server; \
+             end if; end $$",
         )?;
         Ok(monitor)
+    }
+
+    fn write_certificate(&self, certificate: &Certificate) -> Result<()> {
+        for (name, text) in [("server.crt", &certificate.certificate), ("server.key", &certificate.key)] {
+            let path = self.data().join(name);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            chown(&path, Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the stopped server another, self-signed certificate, and the peer what pins it.
+    pub fn set_certificate(&mut self, certificate: &Certificate) -> Result<()> {
+        self.write_certificate(certificate)?;
+        self.peer.certificate.clone_from(&certificate.certificate);
+        Ok(())
     }
 
     /// The data directory.

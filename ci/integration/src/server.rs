@@ -96,6 +96,22 @@ impl Server {
         runtime.block_on(client.order(request)).context("hostd refuses")
     }
 
+    /// Gives an order as somebody at the console does: `hostd order …`, word by word.
+    pub fn order_in_words(&self, words: &str) -> Result<String> {
+        let mut words = words.split_whitespace();
+        anyhow::ensure!(words.next() == Some("hostd"), "an order begins with hostd");
+        let mut command = Command::new(self.path("bin/hostd"));
+        command.args(words).arg("--socket").arg(self.path("hostd.sock")).arg("--data").arg(self.data());
+        Ok(String::from_utf8(run(&mut command)?.stdout)?)
+    }
+
+    /// Process id of the replica's PostgreSQL, from the lock of its socket.
+    pub fn postmaster(&self, monitor: uuid::Uuid) -> Result<u32> {
+        let lock = self.socket_dir(monitor).join(".s.PGSQL.5432.lock");
+        let text = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+        text.lines().next().unwrap_or_default().trim().parse().context("the lock names no process")
+    }
+
     /// What lies on the data volume and belongs to no replica and no listed backup: left over.
     pub fn left_over(&self, monitor: uuid::Uuid) -> Result<Vec<PathBuf>> {
         let mut expected = vec![self.data().join("replica").join(monitor.to_string())];

@@ -3,14 +3,12 @@
 
 use api::{Backup, Client, CreateBackup, Verification};
 use hostd::{Request, Step};
-use integration::{Monitor, Restored, Server, wait_for};
+use integration::{CHECKSUM, Monitor, Restored, Server, wait_for, wait_until_replayed};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tools::Toolbox;
 
-/// Number and content of all rows, whatever their order.
-const CHECKSUM: &str = "select count(*), sum(hashtextextended(t::text, 0)) from t";
 const MINUTE: Duration = Duration::from_secs(60);
 /// A retry may have to wait for its turn.
 const LONG: Duration = Duration::from_secs(180);
@@ -76,19 +74,6 @@ fn start_and_check(
     Ok(())
 }
 
-/// Waits until what the monitor has is replayed, and gives it.
-fn replayed_rows(toolbox: &Toolbox, server: &Server, monitor: &Monitor) -> anyhow::Result<String> {
-    let rows = monitor.sql(CHECKSUM)?;
-    wait_for("the monitor's rows", LONG, || {
-        match integration::query_replica(toolbox, server, monitor, CHECKSUM) {
-            Ok(seen) if seen == rows => Ok(()),
-            other => Err(format!("{other:?}, not {rows}")),
-        }
-    })
-    .map_err(|error| error.context(server.logs()))?;
-    Ok(rows)
-}
-
 #[test]
 fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
@@ -106,7 +91,7 @@ fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
     server.wait_for_state(&["synchronized"], LONG)?;
     wait_until_clean(&server, &monitor, Step::CopyNamed)?;
     let client = server.client()?;
-    let rows = replayed_rows(&toolbox, &server, &monitor)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let backup = client.create_backup(&CreateBackup::default())?;
     start_and_check(&toolbox, &server, &monitor, &backup, &rows)
 }
@@ -116,7 +101,7 @@ fn a_resync_cut_at_any_step_keeps_a_replica_and_the_backups() -> anyhow::Result<
     let toolbox = Toolbox::open()?;
     let (monitor, mut server) = paired(&toolbox)?;
     let client = server.client()?;
-    let rows = replayed_rows(&toolbox, &server, &monitor)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let before = client.create_backup(&CreateBackup::default())?;
     for step in [Step::CopyUnderWay, Step::CopyAdopted, Step::CopyExchanged] {
         killed_at(&mut server, step, |_| {
@@ -133,7 +118,7 @@ fn a_resync_cut_at_any_step_keeps_a_replica_and_the_backups() -> anyhow::Result<
         server.wait_for_state(&["synchronized"], LONG)?;
         wait_until_clean(&server, &monitor, step)?;
         monitor.sql("insert into t select max(id) + 1 from t")?;
-        replayed_rows(&toolbox, &server, &monitor)?;
+        wait_until_replayed(&toolbox, &server, &monitor)?;
     }
     assert!(ids(&client)?.contains(&before.id));
     start_and_check(&toolbox, &server, &monitor, &before, &rows)
@@ -163,7 +148,7 @@ fn a_backup_cut_at_any_step_is_there_whole_or_not_at_all() -> anyhow::Result<()>
         assert!(before.iter().all(|id| after.contains(id)), "{}: {before:?}, {after:?}", step.name());
         assert!(after.len() >= before.len() + more, "{}: {before:?}, {after:?}", step.name());
     }
-    let rows = replayed_rows(&toolbox, &server, &monitor)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let last = client.create_backup(&CreateBackup::default())?;
     start_and_check(&toolbox, &server, &monitor, &last, &rows)
 }
@@ -173,7 +158,7 @@ fn a_deletion_cut_at_any_step_is_done_and_takes_nothing_else() -> anyhow::Result
     let toolbox = Toolbox::open()?;
     let (monitor, mut server) = paired(&toolbox)?;
     let client = server.client()?;
-    let rows = replayed_rows(&toolbox, &server, &monitor)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let kept = client.create_backup(&CreateBackup::default())?;
     for step in [Step::DeletionUnnamed, Step::DeletionRecords, Step::DeletionSubvolume] {
         let doomed = make_backup(&monitor, &client)?;
@@ -197,7 +182,7 @@ fn a_verification_cut_at_any_step_leaves_no_clone_and_is_made_up_for() -> anyhow
     let toolbox = Toolbox::open()?;
     let (monitor, mut server) = paired(&toolbox)?;
     let client = server.client()?;
-    let rows = replayed_rows(&toolbox, &server, &monitor)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let backup = client.create_backup(&CreateBackup::default())?;
     for step in [
         Step::VerificationClone,

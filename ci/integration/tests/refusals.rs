@@ -33,6 +33,7 @@ fn unreachable_peer() -> anyhow::Result<Peer> {
         password: Secret::new("x"),
         slot: "backup_server".into(),
         database: "postgres".into(),
+        configuration: std::collections::BTreeMap::new(),
         certificate: Certificate::new("monitor")?.certificate,
     })
 }

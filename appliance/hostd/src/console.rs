@@ -1,0 +1,98 @@
+//! What only the console may ask: each order is one request on the local socket, as root.
+//!
+//! The network password must not suffice to destroy a backup (design D14), so these have no place in the control API.
+
+use crate::catalog;
+use anyhow::{Context, Result};
+use api::Limits;
+use clap::Subcommand;
+use hostd::{Change, Client, Request};
+use std::path::Path;
+use uuid::Uuid;
+
+/// The orders.
+#[derive(Debug, Subcommand)]
+pub enum Order {
+    /// Delete a backup
+    DeleteBackup(Which),
+    /// Let rotation delete a pinned backup again
+    Unpin(Which),
+    /// Say that the clock is right although it has jumped, so that backups expire by age again
+    ConfirmClock,
+    /// Let another database take the place of the replica, after a backup of what is there
+    AcceptDatabase {
+        /// The monitor's UUID, as the status says it
+        #[arg(long)]
+        monitor: Uuid,
+        /// System identifier of the other database, as the status says it
+        #[arg(long)]
+        system_identifier: u64,
+    },
+    /// Show the limits of rotation, or set those that are named
+    Limits {
+        /// Below this free space is low, in bytes
+        #[arg(long)]
+        low_space_bytes: Option<u64>,
+        /// Below this share of the volume free space is low
+        #[arg(long)]
+        low_space_percent: Option<u8>,
+        /// So many of the newest verified backups are never removed by age
+        #[arg(long)]
+        keep_verified: Option<u32>,
+    },
+}
+
+/// A backup.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Its id
+    id: String,
+    /// Whose it is, where several monitors have one of this id
+    #[arg(long)]
+    monitor: Option<Uuid>,
+}
+
+impl Which {
+    fn owner(&self, data: &Path) -> Result<Uuid> {
+        let id = self.id.parse().with_context(|| format!("{:?} is no id of a backup", self.id))?;
+        self.monitor.map_or_else(|| catalog::owner(data, &id), Ok)
+    }
+}
+
+/// Carries out an order by asking the `hostd` that listens on `socket`.
+pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
+    let client = Client::new(socket);
+    match order {
+        Order::DeleteBackup(which) => {
+            let monitor = which.owner(data)?;
+            client.order(&Request::DeleteBackup { monitor, id: which.id.clone() }).await?;
+            println!("backup {} is deleted", which.id);
+        }
+        Order::Unpin(which) => {
+            client.change_backup(which.owner(data)?, &which.id, Change::Pinned(false)).await?;
+            println!("backup {} is not pinned any more", which.id);
+        }
+        Order::ConfirmClock => {
+            client.order(&Request::ConfirmClock).await?;
+            println!("the clock counts as right from now on");
+        }
+        Order::AcceptDatabase { monitor, system_identifier } => {
+            client.order(&Request::AcceptDatabase { monitor, system_identifier }).await?;
+            println!("a backup is made of the replica of {monitor}, and then it is replaced");
+        }
+        Order::Limits { low_space_bytes, low_space_percent, keep_verified } => {
+            let old = client.limits().await?;
+            let new = Limits {
+                low_space_bytes: low_space_bytes.unwrap_or(old.low_space_bytes),
+                low_space_percent: low_space_percent.unwrap_or(old.low_space_percent),
+                keep_verified: keep_verified.unwrap_or(old.keep_verified),
+            };
+            if new != old {
+                client.order(&Request::SetLimits(new)).await?;
+            }
+            println!("space is low below {} bytes or {} %", new.low_space_bytes, new.low_space_percent);
+            println!("never removed by age: the newest {} verified", new.keep_verified);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! What was decided at the console and counts until it is decided otherwise: the limits of rotation, and which other
+//! database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
+
+use anyhow::{Context, Result};
+use api::Limits;
+use files::Document;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use uuid::Uuid;
+
+/// Version of the file's form.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    limits: Limits,
+    /// By monitor: `Database system identifier` of what may replace its replica.
+    accepted: BTreeMap<Uuid, u64>,
+}
+
+/// The decisions and their file.
+#[derive(Debug)]
+pub struct Decisions {
+    document: Document<Record>,
+    record: Mutex<Record>,
+}
+
+impl Decisions {
+    /// Loads them from `folder`. What is damaged there and has no copy counts as never decided.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
+        let loaded = document.load()?;
+        if let Some(problem) = loaded.problem {
+            tracing::error!("{problem}");
+        }
+        Ok(Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) })
+    }
+
+    /// The limits of rotation.
+    pub fn limits(&self) -> Limits {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).limits
+    }
+
+    /// Sets the limits of rotation.
+    pub fn set_limits(&self, limits: Limits) -> Result<()> {
+        limits.check()?;
+        self.change(|record| record.limits = limits)
+    }
+
+    /// The database that may take the place of the replica of `monitor`.
+    pub fn accepted(&self, monitor: Uuid) -> Option<u64> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).accepted.get(&monitor).copied()
+    }
+
+    /// Accepts a database in the place of the replica of `monitor`.
+    pub fn accept(&self, monitor: Uuid, system_identifier: u64) -> Result<()> {
+        self.change(|record| {
+            record.accepted.insert(monitor, system_identifier);
+        })
+    }
+
+    /// The accepted database has taken its place: the next one is to be accepted anew.
+    pub fn done(&self, monitor: Uuid) -> Result<()> {
+        if self.accepted(monitor).is_none() {
+            return Ok(());
+        }
+        self.change(|record| {
+            record.accepted.remove(&monitor);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = record.clone();
+        change(&mut changed);
+        self.document.save(&changed).context("cannot keep what was decided")?;
+        *record = changed;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_outlive_the_process_and_bad_ones_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let monitor = Uuid::from_u128(7);
+        let decisions = Decisions::load(folder.path()).unwrap();
+        assert_eq!((decisions.limits(), decisions.accepted(monitor)), (Limits::default(), None));
+        let limits = Limits { low_space_percent: 20, ..Limits::default() };
+        decisions.set_limits(limits).unwrap();
+        decisions.accept(monitor, 42).unwrap();
+        let error = decisions.set_limits(Limits { keep_verified: 0, ..limits }).unwrap_err().to_string();
+        assert!(error.contains("keep_verified: 0 is out of range; allowed is 1 to 1000"), "{error}");
+        let again = Decisions::load(folder.path()).unwrap();
+        assert_eq!((again.limits(), again.accepted(monitor)), (limits, Some(42)));
+        again.done(monitor).unwrap();
+        assert_eq!(Decisions::load(folder.path()).unwrap().accepted(monitor), None);
+    }
+}
