@@ -38,7 +38,8 @@ pub async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
 /// It could not be tried.
 pub async fn run(places: &Places, monitor: Uuid) -> Result<Option<String>> {
     let kept = places.unverified(monitor);
-    let mut arguments = Vec::new();
+    // The WAL is checked by recovery at the first start; reading it here as well would need a shell, which no cluster sees.
+    let mut arguments = vec!["--no-parse-wal"];
     // `hostd adopt` has set these aside.
     for name in FOREIGN {
         arguments.extend(["--ignore", name]);

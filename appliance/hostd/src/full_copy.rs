@@ -8,7 +8,7 @@ use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{Reply, Step, Tablespace, reached};
-use replica::{CERTIFICATE_FILE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
+use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -80,8 +80,12 @@ async fn copy_into(
         .with_context(|| format!("cannot give {} to {}", copying.display(), places.cluster_user))?;
     let sandbox = Sandbox::replica(places, copying);
     let run = cluster::write_credentials(places, peer)?;
-    let conninfo = Source::from(peer)
-        .conninfo(&run.join(PASS_FILE).to_string_lossy(), &run.join(CERTIFICATE_FILE).to_string_lossy());
+    let (passfile, certificate) = (run.join(PASS_FILE), run.join(CERTIFICATE_FILE));
+    let conninfo = Source::from(peer).conninfo(
+        &passfile.to_string_lossy(),
+        &certificate.to_string_lossy(),
+        COPY_PATIENCE,
+    );
     let mut arguments: Vec<String> = [
         "--dbname",
         &conninfo,

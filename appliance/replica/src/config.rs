@@ -3,7 +3,7 @@
 //! The monitor's database is hostile input. Its `postgresql.auto.conf` lies in the data directory and would be read
 //! whatever `config_file` says; `hostd` puts an empty one in its place, and these files say everything else.
 
-use crate::{ControlData, Source};
+use crate::{ControlData, STREAM_PATIENCE, Source};
 
 /// Main configuration file in the cluster's run folder.
 pub const POSTGRESQL_CONF: &str = "postgresql.conf";
@@ -37,7 +37,7 @@ impl ReplicaConfig<'_> {
         let run = self.run_dir;
         let conninfo = self
             .source
-            .conninfo(&format!("{run}/{PASS_FILE}"), &format!("{run}/{CERTIFICATE_FILE}"))
+            .conninfo(&format!("{run}/{PASS_FILE}"), &format!("{run}/{CERTIFICATE_FILE}"), STREAM_PATIENCE)
             .replace('\'', "''");
         let mut lines = settings(run, self.control, self.shared_buffers_mib);
         lines.extend([

@@ -5,6 +5,12 @@
 
 use api::Peer;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long the monitor waits for a stream's receiver: one that comes back later goes on where it was.
+pub const STREAM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the monitor waits for a full copy's receiver, whose disk may be busy and which would have to begin anew.
+pub const COPY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Seconds for one connection attempt; below the 10 s within which a status must say what is wrong.
 const CONNECT_TIMEOUT_SECONDS: u32 = 5;
@@ -43,7 +49,13 @@ impl Source {
     /// `verify-ca` and not `verify-full`: the name is the monitor's business. With an authority libpq would take any of
     /// its certificates; what ties the connection to the monitor then is SCRAM with channel binding, since only the
     /// monitor knows the password. Neither may ever be made optional.
-    pub fn conninfo(&self, passfile: &str, certificate: &str) -> String {
+    ///
+    /// The monitor ends the connection after `patience` without a sign of life from here. Its own default is to wait until
+    /// TCP gives up (a quarter of an hour), or for ever where the receiver lives and stands still; and a checkpoint there
+    /// that takes away the slot of an absent receiver waits as long (seen with PostgreSQL 17: the dying WAL sender cannot
+    /// send its farewell).
+    pub fn conninfo(&self, passfile: &str, certificate: &str, patience: Duration) -> String {
+        let options = format!("-c tcp_user_timeout={}", patience.as_millis());
         let pairs = [
             ("host", self.address.as_str()),
             ("port", &self.port.to_string()),
@@ -62,6 +74,7 @@ impl Source {
             ("keepalives_interval", "5"),
             ("keepalives_count", "4"),
             ("tcp_user_timeout", "30000"),
+            ("options", &options),
         ];
         pairs.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect::<Vec<_>>().join(" ")
     }
@@ -112,12 +125,13 @@ mod tests {
             slot: "s".into(),
             database: "postgres".into(),
         };
-        let conninfo = source.conninfo("/run/pass", "/run/cert");
+        let conninfo = source.conninfo("/run/pass", "/run/cert", STREAM_PATIENCE);
         for part in [
             "host='2001:db8::1'",
             "sslmode='verify-ca'",
             "sslrootcert='/run/cert'",
             "channel_binding='require'",
+            "options='-c tcp_user_timeout=30000'",
         ] {
             assert!(conninfo.contains(part), "{conninfo}");
         }

@@ -17,7 +17,7 @@ mod stream;
 pub use config::{
     CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig,
 };
-pub use conninfo::{Source, clone_conninfo, passfile_line};
+pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line};
 pub use controldata::{ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
 pub use lsn::{Lsn, LsnError};

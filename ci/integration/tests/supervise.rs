@@ -174,3 +174,31 @@ fn a_full_copy_is_checked_and_a_damaged_one_is_made_anew() -> anyhow::Result<()>
     assert!(!kept.exists());
     Ok(())
 }
+
+/// PostgreSQL would wait for its WAL sender until TCP gives up, and with it everybody who waits for the checkpoint.
+#[test]
+fn a_backup_server_that_stands_still_does_not_hold_up_the_monitor() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox)?;
+    let receiver = children(server.postmaster(monitor.peer.id)?, "walreceiver")?;
+    signal("STOP", &receiver)?;
+    monitor.sql("alter system set max_slot_wal_keep_size = '32MB'; select pg_reload_conf()")?;
+    monitor.sql("create table large (content text); alter table large alter content set storage external")?;
+    for _ in 0..6 {
+        monitor.sql(
+            "insert into large select repeat(md5(g::text), 70) from generate_series(1, 10000) as g; \
+             select pg_switch_wal()",
+        )?;
+    }
+    let checkpoint = std::thread::scope(|scope| {
+        let running = scope.spawn(|| monitor.sql("checkpoint"));
+        let done = wait_for("the checkpoint", 2 * MINUTE, || {
+            if running.is_finished() { Ok(()) } else { Err("it waits".into()) }
+        });
+        // Whatever came of it, nothing may stand still for ever.
+        signal("CONT", &receiver).and(done)
+    });
+    checkpoint?;
+    assert_eq!(monitor.sql("select wal_status from pg_replication_slots")?, "lost");
+    streams(&toolbox, &monitor, &server)
+}
