@@ -5,13 +5,13 @@
 //! the backups and our secrets, gives up every privilege, and executes the program in its own place, so that the
 //! process id that `hostd` knows is the program's.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, User, getppid, setgroups, setresgid, setresuid};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ pub struct Args {
     /// Subvolume that becomes /srv/cluster
     #[arg(long)]
     subvolume: PathBuf,
+    /// Process whose end is the end of the program
+    #[arg(long)]
+    supervisor: i32,
     /// User to become
     #[arg(long)]
     user: String,
@@ -49,6 +52,7 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     }
     enter_namespace(&args.subvolume, &args.hide)?;
     give_up_privileges(user.uid, user.gid)?;
+    die_with(Pid::from_raw(args.supervisor))?;
     let (program, arguments) = args.command.split_first().context("no program was given")?;
     let error = Command::new(program)
         .args(arguments)
@@ -101,9 +105,15 @@ fn give_up_privileges(uid: Uid, gid: Gid) -> Result<()> {
     setresgid(gid, gid, gid).context("cannot change the group")?;
     setresuid(uid, uid, uid).context("cannot change the user")?;
     prctl::set_no_new_privs().context("cannot set no_new_privs")?;
-    // After the change of user, which would clear it: no cluster outlives the process that supervises it. SIGINT is
-    // PostgreSQL's fast shutdown.
-    prctl::set_pdeathsig(Signal::SIGINT).context("cannot set the parent death signal")?;
     umask(Mode::S_IWGRP | Mode::S_IRWXO);
+    Ok(())
+}
+
+/// No cluster outlives the process that supervises it. SIGINT is PostgreSQL's fast shutdown. To be called after the change
+/// of user, which would clear it.
+fn die_with(supervisor: Pid) -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGINT).context("cannot set the parent death signal")?;
+    // It may have ended before: then no signal comes.
+    ensure!(getppid() == supervisor, "the process that supervises the cluster has ended");
     Ok(())
 }

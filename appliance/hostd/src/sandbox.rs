@@ -89,7 +89,13 @@ impl<'a> Sandbox<'a> {
         } else {
             Command::new(own)
         };
-        command.arg("cluster-exec").arg("--subvolume").arg(self.subvolume).args(["--user", self.user()]);
+        command
+            .arg("cluster-exec")
+            .arg("--supervisor")
+            .arg(std::process::id().to_string())
+            .arg("--subvolume")
+            .arg(self.subvolume)
+            .args(["--user", self.user()]);
         if self.kind == Kind::Clone {
             command.arg("--no-network");
         }
