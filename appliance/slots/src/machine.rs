@@ -3,9 +3,9 @@
 use crate::boot_image::SlotConfig;
 use crate::decision::Slot;
 use crate::store::Store;
-use crate::writer::Parts;
+use crate::writer::{Parts, Target};
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use storage::disks::{Devices, Disk, Selector};
 
@@ -36,16 +36,19 @@ impl Boot {
     }
 }
 
-/// The system disk and how it was started.
+/// The system's disks and how it was started.
 #[derive(Debug)]
 pub struct Machine {
     /// How this boot was started.
     pub boot: Boot,
+    /// The disk that was started.
     disk: Disk,
+    /// The others that carry the same system (design D4).
+    siblings: Vec<Disk>,
 }
 
 impl Machine {
-    /// Finds the system disk that was started.
+    /// Finds the system disk that was started, and its siblings.
     ///
     /// # Errors
     /// The command line does not say, or the disk is not (or not clearly) there.
@@ -54,11 +57,13 @@ impl Machine {
             std::fs::read_to_string("/proc/cmdline").context("cannot read the kernel's command line")?;
         let boot = Boot::from_command_line(&line)?;
         let selector = Selector::from_kernel_command_line(&line)?;
-        let disk = Devices::default().wait(selector, &["esp", "boot-a", "boot-b"], PATIENCE)?;
-        Ok(Self { boot, disk })
+        let devices = Devices::default();
+        let disk = devices.wait(selector, &["esp", "boot-a", "boot-b"], PATIENCE)?;
+        let siblings = devices.siblings(&disk)?;
+        Ok(Self { boot, disk, siblings })
     }
 
-    /// The state of the slots.
+    /// The state of the slots on the disk that was started.
     ///
     /// # Errors
     /// The disk has no ESP, or that cannot be opened.
@@ -66,20 +71,54 @@ impl Machine {
         Store::open(&self.disk.partition("esp")?.device)
     }
 
-    /// Partitions of a slot.
+    /// Where a system for `slot` is written: the disk that was started first, then its siblings.
     ///
     /// # Errors
-    /// One is missing.
-    pub fn devices(&self, slot: Slot) -> Result<Parts<PathBuf>> {
-        let device = |part: &str| -> Result<PathBuf> {
-            Ok(self.disk.partition(&format!("{part}-{slot}"))?.device.clone())
+    /// A partition is missing or cannot be opened on the disk that was started. A sibling of which that is true is left
+    /// out, and named in the second value.
+    pub fn targets(&self, slot: Slot) -> Result<(Vec<Target>, Vec<String>)> {
+        let target = |disk: &Disk| -> Result<Target> {
+            let store = Store::open(&disk.partition("esp")?.device)?;
+            Ok(Target { store, devices: devices(disk, slot)? })
         };
-        Ok(Parts { boot: device("boot")?, root: device("root")?, verity: device("verity")? })
+        let mut targets = vec![target(&self.disk)?];
+        let mut problems = Vec::new();
+        for sibling in &self.siblings {
+            match target(sibling) {
+                Ok(target) => targets.push(target),
+                Err(error) => problems.push(format!("{error:#}")),
+            }
+        }
+        Ok((targets, problems))
+    }
+
+    /// Stores that the system in `slot`, which runs, is good: on the disk that was started, and on each sibling that has
+    /// the same system in it. Gives what could not be stored.
+    pub fn mark_good(&self, slot: Slot) -> Vec<String> {
+        let same = SlotConfig::read(&match devices(&self.disk, slot) {
+            Ok(devices) => devices.boot,
+            Err(error) => return vec![format!("{error:#}")],
+        });
+        let has_same = |disk: &Disk| match (&same, devices(disk, slot)) {
+            (Ok(Some(same)), Ok(devices)) => {
+                SlotConfig::read(&devices.boot).ok().flatten().as_ref() == Some(same)
+            }
+            _ => false,
+        };
+        let mark = |disk: &Disk| -> Result<()> {
+            let store = Store::open(&disk.partition("esp")?.device)?;
+            let mut state = store.read()?;
+            state.mark_good(slot);
+            store.write(&state)
+        };
+        let siblings = self.siblings.iter().filter(|disk| has_same(disk));
+        let marked = std::iter::once(&self.disk).chain(siblings).map(mark);
+        marked.filter_map(|marked| marked.err().map(|error| format!("{error:#}"))).collect()
     }
 
     /// Version of the system in a slot; `None`: it is empty, half written or damaged.
     pub fn version(&self, slot: Slot) -> Option<String> {
-        let config = self.devices(slot).and_then(|devices| SlotConfig::read(Path::new(&devices.boot)));
+        let config = devices(&self.disk, slot).and_then(|devices| SlotConfig::read(&devices.boot));
         match config {
             Ok(config) => config.map(|config| config.version),
             Err(error) => {
@@ -88,6 +127,13 @@ impl Machine {
             }
         }
     }
+}
+
+/// Partitions of a slot on a disk.
+fn devices(disk: &Disk, slot: Slot) -> Result<Parts<PathBuf>> {
+    let device =
+        |part: &str| -> Result<PathBuf> { Ok(disk.partition(&format!("{part}-{slot}"))?.device.clone()) };
+    Ok(Parts { boot: device("boot")?, root: device("root")?, verity: device("verity")? })
 }
 
 #[cfg(test)]

@@ -92,15 +92,16 @@ fn write(images: &Parts<PathBuf>) -> Result<()> {
     println!("writing version {} into slot {target}", config.version);
     let started = Instant::now();
     let mut shown = 0;
-    writer::write(&store, target, images, &machine.devices(target)?, |at| {
+    let (targets, mut problems) = machine.targets(target)?;
+    problems.extend(writer::write(target, images, &targets, |at| {
         let tenth = at.done * 10 / at.total.max(1);
         if tenth > shown {
             shown = tenth;
             println!("{}", progress_line(at, started.elapsed()));
         }
-    })?;
+    })?);
     println!("slot {target} starts next; restart the machine");
-    publish(&report_of(&machine, None)?)
+    publish(&report_of(&machine, (!problems.is_empty()).then(|| problems.join("; ")))?)
 }
 
 fn progress_line(at: Progress, elapsed: Duration) -> String {
@@ -128,14 +129,13 @@ fn prove() -> Result<()> {
         let seen = Seen { up: started.elapsed(), booted: since(booted_since), healthy: since(healthy_since) };
         match judge(machine.boot, was_good, seen) {
             Verdict::Good => {
-                let mut state = store.read()?;
-                state.mark_good(slot);
-                let stored = store.write(&state).err().map(|error| format!("{error:#}"));
-                if let Some(error) = &stored {
-                    eprintln!("slots: {error}");
+                let problems = machine.mark_good(slot);
+                for problem in &problems {
+                    eprintln!("slots: {problem}");
                 }
                 println!("the system in slot {slot} came up; it is good");
-                return publish(&report_of(&machine, stored)?);
+                let problem = (!problems.is_empty()).then(|| problems.join("; "));
+                return publish(&report_of(&machine, problem)?);
             }
             Verdict::Wait => {
                 let problem = problem.unwrap_or_else(|| "it is being watched".into());

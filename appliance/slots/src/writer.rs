@@ -31,6 +31,22 @@ pub struct Parts<T> {
     pub verity: T,
 }
 
+impl Parts<PathBuf> {
+    /// Each image with its device, in the order in which they are written.
+    fn pairs<'a>(&'a self, devices: &'a Self) -> [(&'a PathBuf, &'a PathBuf); 3] {
+        [(&self.root, &devices.root), (&self.verity, &devices.verity), (&self.boot, &devices.boot)]
+    }
+}
+
+/// Where a system goes: a slot's partitions on one disk, and that disk's grubenv.
+#[derive(Debug)]
+pub struct Target {
+    /// State of the slots there.
+    pub store: Store,
+    /// The slot's partitions.
+    pub devices: Parts<PathBuf>,
+}
+
 /// How far the writing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -75,34 +91,67 @@ pub fn verify(images: &Parts<PathBuf>) -> Result<SlotConfig> {
     Ok(config)
 }
 
-/// Writes `images` into `target`, whose partitions are `devices`, and makes it the slot that starts next.
+/// Writes `images` into `slot` of every disk in `targets`, of which the first is the one that was started, and makes it the
+/// slot that starts next. Gives what went wrong with the other disks, which go on with what they have.
 ///
 /// # Errors
-/// An image does not fit, or reading or writing fails; then the machine goes on with what it has.
+/// An image does not fit, or reading or writing fails on the first disk; then the machine goes on with what it has.
 pub fn write(
-    store: &Store,
-    target: Slot,
+    slot: Slot,
     images: &Parts<PathBuf>,
-    devices: &Parts<PathBuf>,
+    targets: &[Target],
     mut progress: impl FnMut(Progress),
-) -> Result<()> {
-    let pairs =
-        [(&images.root, &devices.root), (&images.verity, &devices.verity), (&images.boot, &devices.boot)];
-    let mut total = 0;
-    for (image, device) in pairs {
-        let (bytes, room) = (size(image)?, size(device)?);
-        ensure!(bytes <= room, "{} has {bytes} bytes, {} holds {room}", image.display(), device.display());
-        total += 2 * bytes;
-    }
-    let mut state = store.read()?;
-    state.begin_write(target);
-    store.write(&state)?;
-
-    let mut done = 0;
+) -> Result<Vec<String>> {
+    let (first, others) = targets.split_first().context("there is no disk to write to")?;
+    check_room(images, &first.devices)?;
+    let bytes = size(&images.root)? + size(&images.verity)? + size(&images.boot)?;
+    let (mut done, total) = (0, 2 * bytes * targets.len() as u64);
     let mut report = |bytes| {
         done += bytes;
         progress(Progress { done, total });
     };
+    fill_slot(slot, images, first, &mut report)?;
+    let (mut written, mut problems) = (Vec::new(), Vec::new());
+    for target in others {
+        match check_room(images, &target.devices).and_then(|()| fill_slot(slot, images, target, &mut report))
+        {
+            Ok(()) => written.push(target),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    // No disk names the slot before all have it, and the one that was started is the last.
+    let problem = |target: &Target| finish(slot, target).err().map(|error| format!("{error:#}"));
+    problems.extend(written.into_iter().filter_map(problem));
+    finish(slot, first)?;
+    Ok(problems)
+}
+
+fn check_room(images: &Parts<PathBuf>, devices: &Parts<PathBuf>) -> Result<()> {
+    for (image, device) in images.pairs(devices) {
+        let (bytes, room) = (size(image)?, size(device)?);
+        ensure!(bytes <= room, "{} has {bytes} bytes, {} holds {room}", image.display(), device.display());
+    }
+    Ok(())
+}
+
+fn finish(slot: Slot, target: &Target) -> Result<()> {
+    let mut state = target.store.read()?;
+    state.finish_write(slot);
+    target.store.write(&state)
+}
+
+/// Writes the images and reads them back; the slot is not named yet.
+fn fill_slot(
+    slot: Slot,
+    images: &Parts<PathBuf>,
+    Target { store, devices }: &Target,
+    report: &mut impl FnMut(u64),
+) -> Result<()> {
+    let mut state = store.read()?;
+    state.begin_write(slot);
+    store.write(&state)?;
+
+    let pairs = images.pairs(devices);
     fill(&devices.boot, 0, &mut std::io::repeat(0).take(HEAD_BYTES), &mut |_| {})?;
     let mut digests = Vec::new();
     for (image, device) in pairs {
@@ -112,23 +161,22 @@ pub fn write(
             let mut head = vec![0; usize::try_from(HEAD_BYTES.min(size(image)?))?];
             source.read_exact(&mut head).with_context(|| format!("cannot read {}", image.display()))?;
             digest.update(&head);
-            fill(device, HEAD_BYTES, &mut Digesting(&mut source, &mut digest), &mut report)?;
-            fill(device, 0, &mut head.as_slice(), &mut report)?;
+            fill(device, HEAD_BYTES, &mut Digesting(&mut source, &mut digest), report)?;
+            fill(device, 0, &mut head.as_slice(), report)?;
         } else {
-            fill(device, 0, &mut Digesting(&mut source, &mut digest), &mut report)?;
+            fill(device, 0, &mut Digesting(&mut source, &mut digest), report)?;
         }
         digests.push(digest.finalize());
     }
     for ((image, device), written) in pairs.into_iter().zip(digests) {
-        let read = digest_of(device, size(image)?, &mut report)?;
+        let read = digest_of(device, size(image)?, report)?;
         ensure!(
             read == written,
             "{} does not give back what was written; the disk is failing",
             device.display()
         );
     }
-    state.finish_write(target);
-    store.write(&state)
+    Ok(())
 }
 
 fn size(path: &Path) -> Result<u64> {
@@ -209,40 +257,49 @@ mod tests {
     fn images_are_written_whole_read_back_and_named_last() {
         let folder = tempfile::tempdir().unwrap();
         let block = Environment::default().render().unwrap();
-        let store = Store::open(&esp(
-            folder.path(),
-            &[("EFI/debian/grubenv", &block), ("EFI/debian/grubenv2", &block)],
-        ))
-        .unwrap();
+        let store = |name: &str| {
+            let folder = folder.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            let files: [(&str, &[u8]); 2] = [("EFI/debian/grubenv", &block), ("EFI/debian/grubenv2", &block)];
+            Store::open(&esp(&folder, &files)).unwrap()
+        };
         let parts = |prefix: &str| {
             let path = |name: &str| folder.path().join(format!("{prefix}-{name}"));
             Parts { boot: path("boot"), root: path("root"), verity: path("verity") }
         };
-        let (images, devices) = (parts("image"), parts("device"));
+        let images = parts("image");
+        let targets = ["one", "two", "small"].map(|name| Target { store: store(name), devices: parts(name) });
         for (path, size, byte) in
             [(&images.boot, 3 << 20, 1), (&images.root, (1 << 20) + 17, 2), (&images.verity, 100, 3)]
         {
             fs::write(path, vec![byte; size]).unwrap();
         }
-        for path in [&devices.boot, &devices.root, &devices.verity] {
-            fs::write(path, vec![0xff; 4 << 20]).unwrap();
+        for Target { devices, .. } in &targets {
+            for path in [&devices.boot, &devices.root, &devices.verity] {
+                fs::write(path, vec![0xff; 4 << 20]).unwrap();
+            }
         }
+        // A sibling on which something goes wrong is said, and goes on with what it has.
+        fs::write(&targets[2].devices.verity, [0; 99]).unwrap();
         let mut last = None;
-        write(&store, Slot::B, &images, &devices, |progress| last = Some(progress)).unwrap();
-        for (image, device) in
-            [(&images.boot, &devices.boot), (&images.root, &devices.root), (&images.verity, &devices.verity)]
-        {
-            let image = fs::read(image).unwrap();
-            assert_eq!(fs::read(device).unwrap()[..image.len()], image);
+        let problems = write(Slot::B, &images, &targets, |progress| last = Some(progress)).unwrap();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("small-verity holds 99"), "{problems:?}");
+        for Target { store, devices } in &targets[..2] {
+            for (image, device) in images.pairs(devices) {
+                let image = fs::read(image).unwrap();
+                assert_eq!(fs::read(device).unwrap()[..image.len()], image);
+            }
+            assert_eq!(store.read().unwrap().first, Slot::B);
         }
+        assert_eq!(targets[2].store.read().unwrap().first, Slot::A);
         let last = last.unwrap();
-        assert_eq!(last.done, last.total);
-        assert_eq!(store.read().unwrap().first, Slot::B);
+        assert_eq!(last.done * 3, last.total * 2);
 
         // What does not fit changes nothing.
-        fs::write(&devices.verity, [0; 99]).unwrap();
-        let error = write(&store, Slot::B, &images, &devices, |_| {}).unwrap_err().to_string();
-        assert!(error.contains("device-verity holds 99"), "{error}");
-        assert_eq!(store.read().unwrap().first, Slot::B);
+        fs::write(&targets[0].devices.verity, [0; 99]).unwrap();
+        let error = write(Slot::A, &images, &targets, |_| {}).unwrap_err().to_string();
+        assert!(error.contains("one-verity holds 99"), "{error}");
+        assert_eq!(targets[0].store.read().unwrap().first, Slot::B);
     }
 }

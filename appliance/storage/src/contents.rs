@@ -3,12 +3,16 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
+use uuid::Uuid;
+
 /// How much of a partition is looked at, in bytes. The superblocks of btrfs, ext, XFS, FAT, LVM, LUKS, swap, ISO 9660
 /// and md (1.1, 1.2) all lie in here.
 pub const PROBE_BYTES: usize = 1 << 20;
 
 /// Where btrfs keeps its first superblock (64 KiB) plus the offset of the magic in it (64), in bytes.
 const BTRFS_MAGIC_OFFSET: usize = 65_536 + 64;
+/// And that of the file system's UUID (32).
+const BTRFS_FSID_OFFSET: usize = 65_536 + 32;
 const BTRFS_MAGIC: &[u8; 8] = b"_BHRfS_M";
 /// mkfs.btrfs writes this magic first and the real one when it is done (BTRFS_MAGIC_TEMPORARY in btrfs-progs).
 const BTRFS_MAGIC_TEMPORARY: &[u8; 8] = b"!BHRfS_M";
@@ -41,15 +45,29 @@ pub fn classify(head: &[u8]) -> Contents {
     }
 }
 
+/// UUID of the finished btrfs of which a partition with this head is a member: the same on all of its devices.
+pub fn btrfs_uuid(head: &[u8]) -> Option<Uuid> {
+    let fsid = head.get(BTRFS_FSID_OFFSET..BTRFS_FSID_OFFSET + 16)?;
+    (classify(head) == Contents::Btrfs).then(|| Uuid::from_slice(fsid).ok())?
+}
+
+/// Reads the head of a partition.
+///
+/// # Errors
+/// Read errors of the device.
+pub fn read_head(device: &mut (impl Read + Seek)) -> std::io::Result<Vec<u8>> {
+    device.seek(SeekFrom::Start(0))?;
+    let mut head = Vec::with_capacity(PROBE_BYTES);
+    device.take(PROBE_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
 /// Reads the head of a partition and classifies it.
 ///
 /// # Errors
 /// Read errors of the device; never mistaken for blank.
 pub fn identify(device: &mut (impl Read + Seek)) -> std::io::Result<Contents> {
-    device.seek(SeekFrom::Start(0))?;
-    let mut head = Vec::with_capacity(PROBE_BYTES);
-    device.take(PROBE_BYTES as u64).read_to_end(&mut head)?;
-    Ok(classify(&head))
+    Ok(classify(&read_head(device)?))
 }
 
 #[cfg(test)]
@@ -80,6 +98,19 @@ mod tests {
         for (bytes, expected) in table {
             assert_eq!(classify(bytes), *expected);
             assert_eq!(identify(&mut Cursor::new(bytes)).unwrap(), *expected);
+        }
+    }
+
+    #[test]
+    fn members_of_a_btrfs_have_its_uuid() {
+        let fsid = Uuid::from_u128(7);
+        let table = [
+            (head(&[(BTRFS_MAGIC_OFFSET, BTRFS_MAGIC), (BTRFS_FSID_OFFSET, fsid.as_bytes())]), Some(fsid)),
+            (head(&[(BTRFS_FSID_OFFSET, fsid.as_bytes())]), None),
+            (vec![], None),
+        ];
+        for (head, expected) in table {
+            assert_eq!(btrfs_uuid(&head), expected);
         }
     }
 

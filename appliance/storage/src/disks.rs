@@ -15,6 +15,8 @@ use gpt::disk::LogicalBlockSize;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::{contents, layout};
+
 /// How often a disk that is not there yet is looked for.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -168,6 +170,24 @@ impl Default for Devices {
 }
 
 impl Devices {
+    /// The further disks of the system that was started from `disk`: those that carry the boot set and are members of the
+    /// same *state* file system (design D4). Disks that cannot be read are none.
+    ///
+    /// # Errors
+    /// [`DiskError::Sysfs`]; [`DiskError::NoPartition`] if `disk` has no *state*.
+    pub fn siblings(&self, disk: &Disk) -> Result<Vec<Disk>, DiskError> {
+        let block = self.sys.join("block");
+        let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
+        let Some(system) = state_uuid(disk.partition(layout::STATE)?) else { return Ok(Vec::new()) };
+        let is_sibling = |other: &Disk| {
+            other.device != disk.device
+                && layout::BOOT_SET.iter().all(|name| other.partitions.contains_key(*name))
+                && other.partitions.get(layout::STATE).and_then(state_uuid) == Some(system)
+        };
+        let disks = names.iter().filter_map(|name| self.read_disk(&block.join(name), name).ok().flatten());
+        Ok(disks.filter(is_sibling).collect())
+    }
+
     /// Finds the one disk that the selector names.
     ///
     /// # Errors
@@ -258,6 +278,12 @@ impl Devices {
         }
         Ok(devices)
     }
+}
+
+/// UUID of the btrfs in a partition, if there is one.
+fn state_uuid(partition: &Found) -> Option<Uuid> {
+    let head = contents::read_head(&mut File::open(&partition.device).ok()?).ok()?;
+    contents::btrfs_uuid(&head)
 }
 
 fn list(directory: &Path) -> io::Result<Vec<String>> {

@@ -27,6 +27,11 @@ pub const VERITY_BYTES: u64 = 32 * MIB;
 /// The machine's /var in bytes (design D5).
 pub const STATE_BYTES: u64 = 2 * GIB;
 
+/// GPT name of the partition that holds the machine's /var.
+pub const STATE: &str = "state";
+/// GPT names of what a disk carries to boot the system, in both slots (design D4).
+pub const BOOT_SET: [&str; 7] = ["esp", "boot-a", "boot-b", "root-a", "verity-a", "root-b", "verity-b"];
+
 /// GPT type of the BIOS boot partition, where GRUB keeps its core image.
 pub const TYPE_BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
 /// GPT type of the EFI system partition.
@@ -99,7 +104,7 @@ const PLAN: [(&str, &str, Option<u64>, u64); 10] = [
     ("verity-a", TYPE_ROOT_VERITY_X86_64, Some(VERITY_BYTES), FLAG_NO_AUTO),
     ("root-b", TYPE_ROOT_X86_64, Some(ROOT_BYTES), FLAG_NO_AUTO),
     ("verity-b", TYPE_ROOT_VERITY_X86_64, Some(VERITY_BYTES), FLAG_NO_AUTO),
-    ("state", TYPE_LINUX, Some(STATE_BYTES), 0),
+    (STATE, TYPE_LINUX, Some(STATE_BYTES), 0),
     ("data", TYPE_LINUX, None, 0),
 ];
 
