@@ -198,8 +198,9 @@ impl<'a> Follower<'a> {
 
     fn way_to_accept(&self, system_identifier: u64) -> String {
         format!(
-            "if that is meant to be, accept it at the server's console: `hostd order accept-database --monitor {} \
+            "if that is meant to be, accept it at the server's console: `{} order accept-database --monitor {} \
              --system-identifier {system_identifier}`",
+            hostd::PROGRAM,
             self.peer.id
         )
     }

@@ -10,5 +10,7 @@ mod protocol;
 mod step;
 
 pub use client::{Client, ClientError, CopyNews};
-pub use protocol::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, SOCKET, Tablespace};
+pub use protocol::{
+    BackupRequest, Change, MAX_FRAME, PROGRAM, ReplicaInfo, Reply, Request, SOCKET, Tablespace,
+};
 pub use step::{KILL_AT, Step, reached};

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+/// Where the program is, as people at the console call it.
+pub const PROGRAM: &str = "/usr/lib/infimonitor/hostd";
 /// Where `hostd` listens.
 pub const SOCKET: &str = "/run/infimonitor/hostd.sock";
 /// Longest line in bytes; a peer with its certificate is the longest that anyone sends.

@@ -96,10 +96,10 @@ impl Server {
         runtime.block_on(client.order(request)).context("hostd refuses")
     }
 
-    /// Gives an order as somebody at the console does: `hostd order …`, word by word.
+    /// Gives an order as somebody at the console does: the words of `hostd order …`.
     pub fn order_in_words(&self, words: &str) -> Result<String> {
         let mut words = words.split_whitespace();
-        anyhow::ensure!(words.next() == Some("hostd"), "an order begins with hostd");
+        anyhow::ensure!(words.next() == Some(hostd::PROGRAM), "an order begins with the program");
         let mut command = Command::new(self.path("bin/hostd"));
         command.args(words).arg("--socket").arg(self.path("hostd.sock")).arg("--data").arg(self.data());
         Ok(String::from_utf8(run(&mut command)?.stdout)?)

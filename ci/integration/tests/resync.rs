@@ -153,7 +153,10 @@ fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> an
     let (monitor, mut server) = paired(&toolbox)?;
     let client = server.client()?;
     // The console's limits are so low that only the copy's own need makes room.
-    server.order_in_words("hostd order limits --low-space-bytes 2500000000 --low-space-percent 1")?;
+    server.order_in_words(&format!(
+        "{} order limits --low-space-bytes 2500000000 --low-space-percent 1",
+        hostd::PROGRAM
+    ))?;
     monitor.sql("alter table t add column text text; alter table t alter text set storage external")?;
     let mut made = Vec::new();
     for number in 0..3 {

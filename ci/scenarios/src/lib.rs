@@ -4,7 +4,7 @@
 //! stands here.
 
 use anyhow::{Result, ensure};
-use api::{Backup, BackupList, Status};
+use api::{Backup, BackupList, Manifest, Status};
 use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, MachineBuilder, wait_until};
 use provisioning::{Answers, smbios::to_oem_string};
 use std::path::{Path, PathBuf};
@@ -198,6 +198,13 @@ impl User {
         let size = std::fs::metadata(to)?.len();
         ensure!(size == backup.sizes.tar, "the tar has {size} bytes, the manifest says {}", backup.sizes.tar);
         Ok(())
+    }
+
+    /// Fetches a backup's manifest by FTP.
+    pub fn fetch_manifest(&self, id: &str, to: &Path) -> Result<Manifest> {
+        let reply = self.ftp.ftps(&format!("/{id}.json"), Some(to), false)?;
+        ensure!(reply.code == 226, "{reply:?}");
+        Ok(serde_json::from_slice(&std::fs::read(to)?)?)
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {

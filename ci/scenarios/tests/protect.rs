@@ -69,6 +69,11 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         })?;
         let paused = user.create_backup("paused")?;
         println!("snapshot in {:.1} ms", paused.snapshot_ms);
+        let manifest = user.fetch_manifest(&paused.id, &lab.folder().join("manifest.json"))?;
+        let files: Vec<&str> = manifest.configuration.keys().map(String::as_str).collect();
+        for name in ["postgresql.conf", "pg_hba.conf", "conf.d/infimonitor.conf"] {
+            assert!(files.contains(&&*format!("/etc/postgresql/17/main/{name}")), "{files:?}");
+        }
         let expected = sql(&monitor, &checksum_sql(), LONG)?;
         let restored = restore(lab, &user, &paused)?;
         assert_eq!(restored.sql(&checksum_sql())?, expected);
