@@ -121,14 +121,7 @@ impl Peer {
         {
             return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
         }
-        let is_path = |path: &str| {
-            path.starts_with('/') && path.len() <= PATH_MAX && !path.chars().any(char::is_control)
-        };
-        let bytes: usize = self.configuration.iter().map(|(path, text)| path.len() + text.len()).sum();
-        if bytes > CONFIGURATION_MAX || !self.configuration.keys().all(|path| is_path(path)) {
-            return refuse("configuration", "must be texts by absolute path, of 256 KiB at most in all");
-        }
-        Ok(())
+        check_configuration(&self.configuration)
     }
 
     /// Whether `other` is reached in the same way: nothing that is connected has to be connected anew.
@@ -178,6 +171,25 @@ impl PeerInfo {
 /// `address:port`, an IPv6 address in brackets.
 pub(crate) fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Checks configuration files: absolute paths without `..`, and texts, of [`CONFIGURATION_MAX`] in all.
+///
+/// # Errors
+/// What is not allowed.
+pub fn check_configuration(files: &BTreeMap<String, String>) -> Result<(), PeerError> {
+    let is_path = |path: &str| {
+        path.starts_with('/')
+            && path.len() <= PATH_MAX
+            && !path.chars().any(char::is_control)
+            && !path.split('/').any(|part| part == "..")
+    };
+    let bytes: usize = files.iter().map(|(path, text)| path.len() + text.len()).sum();
+    if bytes > CONFIGURATION_MAX || !files.keys().all(|path| is_path(path)) {
+        let problem = "must be texts by absolute path, of 256 KiB at most in all".into();
+        return Err(PeerError { field: "configuration", problem });
+    }
+    Ok(())
 }
 
 /// Lower case as PostgreSQL folds it, so that a name means the same quoted and unquoted, in SQL, hba and file names.
@@ -236,7 +248,8 @@ mod tests {
             ("slot", |p| p.slot = "../x".into()),
             ("database", |p| p.database = "x".repeat(64)),
             ("certificate", |p| p.certificate = "nothing".into()),
-            ("configuration", |p| drop(p.configuration.insert("../x".into(), String::new()))),
+            ("configuration", |p| drop(p.configuration.insert("x".into(), String::new()))),
+            ("configuration", |p| drop(p.configuration.insert("/etc/../x".into(), String::new()))),
             ("configuration", |p| drop(p.configuration.insert("/x".into(), "x".repeat(CONFIGURATION_MAX)))),
         ];
         for (field, change) in table {

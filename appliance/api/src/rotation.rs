@@ -81,7 +81,7 @@ pub enum KeptReason {
     Pinned,
     /// It is the newest one of its monitor that was verified.
     NewestVerified,
-    /// It is the newest one of its monitor, and none was verified yet.
+    /// It is the newest one of its monitor, or the newest that did not fail where none was verified, and waits for its proof.
     Newest,
     /// It was made before a resync, and the new replica has no verified backup yet.
     BeforeResync,

@@ -22,6 +22,10 @@ const ROUND: Duration = Duration::from_secs(1);
 const STARTS_UNTIL_FAILED: u32 = 3;
 /// Restarts of a replica that has paused, without one that helped, until it is left alone.
 const RESTARTS_UNTIL_LASTING: u32 = 3;
+/// Longest wait until a full copy that failed is tried again.
+const COPY_BACKOFF: Duration = Duration::from_secs(1800);
+/// Time for measuring databases of many files on slow disks.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Lines of the replica's log that go into the reason.
 const REASON_LINES: usize = 2;
 
@@ -62,6 +66,11 @@ struct Follower<'a> {
     starts: u32,
     /// Since when the replica's server gives no answer.
     hung_since: Option<Instant>,
+    /// When another full copy may be tried: each costs the monitor a checkpoint and many reads.
+    copy_again: Instant,
+    copy_backoff: Backoff,
+    /// There is a backup of the replica that is to be replaced.
+    backed_up: bool,
     /// Restarts since replay moved last.
     restarts: u32,
     lag: LagClock,
@@ -100,6 +109,9 @@ impl<'a> Follower<'a> {
             step_again: now,
             starts: 0,
             hung_since: None,
+            copy_again: now,
+            copy_backoff: Backoff::up_to(COPY_BACKOFF),
+            backed_up: false,
             restarts: 0,
             lag: LagClock::default(),
             wal_rate: WalRate::default(),
@@ -122,6 +134,7 @@ impl<'a> Follower<'a> {
             if Instant::now() >= self.step_again {
                 match next_step(&self.seen) {
                     Step::Wait => {}
+                    Step::FullCopy | Step::Resync if Instant::now() < self.copy_again => {}
                     Step::FullCopy => self.full_copy(None).await,
                     Step::Start => self.start().await,
                     Step::Restart => {
@@ -206,12 +219,22 @@ impl<'a> Follower<'a> {
     }
 
     /// Why a database that is nearly empty must not take the place of the replica unasked (design D13): the monitor may
-    /// have been installed anew. Where either size is not known, nothing is said.
+    /// have been installed anew. What cannot be measured counts as empty: the replica is kept.
     async fn looks_empty(&self) -> Option<String> {
-        let (Some(monitor), Some(standby)) = (&self.monitor, &self.standby) else { return None };
-        let (theirs, ours) = (monitor.database_bytes().await.ok()?, standby.database_bytes().await.ok()?);
+        let monitor = self.monitor.as_ref()?;
         let identifier = monitor.system_identifier;
-        if !looks_empty(theirs, ours) || self.is_accepted(identifier).await {
+        if self.is_accepted(identifier).await {
+            return None;
+        }
+        let measured = tokio::time::timeout(MEASURE_TIMEOUT, self.measure_databases(monitor)).await;
+        let (theirs, ours) = match measured {
+            Ok(Ok(sizes)) => sizes,
+            Ok(Err(error)) => {
+                return Some(format!("it cannot be told whether the monitor is empty: {error:#}"));
+            }
+            Err(_) => return Some("it cannot be told in time whether the monitor is empty".into()),
+        };
+        if !looks_empty(theirs, ours) {
             return None;
         }
         Some(format!(
@@ -220,6 +243,17 @@ impl<'a> Follower<'a> {
             ours / 1_000_000,
             self.way_to_accept(identifier)
         ))
+    }
+
+    /// Bytes of the monitor's databases and of the replica's. A replica that cannot be asked is measured by its files, which
+    /// are those of all databases.
+    async fn measure_databases(&self, monitor: &Monitor) -> anyhow::Result<(u64, u64)> {
+        let theirs = monitor.database_bytes().await?;
+        let ours = match &self.standby {
+            Some(standby) => standby.database_bytes().await?,
+            None => self.shared.hostd.replica_bytes(self.peer.id).await?,
+        };
+        Ok((theirs, ours))
     }
 
     fn trouble_view(&self, trouble: Trouble) -> MonitorView {
@@ -372,7 +406,7 @@ impl<'a> Follower<'a> {
             self.copy_failed(&why);
             return;
         }
-        if matches!(self.seen.replica, ReplicaView::Running { .. }) {
+        if matches!(self.seen.replica, ReplicaView::Running { .. }) && !self.backed_up {
             let comment = "before another full copy: the stream could not be continued".into();
             if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
                 let endpoint = self.peer.info().endpoint();
@@ -381,6 +415,8 @@ impl<'a> Follower<'a> {
                 ));
                 return;
             }
+            // One is enough, however often the copy is tried: each holds what rotation may not touch.
+            self.backed_up = true;
         }
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
@@ -419,7 +455,9 @@ impl<'a> Follower<'a> {
             Ok(took) => {
                 self.seen.copy_failure = None;
                 self.seen.broken_stream = None;
+                self.backed_up = false;
                 self.step_backoff.succeeded();
+                self.copy_backoff.succeeded();
                 let message = format!("The full copy of monitor {} was made in {took:.0?}.", self.peer.id);
                 self.shared.events.record(EventKind::FullCopy, Level::Ok, message, None);
             }
@@ -438,6 +476,6 @@ impl<'a> Follower<'a> {
             self.shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
         }
         self.seen.copy_failure = Some(why.into());
-        self.step_again = Instant::now() + self.step_backoff.failed();
+        self.copy_again = Instant::now() + self.copy_backoff.failed();
     }
 }

@@ -24,8 +24,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Longest request body in bytes: a peer with its certificate, with room to spare.
-const BODY_MAX: usize = 128 * 1024;
+/// Longest request body in bytes: a peer with its certificate and configuration files, escaped, with room to spare.
+const BODY_MAX: usize = 896 * 1024;
 
 /// What the handlers work with.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Size of the databases that the role may enter: the same ones on the monitor and on its replica.
-pub const DATABASE_BYTES: &str = "select coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::pg_catalog.text \
+pub const DATABASE_BYTES: &str = "select coalesce(pg_catalog.sum(pg_catalog.pg_database_size(oid)), 0)::pg_catalog.text \
      from pg_catalog.pg_database where pg_catalog.has_database_privilege(oid, 'connect')";
 
 /// Why the monitor cannot be followed, as a sentence with address and port.
@@ -180,9 +180,9 @@ impl Monitor {
             .collect()
     }
 
-    /// Size of the databases that the role may enter, in bytes.
+    /// Size of the databases that the role may enter, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
-        let row = tokio::time::timeout(ANSWER_TIMEOUT, self.row(DATABASE_BYTES)).await??;
+        let row = self.row(DATABASE_BYTES).await?;
         row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
     }
 

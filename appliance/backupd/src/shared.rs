@@ -13,9 +13,7 @@ use backups::Entry;
 use files::Document;
 use hostd::{BackupRequest, Change};
 use jiff::Timestamp;
-use replica::CopyDamage;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -62,12 +60,23 @@ pub enum Made {
     Unchanged(String),
 }
 
+/// What the check of full copies found.
+#[derive(Debug, Clone, Default)]
+struct CopyDamage {
+    /// Why the last one is not what the monitor sent.
+    reason: Option<String>,
+    /// How many in a row were not.
+    times: u32,
+}
+
 /// What the last look at rotation gave.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Rotation {
     stuck: bool,
     clock_is_trusted: Option<bool>,
     limits: Limits,
+    /// What was wrong with what the console has decided.
+    problem: Option<String>,
 }
 
 /// Shared by the loops and the API.
@@ -101,9 +110,7 @@ pub struct Shared {
     pairing_lock: Mutex<()>,
     state: Mutex<(State, Timestamp)>,
     /// What the check of the last full copy found.
-    copy_damage: Mutex<Option<CopyDamage>>,
-    /// The full copy before the last one was damaged.
-    was_damaged: AtomicBool,
+    copy_damage: Mutex<CopyDamage>,
     /// Held while a backup is made: one at a time.
     backup: tokio::sync::Mutex<()>,
 }
@@ -145,7 +152,6 @@ impl Shared {
             pairing_lock: Mutex::new(()),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
-            was_damaged: AtomicBool::new(false),
             backup: tokio::sync::Mutex::new(()),
         })
     }
@@ -200,6 +206,8 @@ impl Shared {
         self.peer_document.save(&peer)?;
         if paired.is_some_and(|paired| paired.is_reached_like(&peer)) {
             // What runs, a full copy perhaps, goes on.
+            let message = format!("Monitor {} has another version or other configuration files.", peer.id);
+            self.events.record(EventKind::Paired, Level::Ok, message, None);
             self.pairing.send_if_modified(|paired| {
                 *paired = Some(peer);
                 false
@@ -242,7 +250,7 @@ impl Shared {
         let message = status::message(&state, peer.as_ref().map(|peer| peer.endpoint()).as_deref());
         let problem = self.volume_problem();
         let space = if problem.is_none() { self.space() } else { None };
-        let rotation = *self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        let rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = match &peer {
             Some(peer) => self
                 .backups()
@@ -251,8 +259,10 @@ impl Shared {
         };
         let own = own.map_err(|refusal| refusal.to_string());
         let settings = self.settings();
+        let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
         let checks = vec![
             status::replication_check(&state, &message),
+            status::copy_check(copy_damage.as_deref()),
             status::headroom_check(
                 peer.is_some(),
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
@@ -262,7 +272,7 @@ impl Shared {
             status::volume_check(problem),
             status::space_check(space, &rotation.limits, rotation.stuck),
             status::clock_check(rotation.clock_is_trusted),
-            status::settings_check(&self.damage),
+            status::settings_check(self.damage.iter().chain(&rotation.problem)),
             status::password_check(is_default_password),
             status::system_check(
                 files::read(&self.places.slots_report).map_err(|error| format!("{error:#}")),
@@ -449,37 +459,46 @@ impl Shared {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What the check of the last full copy found, where it found something.
-    pub fn copy_damage(&self) -> Option<CopyDamage> {
-        self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Why the last full copy is not what the monitor sent, if another one may mend that: the second in a row would only be
+    /// followed by the third.
+    pub fn copy_damage(&self) -> Option<String> {
+        let damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.reason.clone().filter(|_| damage.times < 2)
     }
 
     /// Another full copy came: what was known of the one before counts no more.
     pub fn copy_came(&self) {
-        *self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason = None;
         self.verification_asked.notify_one();
     }
 
     /// Checks the last full copy, where that was not done yet; may take hours.
     pub async fn verify_copy(&self) -> Result<(), Refusal> {
         let Some(peer) = self.peer() else { return Ok(()) };
-        if self.copy_damage().is_some() {
+        if self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.is_some() {
             return Ok(());
         }
         let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
-        if !self.hostd.replica(peer.id).await.map_err(failed)?.unverified {
+        let replica = self.hostd.replica(peer.id).await.map_err(failed)?;
+        if !replica.present || !replica.unverified {
             return Ok(());
         }
-        let Some(problem) = self.hostd.verify_copy(peer.id).await.map_err(failed)? else {
-            self.was_damaged.store(false, Ordering::Relaxed);
-            let message = "Every file of the full copy is what the monitor sent.";
-            self.events.record(EventKind::FullCopy, Level::Ok, message, None);
-            return Ok(());
+        let problem = self.hostd.verify_copy(peer.id).await.map_err(failed)?;
+        let mut damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
+        let (level, message) = match problem {
+            None => {
+                *damage = CopyDamage::default();
+                (Level::Ok, "Every file of the full copy is what the monitor sent.".into())
+            }
+            Some(problem) => {
+                let reason = format!("the full copy is damaged: {problem}");
+                let message = status::sentence(&reason);
+                *damage = CopyDamage { reason: Some(reason), times: damage.times + 1 };
+                (Level::Fail, message)
+            }
         };
-        let reason = format!("the full copy is damaged: {problem}");
-        self.events.record(EventKind::FullCopy, Level::Fail, status::sentence(&reason), None);
-        let again = self.was_damaged.swap(true, Ordering::Relaxed);
-        *self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner) = Some(CopyDamage { reason, again });
+        drop(damage);
+        self.events.record(EventKind::FullCopy, level, message, None);
         Ok(())
     }
 
@@ -513,12 +532,13 @@ impl Shared {
             self.record_deletion(deletion);
         }
         let RotationPlan { clock_is_trusted, limits, .. } = self.rotation_plan().await?;
+        let (_, problem) = self.hostd.limits().await.map_err(failed)?;
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
         if stuck && !rotation.stuck {
             let message = "Space is low, and no backup may be deleted.";
             self.events.record(EventKind::Rotation, Level::Fail, message, None);
         }
-        *rotation = Rotation { stuck, clock_is_trusted: Some(clock_is_trusted), limits };
+        *rotation = Rotation { stuck, clock_is_trusted: Some(clock_is_trusted), limits, problem };
         Ok(())
     }
 

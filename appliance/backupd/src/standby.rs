@@ -157,9 +157,10 @@ impl Standby {
         Ok(Facts { version, flushed, timeline, superuser, collations })
     }
 
-    /// Size of the databases that the role may enter, in bytes.
+    /// Size of the databases that the role may enter, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
-        let row = self.row(DATABASE_BYTES).await?;
+        let messages = self.client.simple_query(DATABASE_BYTES).await?;
+        let row = rows(messages).next().context("it answers with nothing")?;
         row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
     }
 

@@ -186,6 +186,22 @@ pub fn verification_check(is_paired: bool, backups: &Result<Vec<Backup>, String>
     Check { name: "last-verification".into(), level, message }
 }
 
+/// Check `full-copy`: the last one is what the monitor sent, as far as that is known.
+pub fn copy_check(damage: Option<&str>) -> Check {
+    let (level, message) = match damage {
+        None => (Level::Ok, "Nothing is known against the last full copy.".into()),
+        Some(reason) => (
+            Level::Fail,
+            format!(
+                "{} It is made anew once by itself; if that does not help, check disk, memory and network, and then \
+                 begin another with `systemctl restart infimonitor-backupd`.",
+                sentence(reason)
+            ),
+        ),
+    };
+    Check { name: "full-copy".into(), level, message }
+}
+
 /// Less time than this until the slot is lost needs attention.
 const HEADROOM: SignedDuration = SignedDuration::from_hours(24);
 
@@ -222,11 +238,12 @@ pub fn clock_check(is_trusted: Option<bool>) -> Check {
 }
 
 /// Check `settings`: what was damaged when the daemon started.
-pub fn settings_check(damage: &[String]) -> Check {
-    let level = if damage.is_empty() { Level::Ok } else { Level::Warn };
-    let message = match damage {
-        [] => "Pairing and settings are in order.".into(),
-        some => some.iter().map(|problem| sentence(problem)).collect::<Vec<_>>().join(" "),
+pub fn settings_check<'a>(damage: impl Iterator<Item = &'a String>) -> Check {
+    let said: Vec<_> = damage.map(|problem| sentence(problem)).collect();
+    let (level, message) = if said.is_empty() {
+        (Level::Ok, "Pairing and settings are in order.".into())
+    } else {
+        (Level::Warn, said.join(" "))
     };
     Check { name: "settings".into(), level, message }
 }

@@ -198,8 +198,8 @@ fn deletable<'a>(candidates: &'a [Candidate], now: &'a Now) -> impl Iterator<Ite
     candidates.iter().filter(move |candidate| kept(candidates, candidate, now).is_none())
 }
 
-/// Why no rule may remove it: pinned, protected, or the newest verified one of its monitor; and where none is
-/// verified, the newest that did not fail, since it may be all there is.
+/// Why no rule may remove it: pinned, protected, the newest verified one of its monitor, or the newest one that waits for
+/// its proof; and where none is verified, the newest that did not fail, since it may be all there is.
 fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<KeptReason> {
     let own = || candidates.iter().filter(|other| other.monitor == candidate.monitor);
     let newer = |proof: fn(Proof) -> bool| {
@@ -215,6 +215,9 @@ fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<Ke
         && now.time.duration_since(candidate.created) <= PROTECTION
     {
         Some(KeptReason::BeforeResync)
+    } else if candidate.proof == Proof::None && !newer(|_| true) {
+        // Its turn is next; removed, it would only be made again.
+        Some(KeptReason::Newest)
     } else if candidate.proof == Proof::None
         && !own().any(|other| other.proof == Proof::Verified)
         && !newer(|proof| proof == Proof::None)

@@ -20,6 +20,7 @@ use std::time::Instant;
 /// Makes a backup of the replica.
 pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     ensure!(request.comment.chars().count() <= COMMENT_MAX, "a comment has at most {COMMENT_MAX} characters");
+    api::check_configuration(&request.configuration).context("the backup is refused")?;
     let replica = places.replica(request.monitor.id);
     ensure!(
         places.has_replica(request.monitor.id)?,

@@ -95,10 +95,18 @@ impl Client {
         }
     }
 
-    /// The limits of rotation.
-    pub async fn limits(&self) -> Result<Limits, ClientError> {
+    /// Sum of the sizes of the replica's files, in bytes; may take minutes.
+    pub async fn replica_bytes(&self, monitor: Uuid) -> Result<u64, ClientError> {
+        match self.ask(&Request::ReplicaBytes { monitor }, drop).await? {
+            Reply::Bytes { bytes } => Ok(bytes),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The limits of rotation, and what was wrong with what the console has decided.
+    pub async fn limits(&self) -> Result<(Limits, Option<String>), ClientError> {
         match self.ask(&Request::Limits, drop).await? {
-            Reply::Limits(limits) => Ok(limits),
+            Reply::Limits { limits, problem } => Ok((limits, problem)),
             other => Err(self.unexpected(&other)),
         }
     }

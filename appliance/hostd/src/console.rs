@@ -81,13 +81,13 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             println!("a backup is made of the replica of {monitor}, and then it is replaced");
         }
         Order::Limits { low_space_bytes, low_space_percent, keep_verified } => {
-            let old = client.limits().await?;
+            let (old, _) = client.limits().await?;
             let new = Limits {
                 low_space_bytes: low_space_bytes.unwrap_or(old.low_space_bytes),
                 low_space_percent: low_space_percent.unwrap_or(old.low_space_percent),
                 keep_verified: keep_verified.unwrap_or(old.keep_verified),
             };
-            if new != old {
+            if low_space_bytes.is_some() || low_space_percent.is_some() || keep_verified.is_some() {
                 client.order(&Request::SetLimits(new)).await?;
             }
             println!("space is low below {} bytes or {} %", new.low_space_bytes, new.low_space_percent);

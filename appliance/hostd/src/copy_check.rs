@@ -8,23 +8,28 @@ use crate::adopt::FOREIGN;
 use crate::btrfs;
 use crate::places::Places;
 use crate::sandbox::Sandbox;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hostd::{Step, reached};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// The program that checks.
+const PROGRAM: &str = "pg_verifybackup";
+/// Most characters of what it says that are passed on: names in it are the monitor's.
+const SAID_MAX: usize = 300;
 /// A check that takes longer is given up, and begun again later.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Keeps the copy that has just become the replica of `monitor`, for [`run`].
+/// Keeps a complete copy that is about to become the replica of `monitor`, in the place of what was kept of an earlier one.
 pub async fn keep(places: &Places, monitor: Uuid) -> Result<()> {
-    btrfs::snapshot(&places.replica(monitor), &places.unverified(monitor)).await?;
+    forget(places, monitor).await?;
+    btrfs::snapshot(&places.copying(monitor), &places.unverified(monitor)).await?;
     reached(Step::CopyKept);
     Ok(())
 }
 
 /// Deletes what is kept of an earlier copy.
-pub async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
+async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
     let kept = places.unverified(monitor);
     if kept.try_exists().with_context(|| format!("cannot look for {}", kept.display()))? {
         btrfs::delete(&kept).await?;
@@ -32,33 +37,39 @@ pub async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Checks the copy that is kept; gives what is wrong with it, and forgets it if nothing is.
+/// Checks the copy that is kept; gives what is wrong with it, and forgets it if nothing is. `is_current` says at the end
+/// whether no other copy has begun meanwhile.
 ///
 /// # Errors
-/// It could not be tried.
-pub async fn run(places: &Places, monitor: Uuid) -> Result<Option<String>> {
+/// It could not be tried, or was given up.
+pub async fn run(places: &Places, monitor: Uuid, is_current: impl Fn() -> bool) -> Result<Option<String>> {
     let kept = places.unverified(monitor);
+    if !kept.try_exists().with_context(|| format!("cannot look for {}", kept.display()))? {
+        return Ok(None); // somebody else asked before, and it was good
+    }
     // The WAL is checked by recovery at the first start; reading it here as well would need a shell, which no cluster sees.
-    let mut arguments = vec!["--no-parse-wal"];
+    let mut arguments = vec!["--no-parse-wal", "--exit-on-error"];
     // `hostd adopt` has set these aside.
     for name in FOREIGN {
         arguments.extend(["--ignore", name]);
     }
     arguments.push(replica::PGDATA);
-    let program = places.program("pg_verifybackup");
     let sandbox = Sandbox::replica(places, &kept).in_background();
-    let command = sandbox.command(&program, &arguments)?.output();
+    let command = sandbox.command(&places.program(PROGRAM), &arguments)?.output();
     let output = tokio::time::timeout(LIMIT, command)
         .await
         .context("the check of the full copy was not done within a day")?
         .context("cannot run pg_verifybackup")?;
+    ensure!(is_current(), "the check of the full copy was given up, as another copy has begun");
     if output.status.success() {
         forget(places, monitor).await?;
         return Ok(None);
     }
-    ensure!(kept.exists(), "the check of the full copy was given up, as another copy has begun");
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<_> =
-        said.lines().take(3).map(|line| line.trim_start_matches("pg_verifybackup: ")).collect();
-    Ok(Some(said.join("; ")))
+    let short = |text: &str| text.chars().take(SAID_MAX).collect::<String>();
+    match said.lines().find_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: ")) {
+        Some(verdict) if output.status.code() == Some(1) => Ok(Some(short(verdict))),
+        // No memory, a sandbox that cannot be set up: that says nothing of the copy.
+        _ => bail!("pg_verifybackup ended with {}: {}", output.status, short(said.trim())),
+    }
 }

@@ -25,6 +25,8 @@ struct Record {
 pub struct Decisions {
     document: Document<Record>,
     record: Mutex<Record>,
+    /// What was wrong with the file, until the limits are set anew.
+    problem: Mutex<Option<String>>,
 }
 
 impl Decisions {
@@ -32,10 +34,17 @@ impl Decisions {
     pub fn load(folder: &Path) -> Result<Self> {
         let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
         let loaded = document.load()?;
-        if let Some(problem) = loaded.problem {
+        if let Some(problem) = &loaded.problem {
             tracing::error!("{problem}");
         }
-        Ok(Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) })
+        let record = Mutex::new(loaded.value.unwrap_or_default());
+        Ok(Self { document, record, problem: Mutex::new(loaded.problem) })
+    }
+
+    /// What was wrong with the file, as a sentence without full stop. Until the limits are set anew nothing may be removed by
+    /// age: they may have been stricter.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The limits of rotation.
@@ -46,7 +55,9 @@ impl Decisions {
     /// Sets the limits of rotation.
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.check()?;
-        self.change(|record| record.limits = limits)
+        self.change(|record| record.limits = limits)?;
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 
     /// The database that may take the place of the replica of `monitor`.
@@ -98,6 +109,13 @@ mod tests {
         assert!(error.contains("keep_verified: 0 is out of range; allowed is 1 to 1000"), "{error}");
         let again = Decisions::load(folder.path()).unwrap();
         assert_eq!((again.limits(), again.accepted(monitor)), (limits, Some(42)));
+        // Damage is said, and taken back by who sets the limits.
+        std::fs::write(folder.path().join("decisions.json"), "{").unwrap();
+        let damaged = Decisions::load(folder.path()).unwrap();
+        assert_eq!(damaged.limits(), limits);
+        assert!(damaged.problem().unwrap().contains("was damaged"));
+        damaged.set_limits(limits).unwrap();
+        assert_eq!(damaged.problem(), None);
         again.done(monitor).unwrap();
         assert_eq!(Decisions::load(folder.path()).unwrap().accepted(monitor), None);
     }

@@ -28,7 +28,7 @@ pub async fn run(
     peer: &Peer,
     tablespaces: &[Tablespace],
     replace: bool,
-    room: &Room<'_>,
+    room: &mut Room<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -43,11 +43,13 @@ pub async fn run(
     if copying.try_exists().with_context(|| format!("cannot look for {}", copying.display()))? {
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
-    copy_check::forget(places, peer.id).await?;
     btrfs::create(&copying).await?;
     reached(Step::CopyBegun);
-    let attempt = copy_into(places, peer, tablespaces, &copying, room, replies, left).await;
-    if let Err(error) = attempt {
+    let attempt = async {
+        copy_into(places, peer, tablespaces, &copying, room, replies, left).await?;
+        copy_check::keep(places, peer.id).await
+    };
+    if let Err(error) = attempt.await {
         if let Err(cleanup) = btrfs::delete(&copying).await {
             tracing::error!("cannot delete the incomplete copy {}: {cleanup:#}", copying.display());
         }
@@ -57,13 +59,16 @@ pub async fn run(
     if !exists {
         files::rename(&copying, &replica)?;
         reached(Step::CopyNamed);
-        return copy_check::keep(places, peer.id).await;
+        return Ok(());
     }
     // In one step: at every moment there is a replica, and what has the other name is a leftover.
     files::exchange(&copying, &replica)?;
     reached(Step::CopyExchanged);
-    copy_check::keep(places, peer.id).await?;
-    btrfs::delete(&copying).await.context("cannot delete the replica that was replaced")
+    if let Err(error) = btrfs::delete(&copying).await {
+        // The copy is complete; what has this name is deleted at the next start.
+        tracing::error!("cannot delete the replica that was replaced: {error:#}");
+    }
+    Ok(())
 }
 
 async fn copy_into(
@@ -71,7 +76,7 @@ async fn copy_into(
     peer: &Peer,
     tablespaces: &[Tablespace],
     copying: &Path,
-    room: &Room<'_>,
+    room: &mut Room<'_>,
     replies: &mut Replies,
     mut left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -157,20 +162,28 @@ pub struct Room<'a> {
     pub clock: &'a Clock,
     /// Held while backups go.
     pub catalog: &'a Mutex<()>,
+    /// There is just enough, and nothing more may go: asking again would not change that.
+    pub is_tight: bool,
 }
 
 impl Room<'_> {
     /// Makes sure that what is left of the copy fits, as soon as its size is known: before a copy for nothing, and before
     /// the volume is full. Where it does not, backups go, down to the newest verified one (design, section 7).
-    async fn make(&self, places: &Places, at: CopyProgress, replies: &mut Replies) -> Result<()> {
+    async fn make(&mut self, places: &Places, at: CopyProgress, replies: &mut Replies) -> Result<()> {
         let left = at.total.saturating_sub(at.done);
-        if catalog::room(places)?.1 > left {
+        if self.is_tight || catalog::room(places)?.1 >= left.saturating_add(replica::FULL_BYTES) {
             return Ok(());
         }
         let _one_at_a_time = self.catalog.lock().await;
-        for deletion in rotate::make_room(places, self.clock, left).await? {
+        let (deleted, problem) = rotate::make_room(places, self.clock, left).await?;
+        for deletion in deleted {
             replies.send(&Reply::Deleted(deletion)).await?;
         }
+        let Some(problem) = problem else { return Ok(()) };
+        // It fits for the moment, and the replica that it replaces gives its room back.
+        self.is_tight = catalog::room(places)?.1 > left;
+        ensure!(self.is_tight, problem);
+        tracing::warn!("the copy goes on with little room: {problem}");
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 pub const PROGRAM: &str = "/usr/lib/infimonitor/hostd";
 /// Where `hostd` listens.
 pub const SOCKET: &str = "/run/infimonitor/hostd.sock";
-/// Longest line in bytes; a peer with its certificate is the longest that anyone sends.
+/// Longest line in bytes; a peer is the longest that anyone sends, and the API takes shorter ones only.
 pub const MAX_FRAME: u64 = 1024 * 1024;
 
 /// What may be asked.
@@ -51,6 +51,11 @@ pub enum Request {
     },
     /// Which database was accepted. Replies [`Reply::AcceptedDatabase`].
     AcceptedDatabase {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
+    /// Measure the replica's files. Replies [`Reply::Bytes`].
+    ReplicaBytes {
         /// The monitor's UUID.
         monitor: Uuid,
     },
@@ -203,8 +208,18 @@ pub enum Reply {
         /// `Database system identifier`, where one was accepted.
         system_identifier: Option<u64>,
     },
+    /// Answer to [`Request::ReplicaBytes`].
+    Bytes {
+        /// The sum of the files' sizes.
+        bytes: u64,
+    },
     /// Answer to [`Request::Limits`].
-    Limits(Limits),
+    Limits {
+        /// The limits.
+        limits: Limits,
+        /// What was wrong with what the console has decided, as a sentence without full stop, where something was.
+        problem: Option<String>,
+    },
     /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
     /// What rotation did.

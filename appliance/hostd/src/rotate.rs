@@ -6,8 +6,9 @@
 
 use crate::catalog;
 use crate::clock::Clock;
+use crate::decisions::Decisions;
 use crate::places::Places;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use api::{Deletion, Limits, RotationPlan};
 use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
 use jiff::{SignedDuration, Timestamp};
@@ -24,8 +25,10 @@ fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
     Ok((candidates, now))
 }
 
-/// The rules of a retention period under the console's limits.
-pub fn rules(retention_days: Option<u32>, limits: Limits) -> Rules {
+/// The rules of a retention period under the console's limits. While those are in doubt age removes nothing.
+pub fn rules(retention_days: Option<u32>, decisions: &Decisions) -> Rules {
+    let limits = decisions.limits();
+    let retention_days = retention_days.filter(|_| decisions.problem().is_none());
     let retention = retention_days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
     Rules { retention, limits }
 }
@@ -57,11 +60,13 @@ pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<D
     }
 }
 
-/// Makes room for `bytes` more: what low space allows to go goes, the oldest first, until there is room. Gives what went.
-///
-/// # Errors
-/// There is no room with all of it gone, or cannot be: then nothing is deleted.
-pub async fn make_room(places: &Places, clock: &Clock, bytes: u64) -> Result<Vec<Deletion>> {
+/// Makes room for `bytes` more, with what replay needs beside: what low space allows to go goes, the oldest first, until
+/// there is room. Gives what went, and why there is no room, where there is none; where there can be none, nothing goes.
+pub async fn make_room(
+    places: &Places,
+    clock: &Clock,
+    bytes: u64,
+) -> Result<(Vec<Deletion>, Option<String>)> {
     let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
     let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
     let rules = Rules { retention: None, limits };
@@ -69,20 +74,25 @@ pub async fn make_room(places: &Places, clock: &Clock, bytes: u64) -> Result<Vec
     loop {
         let (candidates, now) = look(places, clock)?;
         let Now { free, total, .. } = now;
-        ensure!(
-            total > low_space_bytes,
-            "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
-        );
+        if total <= low_space_bytes {
+            let problem = format!(
+                "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
+            );
+            return Ok((deleted, Some(problem)));
+        }
         match for_space(&candidates, &rules, &now) {
-            Decision::Nothing => return Ok(deleted),
+            Decision::Nothing => return Ok((deleted, None)),
             Decision::Delete(deletion) => {
                 delete(places, &deletion).await?;
                 deleted.push(deletion);
             }
-            Decision::Stuck => bail!(
-                "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further backup may \
-                 be deleted for it; use a larger disk, or unpin backups at the console"
-            ),
+            Decision::Stuck => {
+                let problem = format!(
+                    "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further \
+                     backup may be deleted for it; use a larger disk, or unpin backups at the console"
+                );
+                return Ok((deleted, Some(problem)));
+            }
         }
     }
 }

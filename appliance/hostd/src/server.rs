@@ -18,6 +18,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -36,6 +37,8 @@ struct Host {
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
     copying: Mutex<()>,
+    /// Full copies that have begun.
+    copies: AtomicU64,
     /// Held while backups come, go or change their records.
     catalog: Mutex<()>,
     /// Held while a backup is verified, which takes hours: one at a time.
@@ -56,6 +59,7 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
         decisions,
         servers: Mutex::default(),
         copying: Mutex::default(),
+        copies: AtomicU64::default(),
         catalog: Mutex::default(),
         verifying: Mutex::default(),
         clean: Mutex::default(),
@@ -176,14 +180,19 @@ async fn carry_out(
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            let room = Room { clock, catalog: &host.catalog };
-            full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
-            decisions.done(peer.id)?;
+            let mut room = Room { clock, catalog: &host.catalog, is_tight: false };
+            host.copies.fetch_add(1, Ordering::Relaxed);
+            full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
+            if let Err(error) = decisions.done(peer.id) {
+                tracing::error!("what was accepted for the copy stays accepted: {error:#}");
+            }
             Ok(Reply::Done)
         }
         Request::VerifyCopy { monitor } => {
             let _one_at_a_time = host.verifying.lock().await;
-            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor).await? })
+            let copies = host.copies.load(Ordering::Relaxed);
+            let is_current = || host.copies.load(Ordering::Relaxed) == copies;
+            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor, is_current).await? })
         }
         Request::AcceptDatabase { monitor, system_identifier } => {
             decisions.accept(monitor, system_identifier)?;
@@ -226,15 +235,20 @@ async fn carry_out(
         }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
-            let rules = rotate::rules(retention_days, decisions.limits());
+            let rules = rotate::rules(retention_days, decisions);
             let (deleted, stuck) = rotate::run(places, clock, &rules).await?;
             Ok(Reply::Rotated { deleted, stuck })
         }
         Request::RotationPlan { retention_days } => {
-            let rules = rotate::rules(retention_days, decisions.limits());
+            let rules = rotate::rules(retention_days, decisions);
             Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, &rules)?)))
         }
-        Request::Limits => Ok(Reply::Limits(decisions.limits())),
+        Request::ReplicaBytes { monitor } => {
+            let replica = places.replica(monitor);
+            let bytes = tokio::task::spawn_blocking(move || usage::file_bytes(&replica)).await??;
+            Ok(Reply::Bytes { bytes })
+        }
+        Request::Limits => Ok(Reply::Limits { limits: decisions.limits(), problem: decisions.problem() }),
         Request::SetLimits(limits) => {
             decisions.set_limits(limits)?;
             Ok(Reply::Done)

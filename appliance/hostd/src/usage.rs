@@ -33,6 +33,18 @@ pub async fn measure(places: &Places) -> Result<(Usage, BTreeMap<String, u64>)> 
     Ok((usage, each))
 }
 
+/// Sum of the sizes of the files below `folder`, in bytes.
+pub fn file_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in walkdir::WalkDir::new(folder) {
+        let entry = entry.with_context(|| format!("cannot measure {}", folder.display()))?;
+        if entry.file_type().is_file() {
+            bytes += entry.metadata().with_context(|| format!("cannot measure {}", folder.display()))?.len();
+        }
+    }
+    Ok(bytes)
+}
+
 fn subvolumes(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use api::{Host, Peer, REPLICATION_PORT, Secret};
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -227,8 +228,11 @@ pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) ->
 /// PostgreSQL's configuration files by path: every backup carries them, so that a restored monitor is configured as this
 /// one. What lies in the data directory comes with the copy.
 ///
+/// They are read by PostgreSQL, not by us: its owner may have linked any file to the name of one, and what root reads is
+/// nobody's business. What cannot be read, or is too much, is left out and said.
+///
 /// # Errors
-/// PostgreSQL does not say which they are, one cannot be read, or they are too large.
+/// PostgreSQL does not say which they are.
 pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
     let data = PathBuf::from(psql.value("show data_directory")?);
     let named = "select current_setting('config_file') union select current_setting('hba_file')
@@ -236,9 +240,24 @@ pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
                  union select file_name from pg_hba_file_rules union select file_name from pg_ident_file_mappings";
     let mut files = BTreeMap::new();
     for path in psql.run(named)?.into_iter().flatten().filter(|path| !path.is_empty()) {
-        if !Path::new(&path).starts_with(&data) {
-            let text = std::fs::read(&path).with_context(|| format!("cannot read {path}"))?;
-            files.insert(path, String::from_utf8_lossy(&text).into_owned());
+        if Path::new(&path).starts_with(&data) {
+            continue;
+        }
+        let quoted = path.replace('\'', "''");
+        let read = psql.run(&format!("select encode(pg_read_binary_file('{quoted}'), 'base64')"));
+        let text = read.and_then(|rows| {
+            let text: String = rows.into_iter().flatten().collect();
+            Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
+        });
+        match text {
+            Ok(text) => {
+                files.insert(path.clone(), String::from_utf8_lossy(&text).into_owned());
+                if api::check_configuration(&files).is_err() {
+                    note(&format!("{path} is too large to be kept with the backups"));
+                    files.remove(&path);
+                }
+            }
+            Err(error) => note(&format!("{path} is not kept with the backups: {error:#}")),
         }
     }
     Ok(files)

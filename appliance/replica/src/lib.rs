@@ -23,8 +23,8 @@ pub use headroom::{WalRate, seconds_until_lost};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use state::{
-    CopyDamage, FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView,
-    SYNCHRONIZED_BYTES, SYNCHRONIZED_SECONDS, is_full, state,
+    FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
+    SYNCHRONIZED_SECONDS, is_full, state,
 };
 pub use step::{Backoff, Step, next_step};
 pub use stream::{broken_stream, looks_empty, set_back};

@@ -131,17 +131,8 @@ pub struct Observations {
     pub broken_stream: Option<String>,
     /// The last full copy failed for this reason.
     pub copy_failure: Option<String>,
-    /// The last full copy came, and is not what the monitor sent.
-    pub copy_damage: Option<CopyDamage>,
-}
-
-/// A full copy whose check found it damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyDamage {
-    /// What the check said.
-    pub reason: String,
-    /// The one before was damaged, too: another copy would only be the next.
-    pub again: bool,
+    /// Why the last full copy is not what the monitor sent, if another one may mend that.
+    pub copy_damage: Option<String>,
 }
 
 impl Observations {
@@ -149,9 +140,7 @@ impl Observations {
     pub fn out_of_sync(&self) -> Option<&str> {
         match &self.monitor {
             MonitorView::Answers { slot_lost, .. } if self.replica != ReplicaView::Absent => {
-                let damage = self.copy_damage.as_ref().filter(|damage| !damage.again);
-                let damage = damage.map(|damage| damage.reason.as_str());
-                slot_lost.as_deref().or(self.broken_stream.as_deref()).or(damage)
+                slot_lost.as_deref().or(self.broken_stream.as_deref()).or(self.copy_damage.as_deref())
             }
             _ => None,
         }
@@ -182,11 +171,6 @@ pub fn state(seen: &Observations) -> State {
             reason: "the data volume is full, so replay was stopped before it could do harm; it goes on when there is \
                      room: use a larger disk, or unpin backups at the console"
                 .into(),
-        };
-    }
-    if let Some(CopyDamage { reason, again: true }) = &seen.copy_damage {
-        return State::Failed {
-            reason: format!("{reason}; it is so for the second time, check disk, memory and network"),
         };
     }
     let (position, slot_active) = match &seen.monitor {
@@ -299,7 +283,6 @@ mod tests {
         let paused = |pause| ReplicaView::Running { replayed: Lsn(1000), paused: Some(pause) };
         let lost =
             MonitorView::Answers { position: Lsn(1), slot_active: false, slot_lost: Some("lost".into()) };
-        let damage = |again| Some(CopyDamage { reason: "x".into(), again });
         let down = |reason: Option<&str>| ReplicaView::Down { reason: reason.map(Into::into) };
         let away = MonitorView::Unreachable {
             since: Timestamp::UNIX_EPOCH,
@@ -319,12 +302,8 @@ mod tests {
                 "out-of-sync",
             ),
             (
-                Observations { copy_damage: damage(false), ..seen(answers(1000, true), running.clone()) },
+                Observations { copy_damage: Some("x".into()), ..seen(answers(1000, true), running.clone()) },
                 "out-of-sync",
-            ),
-            (
-                Observations { copy_damage: damage(true), ..seen(answers(1000, true), running.clone()) },
-                "failed",
             ),
             (seen(away.clone(), ReplicaView::Absent), "disconnected"),
             (seen(MonitorView::OtherDatabase { reason: "x".into() }, running.clone()), "failed"),

@@ -56,6 +56,7 @@ pub fn next_step(seen: &Observations) -> Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     next: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
@@ -66,19 +67,24 @@ impl Backoff {
 
     /// Begins with the first waiting time.
     pub fn new() -> Self {
-        Self { next: Self::FIRST }
+        Self::up_to(Self::LONGEST)
+    }
+
+    /// The same, with another limit, for what costs more than a question.
+    pub fn up_to(longest: Duration) -> Self {
+        Self { next: Self::FIRST, longest }
     }
 
     /// The time to wait after one more failure.
     pub fn failed(&mut self) -> Duration {
         let wait = self.next;
-        self.next = (wait * 2).min(Self::LONGEST);
+        self.next = (wait * 2).min(self.longest);
         wait
     }
 
     /// Something worked.
     pub fn succeeded(&mut self) {
-        *self = Self::new();
+        *self = Self::up_to(self.longest);
     }
 }
 
@@ -158,5 +164,7 @@ mod tests {
         assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60]);
         backoff.succeeded();
         assert_eq!(backoff.failed().as_secs(), 2);
+        let mut short = Backoff::up_to(Duration::from_secs(3));
+        assert_eq!([short.failed().as_secs(), short.failed().as_secs()], [2, 3]);
     }
 }

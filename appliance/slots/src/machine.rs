@@ -4,7 +4,7 @@ use crate::boot_image::SlotConfig;
 use crate::decision::Slot;
 use crate::store::Store;
 use crate::writer::{Parts, Target};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
 use storage::disks::{Devices, Disk, Selector};
@@ -75,7 +75,8 @@ impl Machine {
     ///
     /// # Errors
     /// A partition is missing or cannot be opened on the disk that was started. A sibling of which that is true is left
-    /// out, and named in the second value.
+    /// out, and so is one whose other slot does not have the running system: it would have nothing to start meanwhile. The
+    /// second value names them.
     pub fn targets(&self, slot: Slot) -> Result<(Vec<Target>, Vec<String>)> {
         let target = |disk: &Disk| -> Result<Target> {
             let store = Store::open(&disk.partition("esp")?.device)?;
@@ -83,8 +84,16 @@ impl Machine {
         };
         let mut targets = vec![target(&self.disk)?];
         let mut problems = Vec::new();
+        let has_running = |disk: &Disk| -> Result<()> {
+            let running = slot.other();
+            let there = SlotConfig::read(&devices(disk, running)?.boot)?;
+            let is_same = there.is_some() && there == SlotConfig::read(&devices(&self.disk, running)?.boot)?;
+            let device = disk.device.display();
+            ensure!(is_same, "{device} does not have the running system in slot {running}");
+            Ok(())
+        };
         for sibling in &self.siblings {
-            match target(sibling) {
+            match has_running(sibling).and_then(|()| target(sibling)) {
                 Ok(target) => targets.push(target),
                 Err(error) => problems.push(format!("{error:#}")),
             }

@@ -174,15 +174,23 @@ impl Devices {
     /// same *state* file system (design D4). Disks that cannot be read are none.
     ///
     /// # Errors
-    /// [`DiskError::Sysfs`]; [`DiskError::NoPartition`] if `disk` has no *state*.
+    /// [`DiskError::Sysfs`].
     pub fn siblings(&self, disk: &Disk) -> Result<Vec<Disk>, DiskError> {
         let block = self.sys.join("block");
         let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
-        let Some(system) = state_uuid(disk.partition(layout::STATE)?) else { return Ok(Vec::new()) };
+        let Some(system) = disk.partitions.get(layout::STATE).and_then(state_uuid) else {
+            return Ok(Vec::new());
+        };
+        // What the kernel has in the mounted file system. A clone, or a member that was replaced and came back, has the
+        // same UUID in its superblock.
+        let members = list(&self.sys.join(format!("fs/btrfs/{system}/devices"))).unwrap_or_default();
+        let is_member = |state: &Found| {
+            state.device.file_name().is_some_and(|name| members.iter().any(|member| name == member.as_str()))
+        };
         let is_sibling = |other: &Disk| {
             other.device != disk.device
                 && layout::BOOT_SET.iter().all(|name| other.partitions.contains_key(*name))
-                && other.partitions.get(layout::STATE).and_then(state_uuid) == Some(system)
+                && other.partitions.get(layout::STATE).is_some_and(is_member)
         };
         let disks = names.iter().filter_map(|name| self.read_disk(&block.join(name), name).ok().flatten());
         Ok(disks.filter(is_sibling).collect())

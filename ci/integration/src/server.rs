@@ -169,11 +169,14 @@ impl Server {
         })
     }
 
+    /// Stops `backupd`.
+    pub fn stop_backupd(&mut self) -> Result<()> {
+        self.backupd.take().map_or(Ok(()), |mut backupd| backupd.stop("TERM"))
+    }
+
     /// Stops both, `hostd` by `signal`; nothing that they started is left running.
     pub fn stop(&mut self, signal: &str) -> Result<()> {
-        if let Some(mut backupd) = self.backupd.take() {
-            backupd.stop("TERM")?;
-        }
+        self.stop_backupd()?;
         self.hostd.take().map_or(Ok(()), |mut hostd| hostd.stop(signal))
     }
 
@@ -228,15 +231,24 @@ impl Server {
         fs::write(self.path("state").join(name), "\0\0").context("cannot damage the file")
     }
 
-    /// Fills the data volume with the file `filler` until only `free` bytes are free.
+    /// Fills the data volume with the file `filler` until only `free` bytes are free, and stay so: what was deleted before
+    /// gives its space back later.
     pub fn fill(&self, filler: &Path, free: u64) -> Result<()> {
-        let volume = nix::sys::statvfs::statvfs(self.data())?;
-        let now = volume.blocks_available() * volume.fragment_size();
+        const SLACK: u64 = 32 << 20;
         let file = fs::File::options().create(true).append(true).open(filler)?;
-        let more = i64::try_from(now.saturating_sub(free))?;
-        let size = i64::try_from(file.metadata()?.len())?;
-        nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), size, more)?;
-        file.sync_all().context("cannot sync the filler")
+        let mut steady = 0;
+        while steady < 3 {
+            let volume = nix::sys::statvfs::statvfs(self.data())?;
+            let more = (volume.blocks_available() * volume.fragment_size()).saturating_sub(free);
+            steady = if more > SLACK { 0 } else { steady + 1 };
+            if more > SLACK {
+                let (size, more) = (i64::try_from(file.metadata()?.len())?, i64::try_from(more)?);
+                nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), size, more)?;
+            }
+            nix::unistd::syncfs(&file).context("cannot sync the volume")?;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
     }
 
     /// The data volume.

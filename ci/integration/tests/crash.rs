@@ -84,8 +84,14 @@ fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
             assert!(matches!(paired, Ok(Ok(_))), "{paired:?}");
         })
     };
-    for step in [Step::CopyBegun, Step::CopyUnderWay, Step::CopyReceived, Step::CopyAdopted, Step::CopyNamed]
-    {
+    for step in [
+        Step::CopyBegun,
+        Step::CopyUnderWay,
+        Step::CopyReceived,
+        Step::CopyAdopted,
+        Step::CopyKept,
+        Step::CopyNamed,
+    ] {
         pair(&mut server, step)?;
     }
     server.wait_for_state(&["synchronized"], LONG)?;

@@ -1,6 +1,7 @@
 //! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
 
 use api::{BackupList, CreateBackup, EventKind, Peer, Reason, Verification};
+use hostd::Request;
 use integration::{Monitor, Server, run, wait_for, wait_until_replayed};
 use std::time::Duration;
 use tools::Toolbox;
@@ -152,52 +153,54 @@ fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> an
     let toolbox = Toolbox::open()?;
     let (monitor, mut server) = paired(&toolbox)?;
     let client = server.client()?;
-    // The console's limits are so low that only the copy's own need makes room.
-    server.order_in_words(&format!(
-        "{} order limits --low-space-bytes 2500000000 --low-space-percent 1",
-        hostd::PROGRAM
-    ))?;
-    monitor.sql("alter table t add column text text; alter table t alter text set storage external")?;
-    let mut made = Vec::new();
-    for number in 0..3 {
-        // Each backup holds a table alone that is gone in the next.
+    let rows = |count: u32| {
+        format!("select g as id, repeat(md5(g::text), 60) from generate_series(1, {count}) as g")
+    };
+    let mut old = Vec::new();
+    for number in 0..2 {
+        // 600 MB that this backup alone has.
         monitor.sql(&format!(
-            "create table only_{number} as select repeat(md5(g::text), 60) as text from generate_series(1, 400000) as g"
+            "create table only_{number} (id int, content text); \
+             alter table only_{number} alter content set storage external; \
+             insert into only_{number} {}; insert into t values (-1)",
+            rows(300_000)
         ))?;
         wait_until_replayed(&toolbox, &server, &monitor)?;
-        monitor.sql("insert into t values (-1)")?;
-        wait_until_replayed(&toolbox, &server, &monitor)?;
-        made.push(client.create_backup(&CreateBackup::default())?.id);
+        old.push(client.create_backup(&CreateBackup::default())?.id);
         monitor.sql(&format!("drop table only_{number}"))?;
     }
-    monitor.sql("insert into t select g, repeat(md5(g::text), 60) from generate_series(1, 800000) as g")?;
+    monitor.sql("alter table t add content text; alter table t alter content set storage external")?;
+    monitor.sql(&format!("insert into t {}", rows(150_000)))?;
     wait_until_replayed(&toolbox, &server, &monitor)?;
     let newest = client.create_backup(&CreateBackup::default())?;
     wait_for("the newest backup's proof", 5 * MINUTE, || match client.backup(&newest.id) {
         Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    // The next copy has no room beside what is there, and there is no need to hurry before it.
+
+    // No room for another copy beside what is there, and nobody but the copy to make it.
+    server.stop_backupd()?;
+    server.order(&Request::StopReplica { monitor: monitor.peer.id })?;
+    monitor.sql("checkpoint")?;
     run(std::process::Command::new("sync").arg("-f").arg(server.data()))?;
-    server.fill(&server.data().join("filler"), 2_600_000_000)?;
-    server.stop("TERM")?;
-    monitor.sql("select pg_drop_replication_slot('backup_server')")?;
-    server.start_hostd()?;
+    let filler = server.data().join("filler");
+    let copy =
+        Request::FullCopy { peer: Box::new(monitor.peer.clone()), tablespaces: Vec::new(), replace: true };
+    let there = |server: &Server| -> anyhow::Result<Vec<bool>> {
+        let folder = server.data().join("backups").join(monitor.peer.id.to_string());
+        Ok(old.iter().chain([&newest.id]).map(|id| folder.join(id).is_dir()).collect())
+    };
+    // Each copy finds less than the 1 GiB that replay will need beside it, and takes it, the oldest first. With nothing more
+    // that may go it goes on as long as it fits.
+    for left in [[false, true, true], [false, false, true], [false, false, true]] {
+        server.fill(&filler, 900 << 20)?;
+        server.order(&copy).map_err(|error| error.context(server.logs()))?;
+        assert_eq!(there(&server)?, left);
+    }
+    std::fs::remove_file(&filler)?;
     server.start_backupd()?;
-    let client = server.client()?;
-    wait_for("the second copy", 5 * MINUTE, || {
-        let events = client.events(None).map_err(|error| error.to_string())?.events;
-        let copies = events.iter().filter(|event| event.message.contains("was made in")).count();
-        if copies == 2 { Ok(()) } else { Err(format!("{:?}", events.last())) }
-    })
-    .map_err(|error| error.context(server.logs()))?;
     server.wait_for_state(&["synchronized"], MINUTE)?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    let list = client.backups()?;
-    let left = ids(&list);
-    assert!(left.contains(&newest.id.as_str()), "{left:?}");
-    assert!(!left.contains(&made[0].as_str()), "the oldest made no room: {left:?}");
-    Ok(())
+    wait_until_replayed(&toolbox, &server, &monitor).map(drop)
 }
 
 #[test]

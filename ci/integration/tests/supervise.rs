@@ -143,7 +143,7 @@ fn a_full_copy_is_checked_and_a_damaged_one_is_made_anew() -> anyhow::Result<()>
     let path = monitor.sql("checkpoint; select pg_relation_filepath('t')")?;
     let mut server = Server::start(&toolbox)?;
     server.stop("TERM")?;
-    server.start_hostd_until(Some(Step::CopyKept))?;
+    server.start_hostd_until(Some(Step::CopyNamed))?;
     server.start_backupd()?;
     let client = server.client()?;
     client.pair(&monitor.peer)?;

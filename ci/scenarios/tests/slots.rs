@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use api::{Check, Level};
-use lab::{BOOT, COMMAND, Machine, SHUTDOWN, scenario, wait_until};
-use scenarios::{BootImage, User, WRITE_SLOT, backup_server_with, payload};
+use lab::{BOOT, Bus, COMMAND, Machine, SHUTDOWN, scenario, wait_until};
+use scenarios::{BootImage, User, WRITE_SLOT, backup_server_with, built_disk, payload};
 use std::time::Duration;
 
 /// Three tries that fail, each by running into a watchdog, and a boot that succeeds.
@@ -157,6 +157,59 @@ mod full {
                 wait_for_system(&user, Level::Warn, &failed, FALLBACK)?;
                 assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (1, 3), "{name}");
             }
+            Ok(())
+        })
+    }
+
+    /// A second disk that carries the system and is a member of *state* (design D4) gets what the first one gets.
+    #[test]
+    fn every_disk_of_the_system_gets_a_new_system_and_its_state() -> anyhow::Result<()> {
+        scenario("slots-disks", |lab| {
+            let toolbox = lab.toolbox();
+            let good =
+                BootImage { name: "good", version: "9.0.2", options: "" }.make(toolbox, lab.folder())?;
+            // The same partitions under GUIDs of their own, as an installer makes them.
+            let copy = lab.folder().join("copy.raw");
+            let mut command = toolbox.command("cp");
+            ensure!(command.arg("--sparse=always").arg(built_disk()?).arg(&copy).status()?.success(), "cp");
+            let randomized = toolbox.command("sgdisk").arg("-G").arg(&copy).output()?;
+            ensure!(randomized.status.success(), "{}", String::from_utf8_lossy(&randomized.stdout));
+            let (end, _) = lab.link("nobody-else");
+            let server = backup_server_with(lab, end, |builder| {
+                builder
+                    .extra_disk(20, Bus::VirtioBlk, "second")
+                    .image("copy", &copy)
+                    .image("good", &good)
+                    .image("root", &payload("root.erofs"))
+                    .image("verity", &payload("root.verity"))
+            })?;
+            let user = User::of(&server)?;
+            user.wait_for_api()?;
+            server.run_ok(
+                "second=/dev/disk/by-id/virtio-second && \
+                 dd if=/dev/disk/by-id/virtio-copy of=$second bs=1M count=2600 conv=sparse,fsync 2>&1 && \
+                 blockdev --rereadpt $second && udevadm settle && \
+                 btrfs device add $second-part9 /var",
+                WRITE_SLOT,
+            )?;
+            write_slot(&server, "good")?;
+            let second = "/dev/disk/by-id/virtio-second-part";
+            let same = |part: u8, image: &str| {
+                server.run_ok(
+                    &format!("cmp /dev/disk/by-id/virtio-{image} - <{second}{part} || [ $? = 1 ]"),
+                    WRITE_SLOT,
+                )
+            };
+            for (part, image) in [(4, "good"), (7, "root"), (8, "verity")] {
+                // cmp ends at the image's end; a difference before would be said.
+                let said = same(part, image)?;
+                assert!(!said.contains("differ"), "{image}: {said}");
+            }
+            server
+                .run_ok(&format!("grep -aq 'ORDER=b a' {second}2 && grep -aq B_OK=0 {second}2"), COMMAND)?;
+            server.reboot(SHUTDOWN)?;
+            wait_for_system(&user, Level::Ok, "Version 9.0.2 runs from slot b.", BOOT)?;
+            server.run_ok(&format!("grep -aq B_OK=1 {second}2"), COMMAND)?;
             Ok(())
         })
     }
