@@ -1,7 +1,8 @@
 //! What happens by the clock: backups on schedule, rotation, verification. The replica has its own loop.
 //!
-//! What is due is decided from the backups that are there, not from a memory of what was done: nothing can disagree, and
-//! a backup server that was restored, moved or switched off goes on where it is.
+//! What is due is decided from the backups that are there: nothing can disagree, and a backup server that was restored,
+//! moved or switched off goes on where it is. The one thing remembered is when the last scheduled backup was made: if
+//! rotation has taken it to make room, another one would only take that room again.
 
 use crate::shared::{Made, Refusal, Shared};
 use anyhow::{Context, Result};
@@ -110,10 +111,11 @@ async fn make_scheduled(shared: &Shared) -> Result<(), Refusal> {
     let made = backups
         .iter()
         .filter(|backup| backup.monitor.id == peer.id && backup.reason == Reason::Schedule)
-        .map(|backup| backup.created);
+        .map(|backup| backup.created)
+        .chain(shared.last_scheduled(peer.id));
     if is_due(&shared.settings(), made, Timestamp::now())? {
         match shared.create_backup(Reason::Schedule, String::new()).await? {
-            Made::Backup(_) => {}
+            Made::Backup(backup) => shared.remember_scheduled(&backup)?,
             Made::Unchanged(last) => tracing::debug!("nothing has changed since backup {last}"),
         }
     }

@@ -13,9 +13,11 @@ use backups::Entry;
 use files::Document;
 use hostd::{BackupRequest, Change};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
 /// Version of the form of what the daemon remembers.
 const FORMAT: u32 = 1;
@@ -94,6 +96,9 @@ pub struct Shared {
     peer_document: Document<Peer>,
     settings_document: Document<Settings>,
     settings: Mutex<Settings>,
+    schedule_document: Document<BTreeMap<Uuid, Timestamp>>,
+    /// When the last scheduled backup was made, by monitor.
+    scheduled: Mutex<BTreeMap<Uuid, Timestamp>>,
     /// What was damaged when it was read, as sentences without full stop.
     damage: Vec<String>,
     rotation: Mutex<Rotation>,
@@ -127,6 +132,9 @@ impl Shared {
         let peer_document = Document::new(document("peer.json"), FORMAT, 0o600);
         let settings_document = Document::new(document("settings.json"), FORMAT, 0o600);
         let (peer, settings) = (peer_document.load()?, settings_document.load()?);
+        // What is lost of it costs one backup.
+        let schedule_document = Document::new(document("schedule.json"), FORMAT, 0o600);
+        let scheduled = schedule_document.load()?.value.unwrap_or_default();
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
@@ -142,6 +150,8 @@ impl Shared {
             peer_document,
             settings_document,
             settings: Mutex::new(settings.value.unwrap_or_default()),
+            schedule_document,
+            scheduled: Mutex::new(scheduled),
             damage,
             rotation: Mutex::default(),
             room: Room::load(folder),
@@ -172,6 +182,18 @@ impl Shared {
             self.settings_changed.notify_one();
         }
         Ok(())
+    }
+
+    /// When the last scheduled backup of `monitor` was made.
+    pub fn last_scheduled(&self, monitor: Uuid) -> Option<Timestamp> {
+        self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).get(&monitor).copied()
+    }
+
+    /// Remembers that a scheduled backup was made.
+    pub fn remember_scheduled(&self, backup: &Backup) -> Result<(), Refusal> {
+        let mut scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner);
+        scheduled.insert(backup.monitor.id, backup.created);
+        Ok(self.schedule_document.save(&scheduled)?)
     }
 
     /// The pairing as it changes.

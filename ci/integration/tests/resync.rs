@@ -208,6 +208,11 @@ fn a_full_volume_stops_replay_in_time_and_room_lets_it_go_on() -> anyhow::Result
     let toolbox = Toolbox::open()?;
     let (monitor, server) = paired(&toolbox)?;
     let client = server.client()?;
+    // The first one on schedule comes by itself; it is not to be the newest here.
+    wait_for("the scheduled backup", MINUTE, || match client.backups() {
+        Ok(list) if !list.backups.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     let mut made = Vec::new();
     for number in 0..3 {
         monitor.sql(&format!("insert into t values ({number})"))?;

@@ -121,6 +121,16 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
             }
         })?;
         println!("verified by the machine: {proof:?}");
+
+        // What the console decides, as the README says it.
+        let said = server.run_ok(
+            "/usr/lib/infimonitor/hostd order --help >&2 && \
+             /usr/lib/infimonitor/hostd order limits --low-space-percent 15 --keep-verified 5",
+            COMMAND,
+        )?;
+        ensure!(said.contains("or 15 %") && said.contains("the newest 5 verified"), "{said}");
+        server.run_ok(&format!("/usr/lib/infimonitor/hostd order delete-backup {}", loaded.id), COMMAND)?;
+        ensure!(user.backups()?.backups.iter().all(|backup| backup.id != loaded.id), "it is still there");
         Ok(())
     })
 }

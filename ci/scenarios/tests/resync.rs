@@ -1,0 +1,123 @@
+//! A backup server that was away for too long, and one whose data volume a growing database fills: both find their way
+//! back by themselves, and no backup is lost that must not be.
+
+/// A story of ten minutes.
+mod full {
+    use anyhow::{Result, bail, ensure};
+    use api::{Level, Verification};
+    use lab::{COMMAND, scenario, wait_until};
+    use scenarios::{
+        BALANCE_SQL, SERVER_ADDRESS, User, backup_server, checksum_sql, monitor, sql, sql_on_replica,
+    };
+    use std::time::Duration;
+
+    /// pgbench's scale: 15 MB each.
+    const SCALE: u32 = 4;
+    /// Time for filling, copying and checking some hundred megabytes without KVM.
+    const LONG: Duration = Duration::from_secs(900);
+
+    #[test]
+    fn an_absence_beyond_the_wal_cap_and_a_full_volume_need_nobody() -> Result<()> {
+        scenario("resync", |lab| {
+            let (at_monitor, at_server) = lab.link("replication");
+            let monitor = monitor(lab, at_monitor)?;
+            let server = backup_server(lab, at_server)?;
+            let user = User::of(&server)?;
+            user.wait_for_api()?;
+            let load = |options: &str| {
+                format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
+            };
+            wait_until("the monitor's PostgreSQL", LONG, || sql(&monitor, "select 1", COMMAND))?;
+            monitor.run_ok(&load(&format!("-q -i -s {SCALE}")), LONG)?;
+            monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
+            let peer = String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?;
+            let id = serde_json::from_str::<api::Peer>(&peer)?.id.to_string();
+            user.pair(&peer)?;
+            user.wait_for_state("synchronized", LONG)?;
+            let proven = |backup: &str| {
+                wait_until("a backup's proof", LONG, || match user.backup(backup)?.verification {
+                    Verification::Verified(proof) => Ok(proof),
+                    other => bail!("{other:?}"),
+                })
+            };
+            // The first one on schedule comes by itself; it is not to be the newest here.
+            wait_until("the scheduled backup", LONG, || {
+                ensure!(!user.backups()?.backups.is_empty(), "there is none");
+                Ok(())
+            })?;
+            let before = user.create_backup("before the absence")?;
+            proven(&before.id)?;
+
+            // Away until the monitor keeps the WAL no more.
+            server.kill()?;
+            sql(&monitor, "alter system set max_slot_wal_keep_size = '32MB'", COMMAND)?;
+            sql(&monitor, "select pg_reload_conf()", COMMAND)?;
+            wait_until("the loss of the slot", LONG, || {
+                monitor.run_ok(&load("-n -c 2 -T 10"), LONG)?;
+                sql(&monitor, "select pg_switch_wal()", COMMAND)?;
+                sql(&monitor, "checkpoint", LONG)?;
+                let status = sql(&monitor, "select wal_status from pg_replication_slots", COMMAND)?;
+                ensure!(status == "lost", "{status}");
+                Ok(())
+            })?;
+            server.boot_again()?;
+            user.wait_for_api()?;
+            user.wait_for_state("synchronized", LONG)?;
+            let caught_up = || {
+                let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
+                wait_until("the replica has caught up", LONG, || {
+                    let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
+                    let there = sql_on_replica(&server, &id, &question)?;
+                    ensure!(there == "t", "{there}");
+                    Ok(())
+                })
+            };
+            caught_up()?;
+            sql(&monitor, "grant select on all tables in schema public to public", COMMAND)?;
+            caught_up()?;
+            let expected = sql(&monitor, &checksum_sql(), LONG)?;
+            assert_eq!(sql_on_replica(&server, &id, &checksum_sql())?, expected);
+            let list = user.backups()?;
+            assert!(list.backups.iter().any(|backup| backup.id == before.id), "{list:?}");
+            user.verify_backup(&before.id)?;
+            proven(&before.id)?;
+
+            // A database that grows into a volume with little room, on a monitor that keeps what is missed.
+            sql(&monitor, "alter system reset max_slot_wal_keep_size", COMMAND)?;
+            sql(&monitor, "select pg_reload_conf()", COMMAND)?;
+            let newest = user.create_backup("before the volume is full")?;
+            proven(&newest.id)?;
+            server.run_ok(
+                "free=$(df --output=avail -B1 /data | tail -1); fallocate -l $((free - 1300 * 1024 * 1024)) /data/filler",
+                LONG,
+            )?;
+            sql(
+                &monitor,
+                "create table big (content text); alter table big alter content set storage external; \
+                 insert into big select repeat(md5(g::text), 250) from generate_series(1, 50000) as g; \
+                 grant select on big to public",
+                LONG,
+            )?;
+            let status = wait_until("the alarm of the full volume", LONG, || {
+                let status = user.status()?;
+                ensure!(status.message.contains("data volume is full"), "{}", status.message);
+                Ok(status)
+            })?;
+            let check = status.checks.iter().find(|check| check.name == "free-space");
+            assert_eq!(check.map(|check| check.level), Some(Level::Fail), "{status:?}");
+            let left: Vec<String> = user.backups()?.backups.into_iter().map(|backup| backup.id).collect();
+            assert!(!left.contains(&before.id), "rotation made no room: {left:?}");
+            assert!(left.contains(&newest.id), "{left:?}");
+
+            server.run_ok("rm /data/filler", COMMAND)?;
+            user.wait_for_state("synchronized", LONG)?;
+            caught_up()?;
+            let rows = "select count(*), sum(hashtextextended(content, 0)) from big";
+            assert_eq!(sql_on_replica(&server, &id, rows)?, sql(&monitor, rows, LONG)?);
+            assert_eq!(sql_on_replica(&server, &id, BALANCE_SQL)?, "t");
+            let after = user.create_backup("after room was made")?;
+            println!("verified after the full volume: {:?}", proven(&after.id)?);
+            Ok(())
+        })
+    }
+}
