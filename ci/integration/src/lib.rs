@@ -129,6 +129,23 @@ impl Drop for Process {
 /// Number and content of all rows of the tests' table, whatever their order.
 pub const CHECKSUM: &str = "select count(*), sum(hashtextextended(t::text, 0)) from t";
 
+/// A monitor with a table `t` of so many rows that everybody may read.
+pub fn monitor_with_rows(toolbox: &tools::Toolbox, rows: u32) -> Result<Monitor> {
+    let monitor = Monitor::start(toolbox)?;
+    monitor.sql(&format!(
+        "create table t as select generate_series(1, {rows}) as id; grant select on t to public"
+    ))?;
+    Ok(monitor)
+}
+
+/// The same, and a backup server that follows it.
+pub fn paired(toolbox: &tools::Toolbox, rows: u32) -> Result<(Monitor, Server)> {
+    let (monitor, server) = (monitor_with_rows(toolbox, rows)?, Server::start(toolbox)?);
+    server.client()?.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], Duration::from_secs(60))?;
+    Ok((monitor, server))
+}
+
 /// Waits until the replica has the rows of the monitor's table `t`, and gives their [`CHECKSUM`].
 pub fn wait_until_replayed(toolbox: &tools::Toolbox, server: &Server, monitor: &Monitor) -> Result<String> {
     let rows = monitor.sql(CHECKSUM)?;

@@ -3,28 +3,19 @@
 
 use api::{Backup, Client, CreateBackup, Verification};
 use hostd::{Request, Step};
-use integration::{CHECKSUM, Monitor, Restored, Server, wait_for, wait_until_replayed};
+use integration::{
+    CHECKSUM, Monitor, Restored, Server, monitor_with_rows, paired, wait_for, wait_until_replayed,
+};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tools::Toolbox;
 
+/// Rows of the monitor's table.
+const ROWS: u32 = 10_000;
 const MINUTE: Duration = Duration::from_secs(60);
 /// A retry may have to wait for its turn.
 const LONG: Duration = Duration::from_secs(180);
-
-fn monitor(toolbox: &Toolbox) -> anyhow::Result<Monitor> {
-    let monitor = Monitor::start(toolbox)?;
-    monitor.sql("create table t as select generate_series(1, 10000) as id; grant select on t to public")?;
-    Ok(monitor)
-}
-
-fn paired(toolbox: &Toolbox) -> anyhow::Result<(Monitor, Server)> {
-    let (monitor, server) = (monitor(toolbox)?, Server::start(toolbox)?);
-    server.client()?.pair(&monitor.peer)?;
-    server.wait_for_state(&["synchronized"], MINUTE)?;
-    Ok((monitor, server))
-}
 
 /// Has `hostd` die at `step` of what `provoke` sets going, and starts it again.
 fn killed_at(server: &mut Server, step: Step, provoke: impl FnOnce(&Server)) -> anyhow::Result<()> {
@@ -77,7 +68,7 @@ fn start_and_check(
 #[test]
 fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = (monitor(&toolbox)?, Server::start(&toolbox)?);
+    let (monitor, mut server) = (monitor_with_rows(&toolbox, ROWS)?, Server::start(&toolbox)?);
     let pair = |server: &mut Server, step| {
         killed_at(server, step, |server| {
             let paired = server.client().map(|client| client.pair(&monitor.peer));
@@ -105,7 +96,7 @@ fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
 #[test]
 fn a_resync_cut_at_any_step_keeps_a_replica_and_the_backups() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let before = client.create_backup(&CreateBackup::default())?;
@@ -133,7 +124,7 @@ fn a_resync_cut_at_any_step_keeps_a_replica_and_the_backups() -> anyhow::Result<
 #[test]
 fn a_backup_cut_at_any_step_is_there_whole_or_not_at_all() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     make_backup(&monitor, &client)?;
     for (step, more) in
@@ -162,7 +153,7 @@ fn a_backup_cut_at_any_step_is_there_whole_or_not_at_all() -> anyhow::Result<()>
 #[test]
 fn a_deletion_cut_at_any_step_is_done_and_takes_nothing_else() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let kept = client.create_backup(&CreateBackup::default())?;
@@ -186,7 +177,7 @@ fn a_deletion_cut_at_any_step_is_done_and_takes_nothing_else() -> anyhow::Result
 #[test]
 fn a_verification_cut_at_any_step_leaves_no_clone_and_is_made_up_for() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
     let backup = client.create_backup(&CreateBackup::default())?;

@@ -2,20 +2,13 @@
 
 use api::{BackupList, CreateBackup, EventKind, Peer, Reason, Verification};
 use hostd::Request;
-use integration::{Monitor, Server, run, wait_for, wait_until_replayed};
+use integration::{Monitor, Server, paired, run, wait_for, wait_until_replayed};
 use std::time::Duration;
 use tools::Toolbox;
 
+/// Rows of the monitor's table.
+const ROWS: u32 = 1000;
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn paired(toolbox: &Toolbox) -> anyhow::Result<(Monitor, Server)> {
-    let monitor = Monitor::start(toolbox)?;
-    monitor.sql("create table t as select generate_series(1, 1000) as id; grant select on t to public")?;
-    let server = Server::start(toolbox)?;
-    server.client()?.pair(&monitor.peer)?;
-    server.wait_for_state(&["synchronized"], MINUTE)?;
-    Ok((monitor, server))
-}
 
 fn ids(list: &BackupList) -> Vec<&str> {
     list.backups.iter().map(|backup| backup.id.as_str()).collect()
@@ -24,7 +17,7 @@ fn ids(list: &BackupList) -> Vec<&str> {
 #[test]
 fn a_lost_slot_is_made_up_for_by_another_copy_and_backups_stay() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     let before = client.create_backup(&CreateBackup::default())?;
     // Away for so long that the monitor keeps the WAL no more.
@@ -72,7 +65,7 @@ fn a_lost_slot_is_made_up_for_by_another_copy_and_backups_stay() -> anyhow::Resu
 #[test]
 fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (mut monitor, server) = paired(&toolbox)?;
+    let (mut monitor, server) = paired(&toolbox, ROWS)?;
     monitor.stop()?;
     monitor.keep()?;
     monitor.run_server()?;
@@ -93,7 +86,7 @@ fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
 #[test]
 fn another_database_never_replaces_the_replica_unasked() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (mut monitor, server) = paired(&toolbox)?;
+    let (mut monitor, server) = paired(&toolbox, ROWS)?;
     monitor.stop()?;
     let other = Monitor::start(&toolbox)?;
     let client = server.client()?;
@@ -151,7 +144,7 @@ fn a_database_that_looks_empty_never_replaces_the_replica_unasked() -> anyhow::R
 #[test]
 fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox)?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     let rows = |count: u32| {
         format!("select g as id, repeat(md5(g::text), 60) from generate_series(1, {count}) as g")
@@ -206,7 +199,7 @@ fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> an
 #[test]
 fn a_full_volume_stops_replay_in_time_and_room_lets_it_go_on() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox)?;
+    let (monitor, server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
     // The first one on schedule comes by itself; it is not to be the newest here.
     wait_for("the scheduled backup", MINUTE, || match client.backups() {

@@ -3,21 +3,16 @@
 
 use api::{EventKind, Level, Peer, Secret};
 use hostd::Step;
-use integration::{Certificate, Monitor, Server, run, wait_for, wait_until_replayed};
+use integration::{
+    Certificate, Monitor, Server, monitor_with_rows, paired, run, wait_for, wait_until_replayed,
+};
 use std::process::Command;
 use std::time::Duration;
 use tools::Toolbox;
 
+/// Rows of the monitor's table.
+const ROWS: u32 = 1000;
 const MINUTE: Duration = Duration::from_secs(60);
-
-fn paired(toolbox: &Toolbox) -> anyhow::Result<(Monitor, Server)> {
-    let monitor = Monitor::start(toolbox)?;
-    monitor.sql("create table t as select generate_series(1, 1000) as id; grant select on t to public")?;
-    let server = Server::start(toolbox)?;
-    server.client()?.pair(&monitor.peer)?;
-    server.wait_for_state(&["synchronized"], MINUTE)?;
-    Ok((monitor, server))
-}
 
 /// A new row arrives.
 fn streams(toolbox: &Toolbox, monitor: &Monitor, server: &Server) -> anyhow::Result<()> {
@@ -41,7 +36,7 @@ fn children(process: u32, what: &str) -> anyhow::Result<Vec<u32>> {
 #[test]
 fn a_replica_that_crashes_or_hangs_is_started_anew() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox)?;
+    let (monitor, server) = paired(&toolbox, ROWS)?;
     let id = monitor.peer.id;
     let crashed = server.postmaster(id)?;
     signal("KILL", &[crashed])?;
@@ -69,7 +64,7 @@ fn a_replica_that_crashes_or_hangs_is_started_anew() -> anyhow::Result<()> {
 #[test]
 fn a_receiver_that_stands_still_is_lag_and_passes() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox)?;
+    let (monitor, server) = paired(&toolbox, ROWS)?;
     let receiver = children(server.postmaster(monitor.peer.id)?, "walreceiver")?;
     assert_eq!(receiver.len(), 1);
     signal("STOP", &receiver)?;
@@ -84,7 +79,7 @@ fn a_receiver_that_stands_still_is_lag_and_passes() -> anyhow::Result<()> {
 #[test]
 fn a_monitor_that_restarts_moves_or_has_new_secrets_is_followed_on() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (mut monitor, server) = paired(&toolbox)?;
+    let (mut monitor, server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
 
     monitor.stop()?;
@@ -138,8 +133,7 @@ fn a_monitor_that_restarts_moves_or_has_new_secrets_is_followed_on() -> anyhow::
 #[test]
 fn a_full_copy_is_checked_and_a_damaged_one_is_made_anew() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let monitor = Monitor::start(&toolbox)?;
-    monitor.sql("create table t as select generate_series(1, 10000) as id; grant select on t to public")?;
+    let monitor = monitor_with_rows(&toolbox, ROWS)?;
     let path = monitor.sql("checkpoint; select pg_relation_filepath('t')")?;
     let mut server = Server::start(&toolbox)?;
     server.stop("TERM")?;
@@ -179,7 +173,7 @@ fn a_full_copy_is_checked_and_a_damaged_one_is_made_anew() -> anyhow::Result<()>
 #[test]
 fn a_backup_server_that_stands_still_does_not_hold_up_the_monitor() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox)?;
+    let (monitor, server) = paired(&toolbox, ROWS)?;
     let receiver = children(server.postmaster(monitor.peer.id)?, "walreceiver")?;
     signal("STOP", &receiver)?;
     monitor.sql("alter system set max_slot_wal_keep_size = '32MB'; select pg_reload_conf()")?;

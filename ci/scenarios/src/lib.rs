@@ -3,8 +3,8 @@
 //! A scenario is a story about booted machines and real clients. It reads as such in `tests/`; what is needed for it
 //! stands here.
 
-use anyhow::{Result, ensure};
-use api::{Backup, BackupList, Manifest, Status};
+use anyhow::{Result, bail, ensure};
+use api::{Backup, BackupList, Manifest, Proof, Status, Verification};
 use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, MachineBuilder, wait_until};
 use provisioning::{Answers, smbios::to_oem_string};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use tools::Toolbox;
 
 pub mod write_log;
 
+/// Time for filling, copying and checking some hundred megabytes without KVM.
+pub const LONG: Duration = Duration::from_secs(900);
 /// Time for writing a slot and reading it back, 400 MB with emulated processors.
 pub const WRITE_SLOT: Duration = Duration::from_secs(300);
 /// Password of root at the console of test machines.
@@ -124,6 +126,23 @@ pub fn backup_server_with<'lab>(
     more(builder).start()
 }
 
+/// Boots a monitoring node with pgbench's tables at `scale` (15 MB each) and a backup server, not paired yet.
+pub fn machines(lab: &Lab, scale: u32) -> Result<(Machine, Machine, User)> {
+    let (at_monitor, at_server) = lab.link("replication");
+    let monitor = monitor(lab, at_monitor)?;
+    let server = backup_server(lab, at_server)?;
+    let user = User::of(&server)?;
+    user.wait_for_api()?;
+    wait_until("the monitor's PostgreSQL", LONG, || sql(&monitor, "select 1", COMMAND))?;
+    monitor.run_ok(&pgbench(&format!("-q -i -s {scale}")), LONG)?;
+    Ok((monitor, server, user))
+}
+
+/// The command that runs pgbench on the monitoring node.
+pub fn pgbench(options: &str) -> String {
+    format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
+}
+
 /// A user of a backup server, with the default password.
 #[derive(Debug)]
 pub struct User {
@@ -156,6 +175,22 @@ impl User {
             let status = self.status()?;
             ensure!(status.state.name() == name, "{}: {}", status.state.name(), status.message);
             Ok(status)
+        })
+    }
+
+    /// Pairs by what `monitor-link setup` says, and gives the monitor's UUID.
+    pub fn pair_with(&self, monitor: &Machine) -> Result<String> {
+        monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
+        let peer = String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?;
+        self.pair(&peer)?;
+        Ok(serde_json::from_str::<api::Peer>(&peer)?.id.to_string())
+    }
+
+    /// Waits until a backup is verified.
+    pub fn wait_for_proof(&self, id: &str) -> Result<Proof> {
+        wait_until("a backup's proof", LONG, || match self.backup(id)?.verification {
+            Verification::Verified(proof) => Ok(proof),
+            other => bail!("{other:?}"),
         })
     }
 

@@ -1,19 +1,15 @@
 //! The thread through the whole system: protect a real database, lose power, get the data back.
 
-use anyhow::{Result, bail, ensure};
-use api::{Backup, Verification};
+use anyhow::{Result, ensure};
+use api::Backup;
 use integration::Restored;
 use lab::{COMMAND, Lab, scenario, wait_until};
-use scenarios::{
-    BALANCE_SQL, SERVER_ADDRESS, User, backup_server, checksum_sql, monitor, sql, sql_on_replica,
-};
+use scenarios::{BALANCE_SQL, LONG, User, checksum_sql, machines, pgbench, sql, sql_on_replica};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// pgbench's scale: 15 MB each, so more than the 200 MB that the scenario is about.
 const SCALE: u32 = 16;
-/// Time for filling, copying and checking some hundred megabytes without KVM.
-const LONG: Duration = Duration::from_secs(900);
 
 /// Fetches the tar of `backup` by FTP and starts it.
 fn restore(lab: &Lab, user: &User, backup: &Backup) -> Result<Restored> {
@@ -27,26 +23,13 @@ fn restore(lab: &Lab, user: &User, backup: &Backup) -> Result<Restored> {
 #[test]
 fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Result<()> {
     scenario("protect", |lab| {
-        let (at_monitor, at_server) = lab.link("replication");
-        let monitor = monitor(lab, at_monitor)?;
-        let server = backup_server(lab, at_server)?;
-        let user = User::of(&server)?;
-        user.wait_for_api()?;
-
-        let load = |options: &str| {
-            format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
-        };
-        wait_until("the monitor's PostgreSQL", LONG, || sql(&monitor, "select 1", COMMAND))?;
-        monitor.run_ok(&load(&format!("-q -i -s {SCALE}")), LONG)?;
+        let (monitor, server, user) = machines(lab, SCALE)?;
         let bytes: u64 = sql(&monitor, "select pg_database_size('postgres')", COMMAND)?.parse()?;
         ensure!(bytes > 200_000_000, "the database has only {bytes} bytes");
 
         // Pairing and full copy.
-        monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
-        let peer = String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?;
-        let id = serde_json::from_str::<api::Peer>(&peer)?.id.to_string();
         let started = Instant::now();
-        user.pair(&peer)?;
+        let id = user.pair_with(&monitor)?;
         user.wait_for_state("synchronized", LONG)?;
         println!("{bytes} bytes paired, copied and synchronized in {:.1?}", started.elapsed());
 
@@ -59,7 +42,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         })?;
 
         // Load, paused at a known LSN: the backup has it, and every table is equal.
-        monitor.run_ok(&load("-n -c 2 -T 10"), LONG)?;
+        monitor.run_ok(&pgbench("-n -c 2 -T 10"), LONG)?;
         let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
         wait_until("the replica has flushed the pause", COMMAND, || {
             let question = format!("select pg_last_wal_receive_lsn() >= '{position}'");
@@ -80,7 +63,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         drop(restored);
 
         // Under load.
-        let background = format!("systemd-run --quiet --unit=load --collect {}", load("-n -c 2 -T 3600"));
+        let background = format!("systemd-run --quiet --unit=load --collect {}", pgbench("-n -c 2 -T 3600"));
         monitor.run_ok(&background, COMMAND)?;
         std::thread::sleep(Duration::from_secs(5));
         let loaded = user.create_backup("under load")?;
@@ -113,13 +96,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         let restored = restore(lab, &user, &after)?;
         assert_eq!(restored.sql(BALANCE_SQL)?, "t");
         // The machine proves it by itself.
-        let proof = wait_until("the newest backup's proof", LONG, || {
-            let backup = user.backup(&after.id)?;
-            match backup.verification {
-                Verification::Verified(proof) => Ok(proof),
-                other => bail!("{other:?}"),
-            }
-        })?;
+        let proof = user.wait_for_proof(&after.id)?;
         println!("verified by the machine: {proof:?}");
 
         // What the console decides, as the README says it.

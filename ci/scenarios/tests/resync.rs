@@ -3,57 +3,34 @@
 
 /// A story of ten minutes.
 mod full {
-    use anyhow::{Result, bail, ensure};
-    use api::{Level, Verification};
+    use anyhow::{Result, ensure};
+    use api::Level;
     use lab::{COMMAND, scenario, wait_until};
-    use scenarios::{
-        BALANCE_SQL, SERVER_ADDRESS, User, backup_server, checksum_sql, monitor, sql, sql_on_replica,
-    };
-    use std::time::Duration;
+    use scenarios::{BALANCE_SQL, LONG, checksum_sql, machines, pgbench, sql, sql_on_replica};
 
     /// pgbench's scale: 15 MB each.
     const SCALE: u32 = 4;
-    /// Time for filling, copying and checking some hundred megabytes without KVM.
-    const LONG: Duration = Duration::from_secs(900);
 
     #[test]
     fn an_absence_beyond_the_wal_cap_and_a_full_volume_need_nobody() -> Result<()> {
         scenario("resync", |lab| {
-            let (at_monitor, at_server) = lab.link("replication");
-            let monitor = monitor(lab, at_monitor)?;
-            let server = backup_server(lab, at_server)?;
-            let user = User::of(&server)?;
-            user.wait_for_api()?;
-            let load = |options: &str| {
-                format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
-            };
-            wait_until("the monitor's PostgreSQL", LONG, || sql(&monitor, "select 1", COMMAND))?;
-            monitor.run_ok(&load(&format!("-q -i -s {SCALE}")), LONG)?;
-            monitor.run_ok(&format!("monitor-link setup --server {SERVER_ADDRESS} >/run/peer.json"), LONG)?;
-            let peer = String::from_utf8(monitor.read_file("/run/peer.json", COMMAND)?)?;
-            let id = serde_json::from_str::<api::Peer>(&peer)?.id.to_string();
-            user.pair(&peer)?;
+            let (monitor, server, user) = machines(lab, SCALE)?;
+            let id = user.pair_with(&monitor)?;
             user.wait_for_state("synchronized", LONG)?;
-            let proven = |backup: &str| {
-                wait_until("a backup's proof", LONG, || match user.backup(backup)?.verification {
-                    Verification::Verified(proof) => Ok(proof),
-                    other => bail!("{other:?}"),
-                })
-            };
             // The first one on schedule comes by itself; it is not to be the newest here.
             wait_until("the scheduled backup", LONG, || {
                 ensure!(!user.backups()?.backups.is_empty(), "there is none");
                 Ok(())
             })?;
             let before = user.create_backup("before the absence")?;
-            proven(&before.id)?;
+            user.wait_for_proof(&before.id)?;
 
             // Away until the monitor keeps the WAL no more.
             server.kill()?;
             sql(&monitor, "alter system set max_slot_wal_keep_size = '32MB'", COMMAND)?;
             sql(&monitor, "select pg_reload_conf()", COMMAND)?;
             wait_until("the loss of the slot", LONG, || {
-                monitor.run_ok(&load("-n -c 2 -T 10"), LONG)?;
+                monitor.run_ok(&pgbench("-n -c 2 -T 10"), LONG)?;
                 sql(&monitor, "select pg_switch_wal()", COMMAND)?;
                 sql(&monitor, "checkpoint", LONG)?;
                 let status = sql(&monitor, "select wal_status from pg_replication_slots", COMMAND)?;
@@ -80,13 +57,13 @@ mod full {
             let list = user.backups()?;
             assert!(list.backups.iter().any(|backup| backup.id == before.id), "{list:?}");
             user.verify_backup(&before.id)?;
-            proven(&before.id)?;
+            user.wait_for_proof(&before.id)?;
 
             // A database that grows into a volume with little room, on a monitor that keeps what is missed.
             sql(&monitor, "alter system reset max_slot_wal_keep_size", COMMAND)?;
             sql(&monitor, "select pg_reload_conf()", COMMAND)?;
             let newest = user.create_backup("before the volume is full")?;
-            proven(&newest.id)?;
+            user.wait_for_proof(&newest.id)?;
             server.run_ok(
                 "free=$(df --output=avail -B1 /data | tail -1); fallocate -l $((free - 1300 * 1024 * 1024)) /data/filler",
                 LONG,
@@ -116,7 +93,7 @@ mod full {
             assert_eq!(sql_on_replica(&server, &id, rows)?, sql(&monitor, rows, LONG)?);
             assert_eq!(sql_on_replica(&server, &id, BALANCE_SQL)?, "t");
             let after = user.create_backup("after room was made")?;
-            println!("verified after the full volume: {:?}", proven(&after.id)?);
+            println!("verified after the full volume: {:?}", user.wait_for_proof(&after.id)?);
             Ok(())
         })
     }
