@@ -146,12 +146,16 @@ impl Bench<'_> {
         self.say("our backups and bare snapshots");
         let client = server.client()?;
         let replica = server.data().join("replica").join(monitor.peer.id.to_string());
-        let (mut bare, mut ours) = (Vec::new(), Vec::new());
+        let (mut bare, mut ours, mut snapshots, mut calls) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for number in 0..self.options.snapshots {
             bare.push(self.bare_snapshot(&replica, &server.data().join(format!("bare-{number}")))?);
             let started = Instant::now();
-            client.create_backup(&CreateBackup::default())?;
+            let backup = client.create_backup(&CreateBackup::default())?;
             ours.push(started.elapsed().as_secs_f64());
+            snapshots.push(backup.snapshot_ms / 1000.0);
+            let started = Instant::now();
+            client.settings()?;
+            calls.push(started.elapsed().as_secs_f64());
         }
         self.say("pg_basebackup, pgBackRest, Barman");
         let target = server.data().join("basebackup");
@@ -181,6 +185,8 @@ impl Bench<'_> {
             series: vec![
                 Series::new("bare btrfs snapshot", "s", bare),
                 Series::new("our backup, as the API's user waits", "s", ours),
+                Series::new("of it, the snapshot", "s", snapshots),
+                Series::new("an API call that does nothing", "s", calls),
                 base,
                 full,
                 incremental,

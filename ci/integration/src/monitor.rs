@@ -208,6 +208,8 @@ impl Monitor {
 pub fn as_cluster_user(toolbox: &Toolbox, program: &str) -> Command {
     let id = CLUSTER_ID.to_string();
     let mut command = toolbox.command("setpriv");
+    // root's home has files that this user cannot read, and that are not meant for it.
+    command.env("HOME", "/");
     command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", program]);
     command
 }
