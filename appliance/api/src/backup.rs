@@ -18,6 +18,24 @@ pub struct Manifest {
     /// The monitor's configuration files outside its data directory, as [`Peer::configuration`](crate::Peer).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub configuration: BTreeMap<String, String>,
+    /// Hashes of the tar, once a verification has read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Digests>,
+}
+
+/// Bytes of the tar that one of [`Digests::chunks`] is of; the last one is shorter.
+pub const DIGEST_CHUNK_BYTES: u64 = 64 << 20;
+
+/// SHA-256 of a backup's tar, as a whole and piece by piece: a download that was broken off and resumed is checked as it
+/// goes on (design D10). In hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// Of the whole tar.
+    pub tar: String,
+    /// Length of a chunk in bytes.
+    pub chunk_bytes: u64,
+    /// Of each chunk.
+    pub chunks: Vec<String>,
 }
 
 /// A backup, as its manifest and every list have it.

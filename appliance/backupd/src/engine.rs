@@ -69,6 +69,8 @@ struct Follower<'a> {
     /// When another full copy may be tried: each costs the monitor a checkpoint and many reads.
     copy_again: Instant,
     copy_backoff: Backoff,
+    /// Between tries that end before the copy begins, and cost little.
+    ask_backoff: Backoff,
     /// There is a backup of the replica that is to be replaced.
     backed_up: bool,
     /// Restarts since replay moved last.
@@ -111,6 +113,7 @@ impl<'a> Follower<'a> {
             hung_since: None,
             copy_again: now,
             copy_backoff: Backoff::up_to(COPY_BACKOFF),
+            ask_backoff: Backoff::new(),
             backed_up: false,
             restarts: 0,
             lag: LagClock::default(),
@@ -130,7 +133,15 @@ impl<'a> Follower<'a> {
             }
             self.measure_lag();
             self.look_at_stream().await;
-            self.shared.publish(state(&self.seen));
+            let now = state(&self.seen);
+            if matches!(now, State::Synchronized { .. }) && self.seen.needs_copy().is_none() {
+                // Whatever was tried is over; the next time begins anew, with a backup.
+                self.backed_up = false;
+                self.seen.copy_failure = None;
+                self.copy_backoff.succeeded();
+                self.ask_backoff.succeeded();
+            }
+            self.shared.publish(now);
             if Instant::now() >= self.step_again {
                 match next_step(&self.seen) {
                     Step::Wait => {}
@@ -245,8 +256,7 @@ impl<'a> Follower<'a> {
         ))
     }
 
-    /// Bytes of the monitor's databases and of the replica's. A replica that cannot be asked is measured by its files, which
-    /// are those of all databases.
+    /// Bytes of the monitor's databases and of the replica's. A replica that cannot be asked is measured by its files.
     async fn measure_databases(&self, monitor: &Monitor) -> anyhow::Result<(u64, u64)> {
         let theirs = monitor.database_bytes().await?;
         let ours = match &self.standby {
@@ -401,18 +411,19 @@ impl<'a> Follower<'a> {
 
     /// Makes another full copy in the place of the replica, after a backup of what is there.
     async fn resync(&mut self) {
-        let Some(reason) = self.seen.out_of_sync().map(str::to_owned) else { return };
+        let Some(reason) = self.seen.needs_copy().map(str::to_owned) else { return };
         if let Some(why) = self.looks_empty().await {
-            self.copy_failed(&why);
+            let wait = self.ask_backoff.failed();
+            self.copy_failed(&why, wait);
             return;
         }
         if matches!(self.seen.replica, ReplicaView::Running { .. }) && !self.backed_up {
             let comment = "before another full copy: the stream could not be continued".into();
             if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
                 let endpoint = self.peer.info().endpoint();
-                self.copy_failed(&format!(
-                    "monitor at {endpoint}: no backup could be made before: {refusal}"
-                ));
+                let wait = self.ask_backoff.failed();
+                let why = format!("monitor at {endpoint}: no backup could be made before: {refusal}");
+                self.copy_failed(&why, wait);
                 return;
             }
             // One is enough, however often the copy is tried: each holds what rotation may not touch.
@@ -420,7 +431,8 @@ impl<'a> Follower<'a> {
         }
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
-            self.copy_failed(&format!("cannot stop the replica: {error}"));
+            let wait = self.ask_backoff.failed();
+            self.copy_failed(&format!("cannot stop the replica: {error}"), wait);
             return;
         }
         self.full_copy(Some(reason)).await;
@@ -463,19 +475,20 @@ impl<'a> Follower<'a> {
             }
             Err(error) => {
                 let endpoint = self.peer.info().endpoint();
-                self.copy_failed(&format!("monitor at {endpoint}: {error:#}"));
+                let wait = self.copy_backoff.failed();
+                self.copy_failed(&format!("monitor at {endpoint}: {error:#}"), wait);
             }
         }
         // Its connection may be older than the copy took.
         self.ask_again = Instant::now();
     }
 
-    fn copy_failed(&mut self, why: &str) {
+    fn copy_failed(&mut self, why: &str, wait: Duration) {
         if self.seen.copy_failure.as_deref() != Some(why) {
             let message = format!("A full copy failed: {why}.");
             self.shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
         }
         self.seen.copy_failure = Some(why.into());
-        self.copy_again = Instant::now() + self.copy_backoff.failed();
+        self.copy_again = Instant::now() + wait;
     }
 }

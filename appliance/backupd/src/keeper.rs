@@ -129,12 +129,17 @@ fn is_due(settings: &Settings, made: impl Iterator<Item = Timestamp>, now: Times
 
 async fn verify(shared: &Shared) {
     let mut copy = Failing::default();
+    let mut copy_again = Instant::now();
     loop {
-        if shared.volume_problem().is_none()
-            && let Some(error) = copy.news(shared.verify_copy().await)
-        {
-            let message = format!("The full copy could not be verified: {error}.");
-            shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
+        if shared.volume_problem().is_none() && Instant::now() >= copy_again {
+            let verified = shared.verify_copy().await;
+            if verified.is_err() {
+                copy_again = Instant::now() + VERIFICATION_AGAIN;
+            }
+            if let Some(error) = copy.news(verified) {
+                let message = format!("The full copy could not be verified: {error}.");
+                shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
+            }
         }
         let next = match shared.volume_problem() {
             None => shared.backups().map(|list| next_to_verify(shared.take_asked(), &list.backups)),

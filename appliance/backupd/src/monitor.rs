@@ -17,9 +17,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Longest time until a question is answered or the monitor counts as unreachable; a status must say so within 10 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Size of the databases that the role may enter: the same ones on the monitor and on its replica.
-pub const DATABASE_BYTES: &str = "select coalesce(pg_catalog.sum(pg_catalog.pg_database_size(oid)), 0)::pg_catalog.text \
-     from pg_catalog.pg_database where pg_catalog.has_database_privilege(oid, 'connect')";
+/// Size of all databases in the tablespace of the current one, which anybody may ask for: the same on the monitor and on
+/// its replica.
+pub const DATABASE_BYTES: &str = "select pg_catalog.pg_tablespace_size(dattablespace)::pg_catalog.text \
+     from pg_catalog.pg_database where datname operator(pg_catalog.=) pg_catalog.current_database()";
 
 /// Why the monitor cannot be followed, as a sentence with address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,7 +181,7 @@ impl Monitor {
             .collect()
     }
 
-    /// Size of the databases that the role may enter, in bytes; may take minutes.
+    /// Size of its databases, those of other tablespaces aside, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
         let row = self.row(DATABASE_BYTES).await?;
         row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")

@@ -157,7 +157,7 @@ impl Standby {
         Ok(Facts { version, flushed, timeline, superuser, collations })
     }
 
-    /// Size of the databases that the role may enter, in bytes; may take minutes.
+    /// Size of its databases, those of other tablespaces aside, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
         let messages = self.client.simple_query(DATABASE_BYTES).await?;
         let row = rows(messages).next().context("it answers with nothing")?;

@@ -103,7 +103,7 @@ pub(crate) mod tests {
 
     pub(crate) fn manifest(id: &str) -> Manifest {
         let configuration = BTreeMap::from([("/etc/pg_hba.conf".to_owned(), "local".to_owned())]);
-        Manifest { backup: backup(id), configuration }
+        Manifest { backup: backup(id), configuration, digests: None }
     }
 
     pub(crate) fn backup(id: &str) -> Backup {

@@ -101,7 +101,7 @@ async fn complete(
     files::replace(&index_file, 0o640, Some(owner), |file| index.write_to(file).map_err(io::Error::other))
         .with_context(|| format!("cannot write {}", index_file.display()))?;
     reached(Step::BackupIndex);
-    let manifest = Manifest { backup, configuration: request.configuration };
+    let manifest = Manifest { backup, configuration: request.configuration, digests: None };
     catalog::write(places, &manifest)?;
     reached(Step::BackupManifest);
     files::rename(&partial, &folder.join(id.as_str()))?;

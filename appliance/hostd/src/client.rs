@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Sum of the sizes of the replica's files, in bytes; may take minutes.
+    /// Size of the replica's databases by their files, those of other tablespaces aside, in bytes; may take minutes.
     pub async fn replica_bytes(&self, monitor: Uuid) -> Result<u64, ClientError> {
         match self.ask(&Request::ReplicaBytes { monitor }, drop).await? {
             Reply::Bytes { bytes } => Ok(bytes),

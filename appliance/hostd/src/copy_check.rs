@@ -6,11 +6,13 @@
 
 use crate::adopt::FOREIGN;
 use crate::btrfs;
-use crate::places::Places;
+use crate::places::{Places, UNVERIFIED_SUFFIX};
 use crate::sandbox::Sandbox;
 use anyhow::{Context, Result, bail, ensure};
 use hostd::{Step, reached};
+use std::path::Path;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// The program that checks.
@@ -20,16 +22,44 @@ const SAID_MAX: usize = 300;
 /// A check that takes longer is given up, and begun again later.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
+/// How often what is kept was replaced or dropped: a check that began before such a moment says nothing after it. Held while
+/// what is kept changes.
+pub type Generation = Mutex<u64>;
+
 /// Keeps a complete copy that is about to become the replica of `monitor`, in the place of what was kept of an earlier one.
-pub async fn keep(places: &Places, monitor: Uuid) -> Result<()> {
-    forget(places, monitor).await?;
+pub async fn keep(places: &Places, monitor: Uuid, generation: &Generation) -> Result<()> {
+    let mut generation = generation.lock().await;
+    *generation += 1;
+    delete(places, monitor).await?;
     btrfs::snapshot(&places.copying(monitor), &places.unverified(monitor)).await?;
     reached(Step::CopyKept);
     Ok(())
 }
 
-/// Deletes what is kept of an earlier copy.
-async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
+/// Drops what is kept of any copy: room is needed, and no check is worth a backup.
+pub async fn drop_all(places: &Places, generation: &Generation) -> Result<()> {
+    let mut generation = generation.lock().await;
+    for monitor in unverified(&places.data).context("cannot look for copies that are kept for their check")? {
+        tracing::warn!("the full copy of {monitor} will not be checked, as space is low");
+        *generation += 1;
+        delete(places, monitor).await?;
+    }
+    Ok(())
+}
+
+/// Whose copies are kept.
+fn unverified(data: &Path) -> std::io::Result<Vec<Uuid>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(data.join("replica"))? {
+        let name = entry?.file_name();
+        found.extend(
+            name.to_str().and_then(|name| name.strip_suffix(UNVERIFIED_SUFFIX)?.parse::<Uuid>().ok()),
+        );
+    }
+    Ok(found)
+}
+
+async fn delete(places: &Places, monitor: Uuid) -> Result<()> {
     let kept = places.unverified(monitor);
     if kept.try_exists().with_context(|| format!("cannot look for {}", kept.display()))? {
         btrfs::delete(&kept).await?;
@@ -37,13 +67,13 @@ async fn forget(places: &Places, monitor: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Checks the copy that is kept; gives what is wrong with it, and forgets it if nothing is. `is_current` says at the end
-/// whether no other copy has begun meanwhile.
+/// Checks the copy that is kept; gives what is wrong with it, and drops it if nothing is.
 ///
 /// # Errors
 /// It could not be tried, or was given up.
-pub async fn run(places: &Places, monitor: Uuid, is_current: impl Fn() -> bool) -> Result<Option<String>> {
+pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Result<Option<String>> {
     let kept = places.unverified(monitor);
+    let began = *generation.lock().await;
     if !kept.try_exists().with_context(|| format!("cannot look for {}", kept.display()))? {
         return Ok(None); // somebody else asked before, and it was good
     }
@@ -60,9 +90,13 @@ pub async fn run(places: &Places, monitor: Uuid, is_current: impl Fn() -> bool) 
         .await
         .context("the check of the full copy was not done within a day")?
         .context("cannot run pg_verifybackup")?;
-    ensure!(is_current(), "the check of the full copy was given up, as another copy has begun");
+    let generation = generation.lock().await;
+    ensure!(
+        *generation == began,
+        "the check of the full copy was given up, as the copy was replaced or dropped"
+    );
     if output.status.success() {
-        forget(places, monitor).await?;
+        delete(places, monitor).await?;
         return Ok(None);
     }
     let said = String::from_utf8_lossy(&output.stderr);

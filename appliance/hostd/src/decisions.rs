@@ -18,6 +18,9 @@ struct Record {
     limits: Limits,
     /// By monitor: `Database system identifier` of what may replace its replica.
     accepted: BTreeMap<Uuid, u64>,
+    /// What was wrong with the file, until the limits are set anew.
+    #[serde(default)]
+    problem: Option<String>,
 }
 
 /// The decisions and their file.
@@ -25,8 +28,6 @@ struct Record {
 pub struct Decisions {
     document: Document<Record>,
     record: Mutex<Record>,
-    /// What was wrong with the file, until the limits are set anew.
-    problem: Mutex<Option<String>>,
 }
 
 impl Decisions {
@@ -34,17 +35,19 @@ impl Decisions {
     pub fn load(folder: &Path) -> Result<Self> {
         let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
         let loaded = document.load()?;
-        if let Some(problem) = &loaded.problem {
+        let decisions = Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) };
+        if let Some(problem) = loaded.problem {
             tracing::error!("{problem}");
+            // Also after the next start.
+            decisions.change(|record| record.problem = Some(problem))?;
         }
-        let record = Mutex::new(loaded.value.unwrap_or_default());
-        Ok(Self { document, record, problem: Mutex::new(loaded.problem) })
+        Ok(decisions)
     }
 
     /// What was wrong with the file, as a sentence without full stop. Until the limits are set anew nothing may be removed by
     /// age: they may have been stricter.
     pub fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     /// The limits of rotation.
@@ -55,9 +58,7 @@ impl Decisions {
     /// Sets the limits of rotation.
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.check()?;
-        self.change(|record| record.limits = limits)?;
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
+        self.change(|record| (record.limits, record.problem) = (limits, None))
     }
 
     /// The database that may take the place of the replica of `monitor`.
@@ -114,6 +115,9 @@ mod tests {
         let damaged = Decisions::load(folder.path()).unwrap();
         assert_eq!(damaged.limits(), limits);
         assert!(damaged.problem().unwrap().contains("was damaged"));
+        damaged.accept(monitor, 43).unwrap();
+        let damaged = Decisions::load(folder.path()).unwrap();
+        assert!(damaged.problem().is_some(), "it is forgotten");
         damaged.set_limits(limits).unwrap();
         assert_eq!(damaged.problem(), None);
         again.done(monitor).unwrap();

@@ -45,9 +45,10 @@ pub async fn run(
     }
     btrfs::create(&copying).await?;
     reached(Step::CopyBegun);
+    let generation = room.generation;
     let attempt = async {
         copy_into(places, peer, tablespaces, &copying, room, replies, left).await?;
-        copy_check::keep(places, peer.id).await
+        copy_check::keep(places, peer.id, generation).await
     };
     if let Err(error) = attempt.await {
         if let Err(cleanup) = btrfs::delete(&copying).await {
@@ -162,7 +163,9 @@ pub struct Room<'a> {
     pub clock: &'a Clock,
     /// Held while backups go.
     pub catalog: &'a Mutex<()>,
-    /// There is just enough, and nothing more may go: asking again would not change that.
+    /// Of what is kept of copies for their check.
+    pub generation: &'a copy_check::Generation,
+    /// There is just enough, and nothing more may go: as long as it fits, asking again would not change that.
     pub is_tight: bool,
 }
 
@@ -171,17 +174,19 @@ impl Room<'_> {
     /// the volume is full. Where it does not, backups go, down to the newest verified one (design, section 7).
     async fn make(&mut self, places: &Places, at: CopyProgress, replies: &mut Replies) -> Result<()> {
         let left = at.total.saturating_sub(at.done);
-        if self.is_tight || catalog::room(places)?.1 >= left.saturating_add(replica::FULL_BYTES) {
+        let free = || -> Result<u64> { Ok(catalog::room(places)?.1) };
+        if free()? >= left.saturating_add(replica::FULL_BYTES) || (self.is_tight && free()? > left) {
             return Ok(());
         }
+        copy_check::drop_all(places, self.generation).await?;
         let _one_at_a_time = self.catalog.lock().await;
         let (deleted, problem) = rotate::make_room(places, self.clock, left).await?;
         for deletion in deleted {
             replies.send(&Reply::Deleted(deletion)).await?;
         }
         let Some(problem) = problem else { return Ok(()) };
-        // It fits for the moment, and the replica that it replaces gives its room back.
-        self.is_tight = catalog::room(places)?.1 > left;
+        // It fits, as far as is known.
+        self.is_tight = free()? > left;
         ensure!(self.is_tight, problem);
         tracing::warn!("the copy goes on with little room: {problem}");
         Ok(())

@@ -1,7 +1,7 @@
 //! `hostd`, the privileged process of the backup server (see the library's page for its place).
 //!
-//! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt` and
-//! `hostd disarm` are the steps that it takes in processes of their own.
+//! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt`,
+//! `hostd disarm` and `hostd digest` are the steps that it takes in processes of their own.
 
 mod adopt;
 mod backup;
@@ -13,6 +13,7 @@ mod cluster_exec;
 mod console;
 mod copy_check;
 mod decisions;
+mod digest;
 mod disarm;
 mod full_copy;
 mod places;
@@ -60,6 +61,8 @@ enum Command {
     ClusterExec(cluster_exec::Args),
     /// Turn the base backup at /srv/cluster into a replica
     Adopt,
+    /// Hash the tar of a backup
+    Digest(digest::Args),
     /// Make the clone of a backup at /srv/cluster ready to be started on its own
     Disarm,
 }
@@ -67,6 +70,7 @@ enum Command {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
+        Command::Digest(args) => digest::run(&args),
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Disarm => disarm::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Order { order, socket, data } => tokio::runtime::Builder::new_current_thread()

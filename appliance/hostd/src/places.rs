@@ -127,8 +127,14 @@ pub enum Leftover {
 /// A folder cannot be read; then nothing is known to be left over.
 pub fn leftovers(data: &Path) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
-    let copying = |path: &PathBuf| name_of(path).ends_with(COPYING_SUFFIX);
-    found.extend(entries(&data.join("replica"))?.into_iter().filter(copying).map(Leftover::Subvolume));
+    let replicas = entries(&data.join("replica"))?;
+    let half_made = |path: &&PathBuf| {
+        let name = name_of(path);
+        // What is kept of a copy that never became a replica is of no use either.
+        let is_orphan = |name: &str| !replicas.contains(&path.with_file_name(name));
+        name.ends_with(COPYING_SUFFIX) || name.strip_suffix(UNVERIFIED_SUFFIX).is_some_and(is_orphan)
+    };
+    found.extend(replicas.iter().filter(half_made).cloned().map(Leftover::Subvolume));
     // None outlives the process that verifies it.
     let clones = data.join(VERIFICATION);
     if clones.is_dir() {
@@ -173,10 +179,14 @@ mod tests {
     fn only_what_is_half_made_is_left_over() {
         const A: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
         let data = tempfile::tempdir().unwrap();
-        let path = |name: &str| data.path().join(name.replace("A/", &format!("{A}/")));
+        let path = |name: &str| {
+            data.path().join(name.replace("A/", &format!("{A}/")).replace("A.", &format!("{A}.")))
+        };
         for folder in [
             "replica/A/",
             "replica/b.copying",
+            "replica/A.unverified",
+            "replica/b.unverified",
             "verification/20261123T205430Z",
             "backups/A/20261123T205430Z",
             "backups/A/.partial-20261123T205431Z",
@@ -199,6 +209,7 @@ mod tests {
         let expected = [
             Leftover::Subvolume(path("backups/A/.partial-20261123T205431Z")),
             Leftover::Subvolume(path("replica/b.copying")),
+            Leftover::Subvolume(path("replica/b.unverified")),
             Leftover::Subvolume(path("verification/20261123T205430Z")),
             Leftover::File(path("backups/A/.20261123T205431Z.json.new")),
             Leftover::File(path("backups/A/20261123T205431Z.index")),

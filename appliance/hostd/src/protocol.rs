@@ -54,7 +54,7 @@ pub enum Request {
         /// The monitor's UUID.
         monitor: Uuid,
     },
-    /// Measure the replica's files. Replies [`Reply::Bytes`].
+    /// Measure the files of the replica's databases, those of other tablespaces aside. Replies [`Reply::Bytes`].
     ReplicaBytes {
         /// The monitor's UUID.
         monitor: Uuid,

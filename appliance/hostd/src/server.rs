@@ -18,7 +18,6 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -37,8 +36,8 @@ struct Host {
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
     copying: Mutex<()>,
-    /// Full copies that have begun.
-    copies: AtomicU64,
+    /// Of what is kept of full copies for their check.
+    generation: copy_check::Generation,
     /// Held while backups come, go or change their records.
     catalog: Mutex<()>,
     /// Held while a backup is verified, which takes hours: one at a time.
@@ -59,7 +58,7 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
         decisions,
         servers: Mutex::default(),
         copying: Mutex::default(),
-        copies: AtomicU64::default(),
+        generation: Mutex::default(),
         catalog: Mutex::default(),
         verifying: Mutex::default(),
         clean: Mutex::default(),
@@ -180,8 +179,8 @@ async fn carry_out(
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            let mut room = Room { clock, catalog: &host.catalog, is_tight: false };
-            host.copies.fetch_add(1, Ordering::Relaxed);
+            let mut room =
+                Room { clock, catalog: &host.catalog, generation: &host.generation, is_tight: false };
             full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
                 tracing::error!("what was accepted for the copy stays accepted: {error:#}");
@@ -190,9 +189,7 @@ async fn carry_out(
         }
         Request::VerifyCopy { monitor } => {
             let _one_at_a_time = host.verifying.lock().await;
-            let copies = host.copies.load(Ordering::Relaxed);
-            let is_current = || host.copies.load(Ordering::Relaxed) == copies;
-            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor, is_current).await? })
+            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor, &host.generation).await? })
         }
         Request::AcceptDatabase { monitor, system_identifier } => {
             decisions.accept(monitor, system_identifier)?;
@@ -229,13 +226,17 @@ async fn carry_out(
         Request::VerifyBackup { monitor, id, depth } => {
             let _one_at_a_time = host.verifying.lock().await;
             let id = id.parse()?;
-            let verification = verify::run(places, monitor, &id, depth).await?;
+            let found = verify::run(places, monitor, &id, depth).await?;
             let _one_at_a_time = host.catalog.lock().await;
-            Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, verification)?)))
+            Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
         }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
             let rules = rotate::rules(retention_days, decisions);
+            let (total, free) = catalog::room(places)?;
+            if rules.is_low(total, free) {
+                copy_check::drop_all(places, &host.generation).await?;
+            }
             let (deleted, stuck) = rotate::run(places, clock, &rules).await?;
             Ok(Reply::Rotated { deleted, stuck })
         }
@@ -244,8 +245,8 @@ async fn carry_out(
             Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, &rules)?)))
         }
         Request::ReplicaBytes { monitor } => {
-            let replica = places.replica(monitor);
-            let bytes = tokio::task::spawn_blocking(move || usage::file_bytes(&replica)).await??;
+            let databases = places.replica(monitor).join("pgdata/base");
+            let bytes = tokio::task::spawn_blocking(move || usage::file_bytes(&databases)).await??;
             Ok(Reply::Bytes { bytes })
         }
         Request::Limits => Ok(Reply::Limits { limits: decisions.limits(), problem: decisions.problem() }),

@@ -7,9 +7,9 @@
 use crate::cluster::{self, Postgres};
 use crate::places::Places;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, catalog};
+use crate::{btrfs, catalog, digest};
 use anyhow::{Context, Result, anyhow};
-use api::{Backup, Depth, Proof, Verification};
+use api::{Backup, Depth, Digests, Proof, Verification};
 use backups::BackupId;
 use hostd::{Step, reached};
 use jiff::Timestamp;
@@ -53,12 +53,21 @@ fn against(error: anyhow::Error) -> Trouble {
     Trouble::Backup(format!("{error:#}"))
 }
 
-/// Verifies a backup; gives the result, which may be that it failed.
+/// What a verification found.
+pub struct Found {
+    /// The result, which may be that the backup is bad.
+    verification: Verification,
+    /// Hashes of the tar of one that is good.
+    digests: Option<Digests>,
+}
+
+/// Verifies a backup.
 ///
 /// # Errors
 /// It could not be tried.
-pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) -> Result<Verification> {
-    let backup = catalog::read(places, monitor, id)?.backup;
+pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) -> Result<Found> {
+    let manifest = catalog::read(places, monitor, id)?;
+    let backup = &manifest.backup;
     let clone = places.verification(id);
     let folder = clone.parent().context("a clone has a folder")?;
     DirBuilder::new()
@@ -71,14 +80,27 @@ pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) ->
     }
     btrfs::clone(&places.backups(monitor).join(id.as_str()), &clone).await?;
     reached(Step::VerificationClone);
-    let attempt = tokio::time::timeout(LIMIT, prove(places, &backup, &clone, depth)).await;
+    let attempt = async {
+        let began = Instant::now();
+        let proof = prove(places, backup, &clone, depth).await?;
+        let digests = digest::of(places, monitor, id).await.map_err(against)?;
+        let snapshot = places.backups(monitor).join(id.as_str());
+        match manifest.digests.as_ref().and_then(|before| digest::difference(before, &digests, &snapshot)) {
+            Some(difference) => Err(Trouble::Backup(difference)),
+            None => Ok((Proof { seconds: began.elapsed().as_secs_f64(), ..proof }, digests)),
+        }
+    };
+    let attempt = tokio::time::timeout(LIMIT, attempt).await;
     reached(Step::VerificationResult);
     if let Err(error) = btrfs::delete(&clone).await {
         tracing::error!("cannot delete the clone of {id}: {error:#}");
     }
-    let failed = |reason| Verification::Failed { at: Timestamp::now(), reason };
+    let failed =
+        |reason| Found { verification: Verification::Failed { at: Timestamp::now(), reason }, digests: None };
     match attempt {
-        Ok(Ok(proof)) => Ok(Verification::Verified(proof)),
+        Ok(Ok((proof, digests))) => {
+            Ok(Found { verification: Verification::Verified(proof), digests: Some(digests) })
+        }
         Ok(Err(Trouble::Backup(reason))) => Ok(failed(reason)),
         Ok(Err(Trouble::Here(error))) => Err(error.context(format!("cannot verify backup {id}"))),
         Err(_) => Ok(failed(format!("it was not done within {} hours", LIMIT.as_secs() / 3600))),
@@ -86,19 +108,21 @@ pub async fn run(places: &Places, monitor: Uuid, id: &BackupId, depth: Depth) ->
 }
 
 /// Records the result, also in older backups that were still waiting: those are superseded.
-pub fn record(places: &Places, monitor: Uuid, id: &BackupId, verification: Verification) -> Result<Backup> {
-    let set = |id: &BackupId, verification| -> Result<Backup> {
+pub fn record(places: &Places, monitor: Uuid, id: &BackupId, found: Found) -> Result<Backup> {
+    let set = |id: &BackupId, Found { verification, digests }| -> Result<Backup> {
         let mut manifest = catalog::read(places, monitor, id)?;
         manifest.backup.verification = verification;
+        // Those of a good one stay, whatever becomes of it.
+        manifest.digests = digests.or(manifest.digests);
         catalog::write(places, &manifest)?;
         Ok(manifest.backup)
     };
-    let backup = set(id, verification)?;
+    let backup = set(id, found)?;
     reached(Step::VerificationRecorded);
     for older in catalog::backups(places)? {
         let waits = older.monitor.id == monitor && older.verification == Verification::Pending;
         if waits && older.created < backup.created {
-            set(&older.id.parse()?, Verification::Superseded)?;
+            set(&older.id.parse()?, Found { verification: Verification::Superseded, digests: None })?;
         }
     }
     Ok(backup)

@@ -140,10 +140,20 @@ impl Observations {
     pub fn out_of_sync(&self) -> Option<&str> {
         match &self.monitor {
             MonitorView::Answers { slot_lost, .. } if self.replica != ReplicaView::Absent => {
-                slot_lost.as_deref().or(self.broken_stream.as_deref()).or(self.copy_damage.as_deref())
+                slot_lost.as_deref().or(self.broken_stream.as_deref())
             }
             _ => None,
         }
+    }
+
+    /// Why there has to be another copy in the place of the replica: it cannot be continued, or it streams and is damaged,
+    /// which hinders nothing until the other copy comes.
+    pub fn needs_copy(&self) -> Option<&str> {
+        let streams = matches!(
+            (&self.monitor, &self.replica),
+            (MonitorView::Answers { .. }, ReplicaView::Running { .. })
+        );
+        self.out_of_sync().or(self.copy_damage.as_deref().filter(|_| streams))
     }
 
     fn replica_moves(&self) -> bool {
@@ -303,7 +313,7 @@ mod tests {
             ),
             (
                 Observations { copy_damage: Some("x".into()), ..seen(answers(1000, true), running.clone()) },
-                "out-of-sync",
+                "synchronized",
             ),
             (seen(away.clone(), ReplicaView::Absent), "disconnected"),
             (seen(MonitorView::OtherDatabase { reason: "x".into() }, running.clone()), "failed"),

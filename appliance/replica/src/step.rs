@@ -41,7 +41,7 @@ pub fn next_step(seen: &Observations) -> Step {
         // One that can be started gives a backup first.
         (ReplicaView::Running { .. } | ReplicaView::Down { reason: Some(_) }, _)
         | (ReplicaView::Silent { reason: Some(_) }, _)
-            if seen.out_of_sync().is_some() =>
+            if seen.needs_copy().is_some() =>
         {
             Step::Resync
         }
@@ -154,6 +154,31 @@ mod tests {
             assert_eq!(next_step(&seen), expected, "{seen:?}");
             seen.volume_problem = Some("x".into());
             assert_eq!(next_step(&seen), Step::Wait, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_copy_is_made_anew_while_it_streams() {
+        let answers = MonitorView::Answers { position: Lsn(1), slot_active: true, slot_lost: None };
+        let running = ReplicaView::Running { replayed: Lsn(1), paused: None };
+        let table = [
+            (answers.clone(), running.clone(), Step::Resync),
+            (MonitorView::NotAsked, running, Step::Wait),
+            (answers, ReplicaView::Down { reason: None }, Step::Start),
+        ];
+        for (monitor, replica, expected) in table {
+            let seen = Observations {
+                paired: true,
+                volume_problem: None,
+                is_full: false,
+                monitor,
+                replica,
+                lag_seconds: 0.0,
+                broken_stream: None,
+                copy_failure: None,
+                copy_damage: Some("x".into()),
+            };
+            assert_eq!(next_step(&seen), expected, "{seen:?}");
         }
     }
 

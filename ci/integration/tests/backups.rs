@@ -5,6 +5,7 @@ use api::{
     Settings, Verification,
 };
 use integration::{Monitor, Server, run, wait_for};
+use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use tools::Toolbox;
 
@@ -40,6 +41,15 @@ fn a_backup_is_made_on_schedule_and_verified() -> anyhow::Result<()> {
     };
     assert_eq!(proof.depth, Depth::Full);
     assert!(proof.restore_seconds > 0.0 && proof.seconds >= proof.restore_seconds, "{proof:?}");
+    // Its tar was read from end to end.
+    let folder = server.data().join("backups").join(monitor.peer.id.to_string());
+    let manifest = backups::read_manifest(&folder, &backup.id.parse()?)?;
+    let index = std::fs::File::open(folder.join(format!("{}.index", backup.id)))?;
+    let mut tar = std::sync::Arc::new(vtar::Index::read_from(index)?).reader(folder.join(&backup.id))?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut tar, &mut bytes)?;
+    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(manifest.digests.map(|digests| digests.tar), Some(hash));
     // Nothing of it is left, and the next one within the week need not be read whole.
     assert_eq!(std::fs::read_dir(server.data().join("verification"))?.count(), 0);
     monitor.sql("insert into t values (0, 'new')")?;
