@@ -127,13 +127,18 @@ fn is_due(settings: &Settings, made: impl Iterator<Item = Timestamp>, now: Times
     Ok(due(settings.frequency, made, now, &zone).context("the schedule cannot be computed")? == Due::Now)
 }
 
+/// Whether the same would only happen again at once; a process that is started anew soon is back.
+fn is_lasting(error: &Refusal) -> bool {
+    !matches!(error, Refusal::Unavailable(_))
+}
+
 async fn verify(shared: &Shared) {
-    let mut copy = Failing::default();
+    let (mut copy, mut backup) = (Failing::default(), Failing::default());
     let mut copy_again = Instant::now();
     loop {
         if shared.volume_problem().is_none() && Instant::now() >= copy_again {
             let verified = shared.verify_copy().await;
-            if verified.is_err() {
+            if verified.as_ref().is_err_and(is_lasting) {
                 copy_again = Instant::now() + VERIFICATION_AGAIN;
             }
             if let Some(error) = copy.news(verified) {
@@ -145,20 +150,16 @@ async fn verify(shared: &Shared) {
             None => shared.backups().map(|list| next_to_verify(shared.take_asked(), &list.backups)),
             Some(_) => Ok(None),
         };
-        let failed = match next {
-            Ok(Some((backup, depth))) => {
-                shared.verify(&backup, depth).await.err().map(|error| error.to_string())
-            }
-            Ok(None) => None,
-            Err(error) => Some(error.to_string()),
+        let tried = match next {
+            Ok(Some((backup, depth))) => shared.verify(&backup, depth).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         };
-        let pause = if let Some(error) = failed {
+        let pause = if tried.as_ref().is_err_and(is_lasting) { VERIFICATION_AGAIN } else { ROUND };
+        if let Some(error) = backup.news(tried) {
             let message = format!("A backup could not be verified: {error}.");
             shared.events.record(EventKind::Verification, Level::Fail, message, None);
-            VERIFICATION_AGAIN
-        } else {
-            ROUND
-        };
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.verification_asked.notified() => {}

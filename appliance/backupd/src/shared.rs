@@ -42,6 +42,15 @@ pub enum Refusal {
     Failed(#[from] anyhow::Error),
 }
 
+impl From<hostd::ClientError> for Refusal {
+    fn from(error: hostd::ClientError) -> Self {
+        match error {
+            hostd::ClientError::NoAnswer { .. } => Self::Unavailable(error.to_string()),
+            hostd::ClientError::Failed(_) => Self::Failed(error.into()),
+        }
+    }
+}
+
 /// Places that the daemon uses.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -399,7 +408,7 @@ impl Shared {
             .ok_or_else(|| Refusal::Conflict("no monitor is paired, there is nothing to back up".into()))?;
         let not_ready =
             |why: String| Refusal::Conflict(format!("the replica is not ready for a backup: {why}"));
-        let info = self.hostd.replica(peer.id).await.map_err(|error| Refusal::Failed(error.into()))?;
+        let info = self.hostd.replica(peer.id).await?;
         if !info.present || !info.running {
             let (state, _) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
             return Err(not_ready(status::message(&state, Some(&peer.info().endpoint()))));
@@ -437,8 +446,7 @@ impl Shared {
             superuser: facts.superuser,
             collations: facts.collations,
         };
-        let backup =
-            self.hostd.create_backup(request).await.map_err(|error| Refusal::Failed(error.into()))?;
+        let backup = self.hostd.create_backup(request).await?;
         let message =
             format!("Backup {} was made, the snapshot took {:.0} ms.", backup.id, backup.snapshot_ms);
         self.events.record(EventKind::Backup, Level::Ok, message, Some(&backup.id));
@@ -459,11 +467,7 @@ impl Shared {
                 ));
             }
         };
-        let changed = self
-            .hostd
-            .change_backup(backup.monitor.id, id, change)
-            .await
-            .map_err(|error| Refusal::Failed(error.into()))?;
+        let changed = self.hostd.change_backup(backup.monitor.id, id, change).await?;
         self.events.record(EventKind::Settings, Level::Ok, format!("Backup {id}: {what}."), Some(id));
         Ok(changed)
     }
@@ -500,12 +504,11 @@ impl Shared {
         if self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.is_some() {
             return Ok(());
         }
-        let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
-        let replica = self.hostd.replica(peer.id).await.map_err(failed)?;
+        let replica = self.hostd.replica(peer.id).await?;
         if !replica.present || !replica.unverified {
             return Ok(());
         }
-        let problem = self.hostd.verify_copy(peer.id).await.map_err(failed)?;
+        let problem = self.hostd.verify_copy(peer.id).await?;
         let mut damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
         let (level, message) = match problem {
             None => {
@@ -530,7 +533,7 @@ impl Shared {
         set(Some(backup.id.clone()));
         let verified = self.hostd.verify_backup(backup.monitor.id, &backup.id, depth).await;
         set(None);
-        let verified = verified.map_err(|error| Refusal::Failed(error.into()))?;
+        let verified = verified?;
         let (level, message) = match &verified.verification {
             Verification::Verified(proof) => {
                 let seconds = proof.restore_seconds;
@@ -548,13 +551,12 @@ impl Shared {
     /// Deletes what is too old or has to make room.
     pub async fn rotate(&self) -> Result<(), Refusal> {
         let retention = self.settings().retention_days;
-        let failed = |error: hostd::ClientError| Refusal::Failed(error.into());
-        let (deleted, stuck) = self.hostd.rotate(retention).await.map_err(failed)?;
+        let (deleted, stuck) = self.hostd.rotate(retention).await?;
         for deletion in &deleted {
             self.record_deletion(deletion);
         }
         let RotationPlan { clock_is_trusted, limits, .. } = self.rotation_plan().await?;
-        let (_, problem) = self.hostd.limits().await.map_err(failed)?;
+        let (_, problem) = self.hostd.limits().await?;
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
         if stuck && !rotation.stuck {
             let message = "Space is low, and no backup may be deleted.";
@@ -579,6 +581,6 @@ impl Shared {
     pub async fn rotation_plan(&self) -> Result<RotationPlan, Refusal> {
         self.need_volume()?;
         let retention = self.settings().retention_days;
-        self.hostd.rotation_plan(retention).await.map_err(|error| Refusal::Failed(error.into()))
+        Ok(self.hostd.rotation_plan(retention).await?)
     }
 }
