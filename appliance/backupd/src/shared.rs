@@ -475,6 +475,9 @@ impl Shared {
     /// Has a backup verified when it is its turn.
     pub fn ask_verification(&self, id: &str) -> Result<Backup, Refusal> {
         let backup = self.find(id)?;
+        if self.verifying.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&backup.id) {
+            return Ok(backup); // it is under way
+        }
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup.id.clone());
         self.verification_asked.notify_one();
         Ok(backup)
