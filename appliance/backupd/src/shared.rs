@@ -11,7 +11,7 @@ use api::{
 };
 use backups::Entry;
 use files::Document;
-use hostd::{BackupRequest, Change};
+use hostd::{BackupRequest, Change, CopyCheck};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -511,14 +511,15 @@ impl Shared {
         if !replica.present || !replica.unverified {
             return Ok(());
         }
-        let problem = self.hostd.verify_copy(peer.id).await?;
+        let check = self.hostd.verify_copy(peer.id).await?;
         let mut damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
-        let (level, message) = match problem {
-            None => {
+        let (level, message) = match check {
+            CopyCheck::Nothing => return Ok(()),
+            CopyCheck::Good => {
                 *damage = CopyDamage::default();
                 (Level::Ok, "Every file of the full copy is what the monitor sent.".into())
             }
-            Some(problem) => {
+            CopyCheck::Damaged { problem } => {
                 let reason = format!("the full copy is damaged: {problem}");
                 let message = status::sentence(&reason);
                 *damage = CopyDamage { reason: Some(reason), times: damage.times + 1 };

@@ -1,6 +1,6 @@
 //! Client of `hostd`, for the processes on the same machine.
 
-use crate::{BackupRequest, Change, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
+use crate::{BackupRequest, Change, CopyCheck, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
 use api::{Backup, Deletion, Depth, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
@@ -79,10 +79,10 @@ impl Client {
         }
     }
 
-    /// Checks the last full copy; gives what is wrong with it. May take hours.
-    pub async fn verify_copy(&self, monitor: Uuid) -> Result<Option<String>, ClientError> {
+    /// Checks the last full copy. May take hours.
+    pub async fn verify_copy(&self, monitor: Uuid) -> Result<CopyCheck, ClientError> {
         match self.ask(&Request::VerifyCopy { monitor }, drop).await? {
-            Reply::CopyVerified { problem } => Ok(problem),
+            Reply::CopyVerified(check) => Ok(check),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -9,7 +9,7 @@ use crate::btrfs;
 use crate::places::{Places, UNVERIFIED_SUFFIX};
 use crate::sandbox::Sandbox;
 use anyhow::{Context, Result, bail, ensure};
-use hostd::{Step, reached};
+use hostd::{CopyCheck, Step, reached};
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -67,15 +67,15 @@ async fn delete(places: &Places, monitor: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Checks the copy that is kept; gives what is wrong with it, and drops it if nothing is.
+/// Checks the copy that is kept, and drops it if it is good.
 ///
 /// # Errors
 /// It could not be tried, or was given up.
-pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Result<Option<String>> {
+pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Result<CopyCheck> {
     let kept = places.unverified(monitor);
     let began = *generation.lock().await;
     if !kept.try_exists().with_context(|| format!("cannot look for {}", kept.display()))? {
-        return Ok(None); // somebody else asked before, and it was good
+        return Ok(CopyCheck::Nothing);
     }
     // The WAL is checked by recovery at the first start; reading it here as well would need a shell, which no cluster sees.
     let mut arguments = vec!["--no-parse-wal", "--exit-on-error"];
@@ -97,12 +97,14 @@ pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Res
     );
     if output.status.success() {
         delete(places, monitor).await?;
-        return Ok(None);
+        return Ok(CopyCheck::Good);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let short = |text: &str| text.chars().take(SAID_MAX).collect::<String>();
     match said.lines().find_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: ")) {
-        Some(verdict) if output.status.code() == Some(1) => Ok(Some(short(verdict))),
+        Some(verdict) if output.status.code() == Some(1) => {
+            Ok(CopyCheck::Damaged { problem: short(verdict) })
+        }
         // No memory, a sandbox that cannot be set up: that says nothing of the copy.
         _ => bail!("pg_verifybackup ended with {}: {}", output.status, short(said.trim())),
     }

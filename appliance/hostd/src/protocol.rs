@@ -169,6 +169,21 @@ pub struct Tablespace {
     pub location: String,
 }
 
+/// What the check of a full copy found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "check", rename_all = "kebab-case")]
+pub enum CopyCheck {
+    /// Every file is what the monitor sent.
+    Good,
+    /// Some file is not.
+    Damaged {
+        /// Which, and in what way.
+        problem: String,
+    },
+    /// Nothing is kept for a check: it was done before, or what was kept was dropped to make room.
+    Nothing,
+}
+
 /// State of a replica as `hostd` sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaInfo {
@@ -199,10 +214,7 @@ pub enum Reply {
     /// Answer to [`Request::Replica`].
     Replica(ReplicaInfo),
     /// Answer to [`Request::VerifyCopy`].
-    CopyVerified {
-        /// What is wrong with the copy; `None`: it is what the monitor sent.
-        problem: Option<String>,
-    },
+    CopyVerified(CopyCheck),
     /// Answer to [`Request::AcceptedDatabase`].
     AcceptedDatabase {
         /// `Database system identifier`, where one was accepted.

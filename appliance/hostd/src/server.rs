@@ -189,7 +189,7 @@ async fn carry_out(
         }
         Request::VerifyCopy { monitor } => {
             let _one_at_a_time = host.verifying.lock().await;
-            Ok(Reply::CopyVerified { problem: copy_check::run(places, monitor, &host.generation).await? })
+            Ok(Reply::CopyVerified(copy_check::run(places, monitor, &host.generation).await?))
         }
         Request::AcceptDatabase { monitor, system_identifier } => {
             decisions.accept(monitor, system_identifier)?;
