@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firstboot::places::Ids;
 use firstboot::{Places, data, machine_id, provision, settings, state, system};
@@ -140,6 +140,7 @@ impl Machine {
         }
         fs::remove_dir_all(&self.places.run).unwrap();
         fs::create_dir(&self.places.run).unwrap();
+        self.loops.iter().for_each(|device| wait_until_unused(device));
     }
 
     fn partition(&self, number: u32) -> File {
@@ -167,6 +168,21 @@ impl Drop for Machine {
         for device in &self.loops {
             run(Command::new("losetup").args(["--detach", device]));
         }
+    }
+}
+
+/// Waits until no file system uses a device. A program of another test that runs in a mount namespace of its own keeps what
+/// was mounted when it began until it ends, and btrfs writes its last superblock only then.
+fn wait_until_unused(device: &str) {
+    // Of a block device `O_EXCL` means: nobody has claimed it (open(2)).
+    let claim = || {
+        let mut options = File::options();
+        options.read(true).custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed()).open(device)
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = claim() {
+        assert!(Instant::now() < deadline, "{device} is still in use: {error}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
