@@ -21,7 +21,7 @@ pub use backup::{
 pub use client::{Client, ClientError};
 pub use event::{EVENTS_KEPT, Event, EventKind, EventList};
 pub use host::Host;
-pub use peer::{Peer, PeerError, PeerInfo, Secret, check_configuration};
+pub use peer::{Peer, PeerError, PeerInfo, Secret, check_configuration, endpoint};
 pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, RotationPlan};
 pub use settings::{Day, Frequency, HOURS, RETENTION_DAYS, Settings, SettingsError};
 pub use status::{Check, Level, Progress, Space, State, Status, Usage, Versions};

@@ -169,7 +169,7 @@ impl PeerInfo {
 }
 
 /// `address:port`, an IPv6 address in brackets.
-pub(crate) fn endpoint(address: &str, port: u16) -> String {
+pub fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 

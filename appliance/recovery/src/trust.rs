@@ -1,0 +1,241 @@
+//! Who the server is: by the hash of its public key, which whoever restores compares before the password is sent.
+//!
+//! The key and not the certificate, so that a renewed certificate is the same server (design D14). The hash is written as
+//! curl's `--pinnedpubkey` takes it, so that it can be had and checked with everybody's tools.
+
+use std::fmt;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, SignatureScheme,
+};
+use sha2::{Digest, Sha256};
+
+use crate::Failure;
+
+/// How long one address of the server may take to answer.
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long an established connection may be silent.
+pub(crate) const SILENCE: Duration = Duration::from_secs(60);
+
+const PREFIX: &str = "sha256//";
+
+/// SHA-256 of a public key (SubjectPublicKeyInfo, RFC 7469 section 2.4), written `sha256//` and base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+/// Text that is no fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no fingerprint; expected sha256// and 44 characters")]
+pub struct FingerprintError(String);
+
+impl Fingerprint {
+    /// Of the key in a certificate.
+    ///
+    /// # Errors
+    /// It is no certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
+        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+        Ok(Self(Sha256::digest(key.as_ref()).into()))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}", STANDARD.encode(self.0))
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
+
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        let error = || FingerprintError(text.chars().take(80).collect());
+        let encoded = text.trim().strip_prefix(PREFIX).ok_or_else(error)?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| error())?;
+        Ok(Self(bytes.try_into().map_err(|_| error())?))
+    }
+}
+
+/// What a server shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The key's hash.
+    pub fingerprint: Fingerprint,
+    /// The certificate, PEM: what [`api::Client`] pins.
+    pub certificate: String,
+}
+
+/// Asks the machine behind `host` (IPv4, IPv6 or name) and `port`, which speaks TLS there, who it is. Nothing is sent
+/// but the handshake.
+///
+/// # Errors
+/// [`Failure::Unreachable`]
+pub fn look(host: &str, port: u16) -> Result<Shown, Failure> {
+    let endpoint = api::endpoint(host, port);
+    let unreachable = |cause: String| Failure::Unreachable { endpoint: endpoint.clone(), cause };
+    let seen = Arc::new(Mutex::new(None));
+    let config = config(None, Some(Arc::clone(&seen))).map_err(|error| unreachable(error.to_string()))?;
+    let name = ServerName::try_from(api::SERVER_NAME).map_err(|error| unreachable(error.to_string()))?;
+    let mut tls =
+        ClientConnection::new(Arc::new(config), name).map_err(|error| unreachable(error.to_string()))?;
+    let mut stream = connect(host, port).map_err(|error| unreachable(error.to_string()))?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).map_err(|error| unreachable(error.to_string()))?;
+    }
+    let certificate = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let certificate = certificate.ok_or_else(|| unreachable("it showed no certificate".into()))?;
+    let fingerprint = Fingerprint::of(&certificate).map_err(|error| unreachable(error.to_string()))?;
+    Ok(Shown { fingerprint, certificate: pem(&certificate) })
+}
+
+/// A connection to the first address of `host` that takes one, with time limits.
+pub(crate) fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_PATIENCE) {
+            Ok(stream) => {
+                limit(&stream)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Gives a connection its time limits.
+pub(crate) fn limit(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    stream.set_nodelay(true)
+}
+
+/// TLS with a server that must have this key.
+pub(crate) fn pinned(expected: Fingerprint) -> Result<ClientConfig, rustls::Error> {
+    config(Some(expected), None)
+}
+
+type Seen = Arc<Mutex<Option<CertificateDer<'static>>>>;
+
+fn config(expected: Option<Fingerprint>, seen: Option<Seen>) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(Key { expected, seen, provider: Arc::clone(&provider) });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Accepts a certificate by its key alone: no authority stands behind it. That the server has the private key is checked
+/// as always.
+#[derive(Debug)]
+struct Key {
+    expected: Option<Fingerprint>,
+    seen: Option<Seen>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// In an error of TLS: another key.
+#[derive(Debug, thiserror::Error)]
+#[error("it shows the key {0}")]
+struct Other(Fingerprint);
+
+/// The other key that made TLS fail, if that was it.
+pub(crate) fn other_key(error: &io::Error) -> Option<Fingerprint> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+            cause.downcast_ref::<Other>().map(|other| other.0)
+        }
+        _ => None,
+    }
+}
+
+impl ServerCertVerifier for Key {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let shown = Fingerprint::of(certificate)?;
+        if let Some(seen) = &self.seen {
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate.clone().into_owned());
+        }
+        if self.expected.is_some_and(|expected| expected != shown) {
+            return Err(CertificateError::Other(OtherError(Arc::new(Other(shown)))).into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A certificate as PEM (RFC 7468: lines of 64 characters).
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let encoded: Vec<char> = STANDARD.encode(certificate).chars().collect();
+    for line in encoded.chunks(64) {
+        text.extend(line);
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_as_they_are_written() {
+        let fingerprint = Fingerprint([7; 32]);
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        assert_eq!(format!(" {fingerprint}\n").parse(), Ok(fingerprint));
+        for wrong in ["", "sha256//", "sha256//AAAA", &fingerprint.to_string()[8..], "SHA256:x"] {
+            assert!(wrong.parse::<Fingerprint>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_renewed_certificate_of_the_same_key_is_the_same_server() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            |name: &str| rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (old, new) = (certificate("backup-server"), certificate("renewed"));
+        assert_ne!(old.der(), new.der());
+        assert_eq!(Fingerprint::of(old.der()).unwrap(), Fingerprint::of(new.der()).unwrap());
+        assert_eq!(pem(old.der()), old.pem().replace("\r\n", "\n"));
+    }
+}
