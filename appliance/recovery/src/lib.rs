@@ -1,16 +1,20 @@
 //! The way back: from a backup server to a monitor's PostgreSQL (design D12).
 //!
-//! What is here so far is the part that needs no monitor: who the server is ([`trust`]), what cannot be restored here
-//! and why ([`checks`]), the download that survives every break and believes nothing that it did not hash
-//! ([`download`]), and unpacking beside the live data, which can be cut at any point and goes on ([`unpack`]).
+//! What is here so far is the part that needs no running monitor: who the server is ([`trust`]), what cannot be restored
+//! here and why ([`checks`]), the download that survives every break and believes nothing that it did not hash
+//! ([`download`]), unpacking beside the live data, which can be cut at any point and goes on ([`unpack`]), the monitor's
+//! configuration made ready beside the live one ([`configuration`]), and taking the place of what was there, and back
+//! ([`swap`]).
 //!
 //! Nothing of a backup is stored twice: what was downloaded and hashed is unpacked at once, so a restore needs the
 //! room of the database and not of its tar as well. The price is that a restore that was cut goes on at the beginning
 //! of the file at which it was, at most 1 GiB before.
 
 pub mod checks;
+pub mod configuration;
 pub mod download;
 mod failure;
+pub mod swap;
 pub mod trust;
 pub mod unpack;
 

@@ -1,0 +1,149 @@
+//! The monitor's configuration files, as the manifest has them, made ready beside the live ones.
+//!
+//! Their paths come from the monitor, and root writes: only what lies in PostgreSQL's own configuration folder of this machine is
+//! taken, by plain names. Files of the link to the backup server are not taken: `monitor-link setup` writes them anew, with
+//! keys that were never in a backup.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The files that are taken over, by path below `folder`; the others by path.
+pub fn sort<'a>(
+    configuration: &'a BTreeMap<String, String>,
+    folder: &Path,
+) -> (BTreeMap<PathBuf, &'a str>, Vec<&'a str>) {
+    let ours = [
+        Path::new("conf.d").join(monitor_link::settings::FILE),
+        Path::new(monitor_link::hba::FILE).to_owned(),
+    ];
+    let (mut taken, mut left) = (BTreeMap::new(), Vec::new());
+    for (path, text) in configuration {
+        let below = Path::new(path).strip_prefix(folder).ok();
+        let plain = below.filter(|below| {
+            !below.as_os_str().is_empty()
+                && below.components().all(|component| matches!(component, Component::Normal(_)))
+        });
+        match plain {
+            Some(below) if ours.iter().any(|file| file == below) => {}
+            Some(below) => drop(taken.insert(below.to_owned(), text.as_str())),
+            None => left.push(path.as_str()),
+        }
+    }
+    (taken, left)
+}
+
+/// Makes `beside` a copy of the live configuration folder with `files` in it. What stood at `beside` is an attempt that was
+/// cut: it goes first.
+///
+/// # Errors
+/// Those of the file system; something that is no file, folder or link is in the folder.
+pub fn make(live: &Path, beside: &Path, files: &BTreeMap<PathBuf, &str>) -> Result<()> {
+    if beside.exists() {
+        fs::remove_dir_all(beside).with_context(|| format!("cannot remove {}", beside.display()))?;
+    }
+    copy(live, beside)?;
+    let folder = fs::metadata(live).with_context(|| format!("cannot read {}", live.display()))?;
+    let folder_owner = (folder.uid(), folder.gid());
+    for (name, text) in files {
+        let path = beside.join(name);
+        let old = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file);
+        let owner = old.as_ref().map_or(folder_owner, |old| (old.uid(), old.gid()));
+        // Access rules and user maps are nobody else's business; so is what nobody knows.
+        let mode = old.as_ref().map_or(0o640, |old| old.mode() & 0o777);
+        let parent = path.parent().unwrap_or(beside);
+        if !parent.is_dir() {
+            files::folder(parent, 0o755, folder_owner)?;
+        }
+        files::write(&path, text.as_bytes(), mode, Some(owner))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let cannot = || format!("cannot copy {} to {}", from.display(), to.display());
+    let metadata = fs::symlink_metadata(from).with_context(cannot)?;
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        fs::create_dir(to).with_context(cannot)?;
+        for entry in fs::read_dir(from).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    } else if kind.is_symlink() {
+        symlink(fs::read_link(from).with_context(cannot)?, to).with_context(cannot)?;
+    } else if kind.is_file() {
+        fs::copy(from, to).with_context(cannot)?;
+    } else {
+        bail!("{} is no file, folder or link; PostgreSQL has no use for it there", from.display());
+    }
+    lchown(to, Some(metadata.uid()), Some(metadata.gid())).with_context(cannot)?;
+    if !kind.is_symlink() {
+        fs::set_permissions(to, metadata.permissions()).with_context(cannot)?;
+        fs::File::open(to).and_then(|copy| copy.sync_all()).with_context(cannot)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const FOLDER: &str = "/etc/postgresql/17/main";
+
+    #[test]
+    fn only_the_clusters_own_files_are_taken() {
+        let paths = [
+            "/etc/passwd",
+            "/etc/postgresql/17/main",
+            "/etc/postgresql/17/main/../../../passwd",
+            "/etc/postgresql/17/main/conf.d/infimonitor.conf",
+            "/etc/postgresql/17/main/conf.d/tuning.conf",
+            "/etc/postgresql/17/main/infimonitor.pg_hba.conf",
+            "/etc/postgresql/17/main/pg_hba.conf",
+            "/etc/postgresql/17/main/postgresql.conf",
+            "/etc/postgresql/17/main2/postgresql.conf",
+            "etc/postgresql/17/main/relative",
+        ];
+        let configuration = paths.iter().map(|path| ((*path).to_owned(), "text".to_owned())).collect();
+        let (taken, left) = sort(&configuration, Path::new(FOLDER));
+        let taken: Vec<_> = taken.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(taken, ["conf.d/tuning.conf", "pg_hba.conf", "postgresql.conf"]);
+        assert_eq!(left, [paths[0], paths[1], paths[2], paths[8], paths[9]]);
+    }
+
+    #[test]
+    fn the_live_folder_is_copied_and_the_files_are_put_into_the_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let (live, beside) = (root.path().join("main"), root.path().join("main.restored"));
+        fs::create_dir_all(live.join("conf.d")).unwrap();
+        fs::write(live.join("postgresql.conf"), "port = 1\n").unwrap();
+        fs::write(live.join("infimonitor.key"), "secret").unwrap();
+        fs::set_permissions(live.join("infimonitor.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(live.join("postgresql.conf"), fs::Permissions::from_mode(0o644)).unwrap();
+        symlink("/var/log/postgresql", live.join("log")).unwrap();
+        let files = BTreeMap::from([
+            ("postgresql.conf".into(), "port = 2\n"),
+            ("conf.d/tuning.conf".into(), "work_mem = '8MB'\n"),
+            ("more/deep.conf".into(), ""),
+        ]);
+        for _ in 0..2 {
+            make(&live, &beside, &files).unwrap();
+            let read = |name: &str| fs::read_to_string(beside.join(name)).unwrap();
+            let mode = |name: &str| fs::metadata(beside.join(name)).unwrap().permissions().mode() & 0o777;
+            assert_eq!((read("postgresql.conf").as_str(), mode("postgresql.conf")), ("port = 2\n", 0o644));
+            assert_eq!(
+                (read("conf.d/tuning.conf").as_str(), mode("conf.d/tuning.conf")),
+                ("work_mem = '8MB'\n", 0o640)
+            );
+            assert_eq!((read("infimonitor.key").as_str(), mode("infimonitor.key")), ("secret", 0o600));
+            assert_eq!(read("more/deep.conf"), "");
+            assert_eq!(fs::read_link(beside.join("log")).unwrap(), Path::new("/var/log/postgresql"));
+            assert_eq!(fs::read_to_string(live.join("postgresql.conf")).unwrap(), "port = 1\n");
+        }
+    }
+}
