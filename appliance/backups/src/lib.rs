@@ -6,6 +6,7 @@
 
 mod catalog;
 pub mod clock;
+mod disarm;
 pub mod forecast;
 mod id;
 mod manifest;
@@ -13,5 +14,6 @@ pub mod rotation;
 pub mod schedule;
 
 pub use catalog::{Entry, PARTIAL_PREFIX, list, monitors};
+pub use disarm::disarm;
 pub use id::{BackupId, BackupIdError};
 pub use manifest::{ManifestError, id_beside, index_path, manifest_path, read_manifest, write_manifest};

@@ -14,7 +14,6 @@ mod console;
 mod copy_check;
 mod decisions;
 mod digest;
-mod disarm;
 mod full_copy;
 mod places;
 mod replies;
@@ -72,7 +71,7 @@ fn main() -> Result<()> {
         Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
         Command::Digest(args) => digest::run(&args),
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
-        Command::Disarm => disarm::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::Disarm => backups::disarm(Path::new(replica::CLUSTER_ROOT)),
         Command::Order { order, socket, data } => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -25,6 +25,9 @@ use crate::download::failure_of;
 const SYNC_BYTES: u64 = 256 << 20;
 /// Granularity of a tar, in bytes.
 const BLOCK: u64 = 512;
+/// Files of the server that ran when the snapshot was made, which are left out: the number in the first may be that of the live
+/// database's server here, which would then be taken for the restored one's.
+const SERVER_FILES: [&str; 2] = ["postmaster.pid", "postmaster.opts"];
 /// Permission bits that are taken over: PostgreSQL's, without any of the set-user-ID kind.
 const MODES: u32 = 0o770;
 
@@ -140,6 +143,9 @@ fn write_entry(name: &str, entry: &mut tar::Entry<'_, impl Read>, to: &Destinati
         }
         _ => return Err(refused()),
     };
+    if top == "pgdata" && SERVER_FILES.iter().any(|name| rest == Path::new(name)) {
+        return Ok(());
+    }
     match kind {
         EntryType::Directory => {
             make_folder(&parent, Path::new(last), mode, to.owner).with_context(|| here("make"))?;

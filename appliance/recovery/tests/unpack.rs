@@ -34,6 +34,7 @@ fn backup() -> TempDir {
         fs::create_dir_all(place(folder)).unwrap();
     }
     fs::write(place("pgdata/PG_VERSION"), "17\n").unwrap();
+    fs::write(place("pgdata/postmaster.pid"), "1\n").unwrap();
     fs::write(place("pgdata/base/1/1259"), vec![7; 100_000]).unwrap();
     fs::write(place("pgdata/base/1/nothing"), "").unwrap();
     fs::write(place(&format!("pgdata/{}", "n".repeat(200))), "a long name").unwrap();
@@ -59,6 +60,7 @@ fn assert_unpacked(to: &Destination) {
     assert_eq!(read(&to.pgdata.join("base/1/nothing")), b"");
     assert_eq!(read(&to.pgdata.join("n".repeat(200))), b"a long name");
     assert!(to.pgdata.join("empty").is_dir());
+    assert!(!to.pgdata.join("postmaster.pid").exists());
     assert_eq!(read(&to.monitor_config.join("postgresql.conf")), b"port = 1\n");
     // The tablespace is where it is to stay, and the link says so.
     assert_eq!(fs::read_link(to.pgdata.join("pg_tblspc/16400")).unwrap(), to.tablespaces.join("16400"));

@@ -69,7 +69,7 @@ impl ReplicaConfig<'_> {
     }
 }
 
-/// What the files of a clone are made from, which is started to prove a backup.
+/// What the files of a clone are made from: a copy of a backup that is started on its own.
 #[derive(Debug, Clone, Copy)]
 pub struct CloneConfig<'a> {
     /// The cluster's run folder, absolute, as the cluster sees it.
@@ -78,6 +78,9 @@ pub struct CloneConfig<'a> {
     pub control: &'a ControlData,
     /// PostgreSQL's memory for shared buffers, in MiB.
     pub shared_buffers_mib: u32,
+    /// It is to stay, as what was restored; otherwise it proves a backup and is thrown away, and what a power cut would
+    /// do to it is of no interest.
+    pub stays: bool,
 }
 
 impl CloneConfig<'_> {
@@ -88,11 +91,10 @@ impl CloneConfig<'_> {
             "unix_socket_permissions = 0700".into(),
             "primary_conninfo = ''".into(),
             "primary_slot_name = ''".into(),
-            // It is thrown away: what a power cut would do to it is of no interest.
-            "fsync = off".into(),
+            format!("fsync = {}", if self.stays { "on" } else { "off" }),
             "autovacuum = off".into(),
             "max_wal_size = 4GB".into(),
-            "cluster_name = 'verification'".into(),
+            format!("cluster_name = '{}'", if self.stays { "restore" } else { "verification" }),
         ]);
         lines.join("\n") + "\n"
     }

@@ -11,7 +11,6 @@ use replica::{ControlData, Lsn};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::chown;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tools::Toolbox;
@@ -41,7 +40,7 @@ impl Restored {
         anyhow::ensure!(unpack.wait()?.success(), "GNU tar does not unpack the backup");
 
         let data = folder.path().join("pgdata");
-        prepare(&data)?;
+        backups::disarm(folder.path())?;
         let printed = run(toolbox.command("pg_controldata").env("LC_ALL", "C").arg(&data))?;
         let control = ControlData::parse(&String::from_utf8(printed.stdout)?)?;
         let socket = folder.path().display().to_string();
@@ -85,17 +84,4 @@ impl Restored {
     pub fn sql(&self, sql: &str) -> Result<String> {
         query(&self.toolbox, self.folder.path(), 5432, "postgres", sql)
     }
-}
-
-/// Turns the copy of a running standby into one that recovers by itself.
-fn prepare(data: &Path) -> Result<()> {
-    for entry in fs::read_dir(data.join("pg_replslot"))? {
-        fs::remove_dir_all(entry?.path())?;
-    }
-    let pid = data.join("postmaster.pid");
-    if pid.exists() {
-        fs::remove_file(pid)?;
-    }
-    anyhow::ensure!(data.join("standby.signal").is_file(), "a backup is of a standby");
-    Ok(())
 }

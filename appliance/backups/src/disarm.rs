@@ -1,6 +1,7 @@
-//! `hostd disarm`: makes a clone of a backup ready to be started on its own (facts, "Starting a restored copy").
+//! Making a copy of a backup ready to be started on its own (facts, "Starting a restored copy").
 //!
-//! Runs in the clone's namespace as the clone's user: the tree came from the monitor.
+//! The server does it in the clone's namespace as the clone's user, since the tree came from the monitor; a restore does it
+//! with a tree in which it let no link but the tablespaces'.
 
 use anyhow::{Context, Result};
 use std::fs;
@@ -8,8 +9,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 /// Disarms the tree below `root`: nobody's server runs in it, it holds back no WAL, and it starts as a standby, which
-/// recovers at least to where it was consistent.
-pub fn run(root: &Path) -> Result<()> {
+/// recovers at least to where it was consistent. May be done again.
+///
+/// # Errors
+/// Those of the file system.
+pub fn disarm(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
     for name in ["postmaster.pid", "postmaster.opts"] {
         let path = pgdata.join(name);
@@ -45,7 +49,7 @@ mod tests {
         fs::write(pgdata.join("postmaster.pid"), "1").unwrap();
         fs::write(pgdata.join("backup_label"), "kept").unwrap();
         for _ in 0..2 {
-            run(root.path()).unwrap();
+            disarm(root.path()).unwrap();
             let mut names: Vec<_> =
                 fs::read_dir(&pgdata).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             names.sort();

@@ -1,0 +1,254 @@
+//! Recovery of what was unpacked: it is started beside the live database, on a socket that only PostgreSQL's user reaches,
+//! replays its WAL at least to where the backup promises, becomes a database of its own, and is stopped in order.
+//!
+//! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]).
+
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use api::Backup;
+use replica::{CloneConfig, ControlData, HBA_FILE, IDENT_FILE, Lsn, POSTGRESQL_CONF, clone_conninfo};
+
+use crate::Failure;
+
+/// Recovery that does not move for so long has come to the end of its WAL.
+const STALLED: Duration = Duration::from_secs(300);
+/// Time between two looks at the recovery.
+const POLL: Duration = Duration::from_millis(200);
+/// Memory for shared buffers: the live database beside it keeps its own.
+const SHARED_BUFFERS_MIB: u32 = 128;
+/// Seconds that a start or a stop may take; a stop writes a checkpoint.
+const PATIENCE_SECONDS: &str = "86400";
+/// Lines of the server's log that go into an error.
+const REASON_LINES: usize = 3;
+/// Database that every cluster has.
+const DATABASE: &str = "template1";
+
+/// How PostgreSQL's programs are run.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// What stands before a program so that PostgreSQL's user runs it, such as `runuser -u postgres --`.
+    pub as_owner: Vec<String>,
+    /// Folder of the programs, such as `/usr/lib/postgresql/17/bin`.
+    pub folder: PathBuf,
+    /// User and group number of that user.
+    pub owner: (u32, u32),
+}
+
+impl Programs {
+    fn command(&self, program: &str) -> Result<Command> {
+        let program = self.folder.join(program);
+        let mut command = match self.as_owner.as_slice() {
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            [] => Command::new(program),
+        };
+        // root's home has files that the owner cannot read, and that are not meant for this.
+        command.current_dir("/").env("HOME", "/").env("LC_ALL", "C").stdin(Stdio::null());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            command.env_remove(name);
+        }
+        Ok(command)
+    }
+
+    fn output(&self, program: &str, arguments: impl FnOnce(&mut Command)) -> Result<String> {
+        let mut command = self.command(program)?;
+        arguments(&mut command);
+        monitor_link::cluster::run(&mut command)
+    }
+}
+
+/// A backup that was unpacked.
+#[derive(Debug, Clone)]
+pub struct Unpacked<'a> {
+    /// PostgreSQL's programs.
+    pub programs: &'a Programs,
+    /// The folder in which `pgdata` is.
+    pub folder: &'a Path,
+    /// A folder for its configuration and socket, which is made; short, as a socket's path has 107 bytes at most.
+    pub run: &'a Path,
+    /// What it is of.
+    pub backup: &'a Backup,
+}
+
+impl Unpacked<'_> {
+    /// Recovers it. `replayed` is called with the WAL position that is reached and the one to be reached.
+    ///
+    /// Returns, as sentences, what whoever restores should know. May be done again after a cut.
+    ///
+    /// # Errors
+    /// [`Failure::Damaged`]: it does not start, or its WAL ends too early.
+    pub fn recover(&self, replayed: impl FnMut(Lsn, Lsn)) -> Result<Vec<String>, Failure> {
+        self.end_of_a_cut_attempt()?;
+        backups::disarm(self.folder)?;
+        self.configure()?;
+        let log = self.run.join("log");
+        // It inherits the streams: a pipe would never end.
+        let config = format!("-c config_file={}", self.run.join(POSTGRESQL_CONF).display());
+        let mut command = self.programs.command("pg_ctl")?;
+        // Until it recovers, or has ended: before, there is nothing by which to tell that it runs.
+        command.args(["--wait", "--silent", "--timeout", PATIENCE_SECONDS, "-D"]).arg(self.pgdata());
+        command.arg("-l").arg(&log).arg("-o").arg(config).arg("start");
+        let started =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot run pg_ctl")?;
+        let result = match started.success() {
+            true => self.until_promoted(replayed).and_then(|()| Ok(self.notes()?)),
+            false => Err(self.damaged("PostgreSQL does not start from it")),
+        };
+        match result {
+            Ok(notes) => {
+                self.stop("fast")?;
+                Ok(notes)
+            }
+            Err(failure) => {
+                if self.runs()? {
+                    self.stop("immediate")?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn pgdata(&self) -> PathBuf {
+        self.folder.join("pgdata")
+    }
+
+    /// Whether a server runs in it. The number in `postmaster.pid` alone says nothing: after a restart of the machine it may be
+    /// the live database's, which would then be stopped. So the process must be in this folder.
+    fn runs(&self) -> Result<bool> {
+        let pgdata = self.pgdata();
+        let Some(text) = files::read(&pgdata.join("postmaster.pid"))? else { return Ok(false) };
+        let Some(Ok(process)) = text.lines().next().map(|line| line.trim().parse::<u32>()) else {
+            return Ok(false);
+        };
+        let here = fs::metadata(&pgdata).with_context(|| format!("cannot look at {}", pgdata.display()))?;
+        // An error is a process that is not there.
+        let there = fs::metadata(format!("/proc/{process}/cwd"));
+        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())))
+    }
+
+    fn stop(&self, mode: &str) -> Result<()> {
+        let stop = |command: &mut Command| {
+            command.args(["--wait", "--silent", "--timeout", PATIENCE_SECONDS, "-m", mode, "-D"]);
+            command.arg(self.pgdata()).arg("stop");
+        };
+        self.programs.output("pg_ctl", stop).context("cannot stop the restored database").map(drop)
+    }
+
+    /// Ends a server that an attempt before has left running: two would destroy the data.
+    fn end_of_a_cut_attempt(&self) -> Result<()> {
+        if self.runs()? {
+            self.stop("immediate")?;
+        }
+        Ok(())
+    }
+
+    /// Writes the configuration under which it recovers.
+    fn configure(&self) -> Result<()> {
+        let printed = self.programs.output("pg_controldata", |command| {
+            command.arg(self.pgdata());
+        })?;
+        let control = ControlData::parse(&printed)?;
+        match fs::remove_dir_all(self.run) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", self.run.display()));
+            }
+            _ => {}
+        }
+        let (user, group) = self.programs.owner;
+        let socket = self.run.join("socket");
+        fs::create_dir_all(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
+        for folder in [self.run, &socket] {
+            chown(folder, Some(user), Some(group))
+                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o700)))
+                .with_context(|| format!("cannot give {} to PostgreSQL", folder.display()))?;
+        }
+        let run_dir = self.run.to_str().context("the run folder's path is not UTF-8")?;
+        let shared_buffers_mib = SHARED_BUFFERS_MIB;
+        let config = CloneConfig { run_dir, control: &control, shared_buffers_mib, stays: true };
+        for (name, text) in [
+            (POSTGRESQL_CONF, config.postgresql_conf()),
+            (HBA_FILE, config.hba()),
+            (IDENT_FILE, String::new()),
+        ] {
+            files::write(&self.run.join(name), text.as_bytes(), 0o600, Some((user, group)))?;
+        }
+        Ok(())
+    }
+
+    /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
+    fn sql(&self, database: &str, sql: &str) -> Result<String> {
+        let Some(superuser) = self.backup.postgresql.superuser.as_deref() else {
+            bail!("the backup's manifest names no superuser that may log in");
+        };
+        let conninfo = clone_conninfo(&self.run.join("socket").to_string_lossy(), superuser, database);
+        self.programs.output("psql", |command| {
+            command.args(["-XAtq0", "--no-password", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &conninfo]);
+        })
+    }
+
+    fn until_promoted(&self, mut replayed: impl FnMut(Lsn, Lsn)) -> Result<(), Failure> {
+        let flushed: Lsn = self
+            .backup
+            .postgresql
+            .flushed_lsn
+            .parse()
+            .map_err(|_| self.damaged("its manifest's WAL position is none"))?;
+        let (mut last, mut moved) = (None, Instant::now());
+        loop {
+            // An error is a server that does not let us in yet, or has ended.
+            match self.sql(DATABASE, "select pg_catalog.pg_last_wal_replay_lsn()") {
+                Ok(said) => {
+                    let at = said.trim_matches(['\0', '\n']).parse::<Lsn>();
+                    let at = at.map_err(|_| self.damaged("PostgreSQL does not recover it"))?;
+                    replayed(at, flushed);
+                    if at >= flushed {
+                        break;
+                    }
+                    if last != Some(at) {
+                        (last, moved) = (Some(at), Instant::now());
+                    }
+                    if moved.elapsed() > STALLED {
+                        return Err(self.damaged(&format!("its WAL ends at {at}, before {flushed}")));
+                    }
+                }
+                Err(_) if !self.runs()? => return Err(self.damaged("PostgreSQL does not start from it")),
+                Err(_) => {}
+            }
+            thread::sleep(POLL);
+        }
+        let promoted = self.sql(DATABASE, "select pg_catalog.pg_promote(true, 3600)")?;
+        if promoted.starts_with('t') {
+            return Ok(());
+        }
+        Err(self.damaged("it cannot be promoted"))
+    }
+
+    /// Where text sorts differently here than where the database comes from: what the C library's version does not say.
+    fn notes(&self) -> Result<Vec<String>> {
+        let databases = "select datname from pg_catalog.pg_database where datallowconn \
+            and datcollversion <> pg_catalog.pg_database_collation_actual_version(oid) order by 1";
+        let found = self.sql(DATABASE, databases)?;
+        let note = |name: &str| {
+            format!("Text in database {name} sorts differently here: run REINDEX DATABASE in it.")
+        };
+        Ok(found.split_terminator('\0').map(note).collect())
+    }
+
+    fn damaged(&self, problem: &str) -> Failure {
+        let log = fs::read_to_string(self.run.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+        let tail = lines[lines.len().saturating_sub(REASON_LINES)..].join(" ");
+        let problem = if tail.is_empty() { problem.to_owned() } else { format!("{problem}: {tail}") };
+        Failure::Damaged { name: format!("backup {}", self.backup.id), problem }
+    }
+}
