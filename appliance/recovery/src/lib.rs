@@ -4,7 +4,7 @@
 //! here and why ([`checks`]), the download that survives every break and believes nothing that it did not hash
 //! ([`download`]), unpacking beside the live data, which can be cut at any point and goes on ([`unpack`]), the monitor's
 //! configuration made ready beside the live one ([`configuration`]), the recovery of what was unpacked by PostgreSQL itself
-//! ([`start`]), and taking the place of what was there, and back ([`swap`]).
+//! ([`start`]), taking the place of what was there, and back ([`swap`]), and all of it in order ([`restore`]).
 //!
 //! Nothing of a backup is stored twice: what was downloaded and hashed is unpacked at once, so a restore needs the
 //! room of the database and not of its tar as well. The price is that a restore that was cut goes on at the beginning
@@ -14,6 +14,7 @@ pub mod checks;
 pub mod configuration;
 pub mod download;
 mod failure;
+pub mod restore;
 pub mod start;
 pub mod swap;
 pub mod trust;

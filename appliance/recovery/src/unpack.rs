@@ -28,8 +28,9 @@ const BLOCK: u64 = 512;
 /// Files of the server that ran when the snapshot was made, which are left out: the number in the first may be that of the live
 /// database's server here, which would then be taken for the restored one's.
 const SERVER_FILES: [&str; 2] = ["postmaster.pid", "postmaster.opts"];
-/// Permission bits that are taken over: PostgreSQL's, without any of the set-user-ID kind.
-const MODES: u32 = 0o770;
+/// Permission bits that are taken over: the owner's, as initdb gives them. The backup server has opened its copy to its FTP;
+/// PostgreSQL would refuse a key of its own that others may read.
+const MODES: u32 = 0o700;
 
 /// Where the parts of a backup go, and whose they are.
 #[derive(Debug, Clone)]

@@ -66,8 +66,8 @@ fn assert_unpacked(to: &Destination) {
     assert_eq!(fs::read_link(to.pgdata.join("pg_tblspc/16400")).unwrap(), to.tablespaces.join("16400"));
     assert_eq!(read(&to.pgdata.join("pg_tblspc/16400/PG_17/1")), [9; 513]);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    assert_eq!(mode(&to.pgdata), 0o750);
-    assert_eq!(mode(&to.pgdata.join("PG_VERSION")), 0o640); // no set-user-ID, nothing for others
+    assert_eq!(mode(&to.pgdata), 0o700);
+    assert_eq!(mode(&to.pgdata.join("PG_VERSION")), 0o600); // no set-user-ID, nothing for others
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! The way back, with a real PostgreSQL: a backup's tar is unpacked and recovered as the recovery program does it.
 
-use anyhow::{Context, Result};
-use api::CreateBackup;
-use integration::{CHECKSUM, CLUSTER_ID, Monitor, as_cluster_user, paired, test_folder, wait_until_replayed};
+#![allow(clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
+use anyhow::{Context, Result, bail};
+use api::{CreateBackup, Manifest};
+use integration::{
+    CHECKSUM, CLUSTER_ID, Monitor, Server, as_cluster_user, paired, test_folder, wait_until_replayed,
+};
 use recovery::Failure;
+use recovery::restore::{Host, Restore, Service, Stage};
 use recovery::start::{Programs, Unpacked};
 use recovery::swap::{Place, Swap};
 use recovery::unpack::{Destination, unpack};
+use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use tools::Toolbox;
@@ -31,22 +38,142 @@ fn destination(folder: &Path) -> Destination {
     }
 }
 
+/// A backup of a monitor that had so many rows, as the server has it.
+struct Kept {
+    _monitor: Monitor,
+    _server: Server,
+    manifest: Manifest,
+    folder: PathBuf,
+    rows: String,
+}
+
+impl Kept {
+    fn make(toolbox: &Toolbox) -> Result<Self> {
+        let (monitor, server) = paired(toolbox, 1000)?;
+        let rows = wait_until_replayed(toolbox, &server, &monitor)?;
+        let backup = server.client()?.create_backup(&CreateBackup::default())?;
+        let folder = server.data().join("backups").join(monitor.peer.id.to_string());
+        let manifest = backups::read_manifest(&folder, &backup.id.parse()?)?;
+        Ok(Self { _monitor: monitor, _server: server, manifest, folder, rows })
+    }
+
+    fn tar(&self) -> Result<vtar::Reader> {
+        let id = &self.manifest.backup.id;
+        let index = fs::File::open(self.folder.join(format!("{id}.index")))?;
+        Ok(std::sync::Arc::new(vtar::Index::read_from(index)?).reader(self.folder.join(id))?)
+    }
+
+    fn tar_from(&self, from: u64) -> vtar::Reader {
+        let mut tar = self.tar().expect("the tar opens");
+        tar.seek(SeekFrom::Start(from)).expect("any offset can be read");
+        tar
+    }
+}
+
+/// A monitor's PostgreSQL whose next starts fail.
+struct Failing {
+    monitor: RefCell<Monitor>,
+    failures: Cell<u32>,
+    application_runs: Cell<bool>,
+}
+
+impl Service for Failing {
+    fn stop(&self) -> Result<()> {
+        self.application_runs.set(false);
+        self.monitor.borrow_mut().stop()
+    }
+
+    fn start(&self) -> Result<()> {
+        if self.failures.get() > 0 {
+            self.failures.set(self.failures.get() - 1);
+            bail!("it does not start");
+        }
+        self.monitor.borrow_mut().run_server()
+    }
+
+    fn start_application(&self) -> Result<()> {
+        self.application_runs.set(true);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let kept = Kept::make(&toolbox)?;
+    let lost = Monitor::start(&toolbox)?;
+    lost.sql("create table precious as select 1 as id")?;
+    let data = lost.data();
+    let service =
+        Failing { monitor: RefCell::new(lost), failures: Cell::new(0), application_runs: Cell::new(true) };
+    let run = test_folder()?;
+    let host = Host {
+        data: data.clone(),
+        configuration: None,
+        programs: programs(&toolbox)?,
+        run: run.path().join("run"),
+        service: &service,
+    };
+    let sql = |sql: &str| service.monitor.borrow().sql(sql);
+    let reopened = || -> Result<Restore<'_>> { Restore::under_way(&host)?.context("none is under way") };
+
+    // Cut while it is unpacked: the tar ends somewhere.
+    let mut restore = Restore::begin(&host, &kept.manifest)?;
+    assert!(restore.unpack(|_| kept.tar_from(0).take(5_000_000)).is_err());
+    drop(restore);
+    // Given up, nothing is left.
+    reopened()?.give_up()?;
+    assert!(!host.work().exists() && Restore::under_way(&host)?.is_none());
+
+    // Another process each time, as after a power cut.
+    Restore::begin(&host, &kept.manifest)?.unpack(|from| kept.tar_from(from))?;
+    assert_eq!(reopened()?.stage(), Stage::Unpacked);
+    assert!(reopened()?.confirm().is_err(), "the live data would go");
+    reopened()?.recover(|_, _| ())?;
+    assert_eq!(reopened()?.stage(), Stage::Ready);
+    assert_eq!(sql("select id from precious")?, "1");
+    assert!(service.application_runs.get());
+
+    // It starts with no configuration: all is as it was.
+    service.failures.set(2);
+    let failure = reopened()?.bring_in().err().context("it was brought in")?;
+    assert!(failure.to_string().contains("what was there before is back and runs"), "{failure}");
+    assert_eq!(sql("select id from precious")?, "1");
+    assert!(service.application_runs.get());
+    assert_eq!(reopened()?.stage(), Stage::Ready);
+
+    // It starts with this machine's configuration only: that is said.
+    service.failures.set(1);
+    let notes = reopened()?.bring_in()?;
+    assert!(
+        notes.iter().any(|note| note.contains("does not start with the monitor's configuration")),
+        "{notes:?}"
+    );
+    assert_eq!(sql(CHECKSUM)?, kept.rows);
+    assert_eq!(sql("select pg_is_in_recovery()")?, "f");
+    assert!(service.application_runs.get());
+    // The old data is kept until it is confirmed, also from another restore.
+    assert_eq!(reopened()?.stage(), Stage::Live);
+    assert!(reopened()?.give_up().is_err());
+    let mut other = kept.manifest.clone();
+    other.backup.id = "20200101T000000Z".into();
+    assert!(Restore::begin(&host, &other).is_err());
+    reopened()?.confirm()?;
+    assert!(!host.work().exists() && !data.join("infimonitor-restore").exists());
+    assert_eq!(sql(CHECKSUM)?, kept.rows);
+    Ok(())
+}
+
 #[test]
 fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox, 1000)?;
-    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
-    let backup = server.client()?.create_backup(&CreateBackup::default())?;
-    let backups = server.data().join("backups").join(monitor.peer.id.to_string());
-    let index = fs::File::open(backups.join(format!("{}.index", backup.id)))?;
-    let tar = std::sync::Arc::new(vtar::Index::read_from(index)?).reader(backups.join(&backup.id))?;
-
-    let folder = test_folder()?;
-    let run = test_folder()?;
-    unpack("x.tar", tar, 0, &destination(folder.path()), |_| Ok(()))?;
+    let kept = Kept::make(&toolbox)?;
+    let (folder, run) = (test_folder()?, test_folder()?);
+    unpack("x.tar", kept.tar()?, 0, &destination(folder.path()), |_| Ok(()))?;
     let programs = programs(&toolbox)?;
     let run = run.path().join("run");
-    let unpacked = Unpacked { programs: &programs, folder: folder.path(), run: &run, backup: &backup };
+    let backup = &kept.manifest.backup;
+    let unpacked = Unpacked { programs: &programs, folder: folder.path(), run: &run, backup };
     let mut seen = 0;
     // Twice: after a cut, the second attempt finds what the first has left.
     for _ in 0..2 {
@@ -67,7 +194,7 @@ fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Resu
     swap.mark()?;
     assert!(swap.bring_in()?);
     lost.run_server()?;
-    assert_eq!(lost.sql(CHECKSUM)?, rows);
+    assert_eq!(lost.sql(CHECKSUM)?, kept.rows);
     assert_eq!(lost.sql("select pg_is_in_recovery()")?, "f");
     // And back: what was there before is still whole.
     lost.stop()?;
@@ -81,18 +208,14 @@ fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Resu
 #[test]
 fn a_tree_without_its_control_file_is_not_called_recovered() -> Result<()> {
     let toolbox = Toolbox::open()?;
-    let (monitor, server) = paired(&toolbox, 1000)?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    let backup = server.client()?.create_backup(&CreateBackup::default())?;
-    let backups = server.data().join("backups").join(monitor.peer.id.to_string());
-    let index = fs::File::open(backups.join(format!("{}.index", backup.id)))?;
-    let tar = std::sync::Arc::new(vtar::Index::read_from(index)?).reader(backups.join(&backup.id))?;
+    let kept = Kept::make(&toolbox)?;
     let (folder, run) = (test_folder()?, test_folder()?);
-    unpack("x.tar", tar, 0, &destination(folder.path()), |_| Ok(()))?;
+    unpack("x.tar", kept.tar()?, 0, &destination(folder.path()), |_| Ok(()))?;
     fs::remove_file(folder.path().join("pgdata/global/pg_control"))?;
     let programs = programs(&toolbox)?;
     let run = run.path().join("run");
-    let unpacked = Unpacked { programs: &programs, folder: folder.path(), run: &run, backup: &backup };
+    let backup = &kept.manifest.backup;
+    let unpacked = Unpacked { programs: &programs, folder: folder.path(), run: &run, backup };
     let failure = unpacked.recover(|_, _| ()).err().context("it was called recovered")?;
     assert!(matches!(&failure, Failure::Here(_) | Failure::Damaged { .. }), "{failure}");
     assert!(failure.to_string().contains("pg_control"), "{failure}");
