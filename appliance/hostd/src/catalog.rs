@@ -94,6 +94,17 @@ pub async fn delete(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()>
     btrfs::wait_until_deleted(&places.data).await
 }
 
+/// Waits until what is free on the data volume is what will be: what was deleted gives its space back later, and what was
+/// written counts as free until it has its place on the disk.
+pub async fn settle(places: &Places) -> Result<()> {
+    let data = places.data.clone();
+    let bring_to_disk = move || nix::unistd::syncfs(std::fs::File::open(data)?).map_err(std::io::Error::from);
+    tokio::task::spawn_blocking(bring_to_disk)
+        .await?
+        .with_context(|| format!("cannot bring what was written to {} to the disk", places.data.display()))?;
+    btrfs::wait_until_deleted(&places.data).await
+}
+
 /// Size of the data volume and what is free on it, in bytes.
 pub fn room(places: &Places) -> Result<(u64, u64)> {
     let data = &places.data;

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::places::Places;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, catalog, cluster, copy_check, rotate};
+use crate::{btrfs, catalog, cluster, copy_check, rotate, usage};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{Reply, Step, Tablespace, reached};
@@ -134,7 +134,7 @@ async fn copy_into(
         };
         let Some(line) = line else { break };
         if let Some(at) = parse_basebackup_progress(&line) {
-            room.make(places, at, replies).await?;
+            room.make(places, copying, at, replies).await?;
             if at.done > 0 {
                 reached(Step::CopyUnderWay);
             }
@@ -172,7 +172,13 @@ pub struct Room<'a> {
 impl Room<'_> {
     /// Makes sure that what is left of the copy fits, as soon as its size is known: before a copy for nothing, and before
     /// the volume is full. Where it does not, backups go, down to the newest verified one (design, section 7).
-    async fn make(&mut self, places: &Places, at: CopyProgress, replies: &mut Replies) -> Result<()> {
+    async fn make(
+        &mut self,
+        places: &Places,
+        copying: &Path,
+        at: CopyProgress,
+        replies: &mut Replies,
+    ) -> Result<()> {
         let left = at.total.saturating_sub(at.done);
         let free = || -> Result<u64> { Ok(catalog::room(places)?.1) };
         if free()? >= left.saturating_add(replica::FULL_BYTES) || (self.is_tight && free()? > left) {
@@ -180,13 +186,19 @@ impl Room<'_> {
         }
         copy_check::drop_all(places, self.generation).await?;
         let _one_at_a_time = self.catalog.lock().await;
+        // The copy goes on while backups go, and on a fast line is at its end by then: what it has written is asked of its
+        // files, or backups would go for room that it has taken already. The WAL that comes beside it is not of its size.
+        let left = || -> Result<u64> {
+            let log = copying.join(replica::PGDATA).join("pg_wal");
+            Ok(at.total.saturating_sub(usage::file_bytes(copying, Some(&log))?))
+        };
         let (deleted, problem) = rotate::make_room(places, self.clock, left).await?;
         for deletion in deleted {
             replies.send(&Reply::Deleted(deletion)).await?;
         }
         let Some(problem) = problem else { return Ok(()) };
         // It fits, as far as is known.
-        self.is_tight = free()? > left;
+        self.is_tight = free()? > left()?;
         ensure!(self.is_tight, problem);
         tracing::warn!("the copy goes on with little room: {problem}");
         Ok(())

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::decisions::Decisions;
 use crate::places::Places;
 use anyhow::{Context, Result};
-use api::{Deletion, Limits, RotationPlan};
+use api::{Deletion, DeletionReason, Limits, RotationPlan};
 use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
 use jiff::{SignedDuration, Timestamp};
 use std::fs::File;
@@ -42,9 +42,15 @@ pub fn planned(places: &Places, clock: &Clock, rules: &Rules) -> Result<Rotation
 /// Deletes what has to go; gives what went, and whether space is low while nothing may go.
 pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<Deletion>, bool)> {
     let mut deleted = Vec::new();
+    let mut is_settled = false;
     loop {
         let (candidates, now) = look(places, clock)?;
         let stuck = match decide(&candidates, rules, &now) {
+            Decision::Delete(Deletion { why: DeletionReason::Space, .. }) if !is_settled => {
+                catalog::settle(places).await?;
+                is_settled = true;
+                continue;
+            }
             Decision::Delete(deletion) => {
                 delete(places, &deletion).await?;
                 deleted.push(deletion);
@@ -60,18 +66,21 @@ pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<D
     }
 }
 
-/// Makes room for `bytes` more, with what replay needs beside: what low space allows to go goes, the oldest first, until
-/// there is room. Gives what went, and why there is no room, where there is none; where there can be none, nothing goes.
+/// Makes room for the bytes that are `left` to come, with what replay needs beside: what low space allows to go goes, the
+/// oldest first, until there is room. Gives what went, and why there is no room, where there is none; where there can be
+/// none, nothing goes.
 pub async fn make_room(
     places: &Places,
     clock: &Clock,
-    bytes: u64,
+    left: impl Fn() -> Result<u64>,
 ) -> Result<(Vec<Deletion>, Option<String>)> {
-    let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
-    let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
-    let rules = Rules { retention: None, limits };
     let mut deleted = Vec::new();
     loop {
+        catalog::settle(places).await?;
+        let bytes = left()?;
+        let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
+        let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
+        let rules = Rules { retention: None, limits };
         let (candidates, now) = look(places, clock)?;
         let Now { free, total, .. } = now;
         if total <= low_space_bytes {
@@ -83,6 +92,7 @@ pub async fn make_room(
         match for_space(&candidates, &rules, &now) {
             Decision::Nothing => return Ok((deleted, None)),
             Decision::Delete(deletion) => {
+                tracing::info!("{free} bytes are free, a full copy needs {low_space_bytes}");
                 delete(places, &deletion).await?;
                 deleted.push(deletion);
             }

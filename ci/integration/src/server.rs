@@ -235,6 +235,7 @@ impl Server {
     /// gives its space back later.
     pub fn fill(&self, filler: &Path, free: u64) -> Result<()> {
         const SLACK: u64 = 32 << 20;
+        run(self.toolbox.command("btrfs").args(["subvolume", "sync"]).arg(self.data()))?;
         let file = fs::File::options().create(true).append(true).open(filler)?;
         let mut steady = 0;
         while steady < 3 {
