@@ -157,6 +157,27 @@ pub fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// Sum of the sizes of the files below `folder` but not below `left_out`, in bytes. What is not there, or vanishes meanwhile,
+/// does not count.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn bytes_below(folder: &Path, left_out: Option<&Path>) -> Result<u64> {
+    let bytes_of = |entry: walkdir::Result<walkdir::DirEntry>| -> walkdir::Result<u64> {
+        let entry = entry?;
+        if entry.file_type().is_file() { Ok(entry.metadata()?.len()) } else { Ok(0) }
+    };
+    let mut bytes = 0;
+    let entries = walkdir::WalkDir::new(folder).into_iter();
+    for entry in entries.filter_entry(|entry| Some(entry.path()) != left_out) {
+        bytes += match bytes_of(entry) {
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => 0,
+            measured => measured.with_context(|| format!("cannot measure {}", folder.display()))?,
+        };
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::places::Places;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, catalog, cluster, copy_check, rotate, usage};
+use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{Reply, Step, Tablespace, reached};
@@ -190,7 +190,7 @@ impl Room<'_> {
         // files, or backups would go for room that it has taken already. The WAL that comes beside it is not of its size.
         let left = || -> Result<u64> {
             let log = copying.join(replica::PGDATA).join("pg_wal");
-            Ok(at.total.saturating_sub(usage::file_bytes(copying, Some(&log))?))
+            Ok(at.total.saturating_sub(files::bytes_below(copying, Some(&log))?))
         };
         let (deleted, problem) = rotate::make_room(places, self.clock, left).await?;
         for deletion in deleted {

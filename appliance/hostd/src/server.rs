@@ -246,7 +246,7 @@ async fn carry_out(
         }
         Request::ReplicaBytes { monitor } => {
             let databases = places.replica(monitor).join("pgdata/base");
-            let bytes = tokio::task::spawn_blocking(move || usage::file_bytes(&databases, None)).await??;
+            let bytes = tokio::task::spawn_blocking(move || files::bytes_below(&databases, None)).await??;
             Ok(Reply::Bytes { bytes })
         }
         Request::Limits => Ok(Reply::Limits { limits: decisions.limits(), problem: decisions.problem() }),

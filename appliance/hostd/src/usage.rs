@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use api::Usage;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
@@ -32,23 +31,6 @@ pub async fn measure(places: &Places) -> Result<(Usage, BTreeMap<String, u64>)> 
     let (total, free) = catalog::room(places)?;
     let usage = Usage { at: Timestamp::now(), replica, backups: (total - free).saturating_sub(replica) };
     Ok((usage, each))
-}
-
-/// Sum of the sizes of the files below `folder` but not below `left_out`, in bytes. What vanishes meanwhile does not count.
-pub fn file_bytes(folder: &Path, left_out: Option<&Path>) -> Result<u64> {
-    let bytes_of = |entry: walkdir::Result<walkdir::DirEntry>| -> walkdir::Result<u64> {
-        let entry = entry?;
-        if entry.file_type().is_file() { Ok(entry.metadata()?.len()) } else { Ok(0) }
-    };
-    let mut bytes = 0;
-    let entries = walkdir::WalkDir::new(folder).into_iter();
-    for entry in entries.filter_entry(|entry| Some(entry.path()) != left_out) {
-        bytes += match bytes_of(entry) {
-            Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => 0,
-            measured => measured.with_context(|| format!("cannot measure {}", folder.display()))?,
-        };
-    }
-    Ok(bytes)
 }
 
 fn subvolumes(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -203,18 +203,43 @@ fn accepted(psql: &Psql, query: &str) -> Result<()> {
     }
 }
 
+/// What stays of a peer between two runs; the rest of the file is for people.
+#[derive(Deserialize)]
+struct Stays {
+    id: Uuid,
+    password: Secret,
+}
+
+fn stored(path: &Path) -> Result<Option<Stays>> {
+    let Some(text) = files::read(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .with_context(|| format!("{} is damaged; remove it and pair anew", path.display()))
+}
+
+/// Takes over the UUID of the monitor whose database was restored here: pairing goes by it, so the backup server knows it
+/// again. The password is a new one; the next [`run`] gives it to the role.
+///
+/// # Errors
+/// The stored peer is damaged or cannot be written.
+pub fn adopt(state: &Path, id: Uuid) -> Result<()> {
+    let path = state.join(PEER_FILE);
+    if stored(&path)?.is_some_and(|stays| stays.id == id) {
+        return Ok(());
+    }
+    let stays = serde_json::json!({ "id": id, "password": sql::random_password()? });
+    let text = serde_json::to_vec_pretty(&stays).context("cannot write the peer")?;
+    files::write(&path, &text, 0o600, None).map(drop)
+}
+
 /// Role, slot and the stored peer: UUID and password of an earlier run stay.
 ///
 /// # Errors
 /// The stored peer is damaged, PostgreSQL refuses, or what would be printed is not usable.
 pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) -> Peer) -> Result<Peer> {
     let path = state.join(PEER_FILE);
-    let (id, password) = match files::read(&path)? {
-        Some(text) => {
-            let old: Peer = serde_json::from_str(&text)
-                .with_context(|| format!("{} is damaged; remove it and pair anew", path.display()))?;
-            (old.id, old.password)
-        }
+    let (id, password) = match stored(&path)? {
+        Some(Stays { id, password }) => (id, password),
         None => (Uuid::new_v4(), Secret::new(sql::random_password()?)),
     };
     psql.run(&sql::role_and_slot(password.reveal())?)?;
@@ -310,8 +335,11 @@ fn include(path: &Path, change: impl Fn(&str) -> Option<String>) -> Result<()> {
     Ok(())
 }
 
-/// Starts or restarts the cluster: by systemd where it runs, else by postgresql-common.
-pub(crate) fn service(action: &str, cluster: &Cluster) -> Result<()> {
+/// Starts, stops or restarts the cluster: by systemd where it runs, else by postgresql-common.
+///
+/// # Errors
+/// Those of the program that does it.
+pub fn service(action: &str, cluster: &Cluster) -> Result<()> {
     let mut command = if Path::new("/run/systemd/system").exists() {
         let mut command = Command::new("systemctl");
         command.args([action, &cluster.unit()]);
@@ -339,7 +367,7 @@ fn wait_until_it_answers(psql: &Psql) -> Result<()> {
 }
 
 /// The image's version on our node, the system's elsewhere (os-release(5)).
-fn monitor_version() -> String {
+pub fn monitor_version() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     version_of(&text)
 }

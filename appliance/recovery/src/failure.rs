@@ -50,7 +50,38 @@ pub enum Failure {
         /// What is wrong.
         problem: String,
     },
+    /// The server has no such backup.
+    #[error("backup server {endpoint} has no backup {wanted}; `recovery list` shows what it has")]
+    NoSuchBackup {
+        /// `address:port`
+        endpoint: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// It cannot be restored here.
+    #[error("backup {id} cannot be restored here: {}", .obstacles.join(" "))]
+    Unsuitable {
+        /// The backup.
+        id: String,
+        /// Why, as sentences.
+        obstacles: Vec<String>,
+    },
     /// This machine does not let us.
     #[error("{0:#}")]
     Here(#[from] anyhow::Error),
+}
+
+impl Failure {
+    /// The exit status of the program, which scripts tell kinds by; 2 is clap's for a wrong command line.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Here(_) => 1,
+            Self::Unreachable { .. } => 3,
+            Self::OtherKey { .. } => 4,
+            Self::Password { .. } => 5,
+            Self::Unsuitable { .. } => 6,
+            Self::Damaged { .. } => 7,
+            Self::NoSuchBackup { .. } | Self::Missing { .. } => 8,
+        }
+    }
 }

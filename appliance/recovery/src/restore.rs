@@ -88,6 +88,19 @@ impl Host<'_> {
         beside(&self.data, ".restore-removed")
     }
 
+    /// Bytes of what a restore has made so far.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn made_bytes(&self) -> Result<u64> {
+        let work = self.work();
+        let mut bytes = files::bytes_below(&work.join("pgdata"), None)?;
+        if let Some(journal) = self.document().load()?.value {
+            bytes += files::bytes_below(&self.tablespaces(&journal.manifest.backup.id), None)?;
+        }
+        Ok(bytes)
+    }
+
     fn remove_work(&self) -> Result<()> {
         remove(&self.removed())?;
         files::rename(&self.work(), &self.removed())?;

@@ -1,0 +1,57 @@
+//! `recovery`: restores a monitor's PostgreSQL from its backup server, on a full screen or unattended.
+//!
+//! Everything that it does is the library's; here are the two ways to ask and to tell. The password is read from a file or
+//! typed, never an argument: arguments are seen by every process.
+
+mod screen;
+mod unattended;
+
+use std::fs::File;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use recovery::Failure;
+use rustix::fs::FlockOperation;
+
+/// Held while the program runs: two restores at once would be in each other's way.
+const LOCK: &str = "/run/infimonitor-recovery.lock";
+
+#[derive(Parser)]
+#[command(name = "recovery", version, about = "Restores a monitor's PostgreSQL from its backup server")]
+#[command(
+    after_help = "Without a command it asks on a full screen. What was cut goes on when it is called again.\n\
+    Exit status: 0 done, 1 this machine does not let it, 2 wrong command line, 3 the server does not answer,\n\
+    4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged, 8 no such backup."
+)]
+struct Arguments {
+    /// Cluster as VERSION/NAME where there are several, such as 17/main
+    #[arg(long, global = true)]
+    cluster: Option<String>,
+    #[command(subcommand)]
+    command: Option<unattended::Command>,
+}
+
+fn main() -> ExitCode {
+    let Arguments { cluster, command } = Arguments::parse();
+    let cluster = cluster.as_deref();
+    let done = match command {
+        Some(command) => command.run(cluster),
+        None => screen::run(cluster).map_err(Failure::Here),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("recovery: {failure}");
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}
+
+/// Makes sure that this is the only one.
+fn lock() -> Result<File> {
+    let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}"))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .context("a restore runs already, perhaps at another console of this machine")?;
+    Ok(file)
+}

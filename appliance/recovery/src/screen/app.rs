@@ -1,0 +1,508 @@
+//! What is on the screen and what follows from a key or a result. Pure: work is asked for as [`Task`]s, which are done
+//! elsewhere, and its results come back as [`Message`]s.
+
+use std::time::{Duration, Instant};
+
+use api::Progress;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use recovery::steps::{Event, Step};
+use replica::{CopyProgress, meter};
+
+/// Longest text that is typed, in characters.
+const INPUT_MAX: usize = 253;
+
+/// A backup as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The name by which [`recovery::server::Server::choose`] finds it.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// When it was made, for people.
+    pub created: String,
+    /// Version of the monitor.
+    pub version: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Whether it was verified, in words.
+    pub verified: &'static str,
+    /// What somebody wrote about it.
+    pub comment: String,
+    /// Why it cannot be restored here.
+    pub obstacles: Vec<String>,
+}
+
+/// How far the work is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Working {
+    /// The step that runs.
+    pub step: Option<Step>,
+    /// The download, while it runs.
+    pub progress: Option<Progress>,
+    /// What is replayed, while it is.
+    pub replayed: Option<(String, String)>,
+    /// Where the download began, and when.
+    pub began: Option<(u64, Instant)>,
+}
+
+/// What is asked or shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Page {
+    /// A restore was cut; whether it goes on.
+    UnderWay {
+        /// What it is, as a sentence.
+        text: String,
+        /// The server is needed to go on.
+        needs_server: bool,
+    },
+    /// The server's address.
+    Address,
+    /// The key that it shows.
+    Fingerprint(String),
+    /// The password.
+    Password,
+    /// Which backup.
+    List {
+        /// The one that is marked.
+        marked: usize,
+    },
+    /// What will be done, before it is.
+    Preflight(Row),
+    /// It is done.
+    Working(Working),
+    /// It is restored; whether to pair.
+    Restored,
+    /// All is done.
+    Done,
+    /// Something small is waited for; what, as a sentence.
+    Waiting(&'static str),
+}
+
+/// What is to be done outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Ask the server for its key.
+    Look(String),
+    /// Show the password to the server with this key, and get the list.
+    Open {
+        /// Address of the server.
+        address: String,
+        /// Its key.
+        fingerprint: String,
+        /// The password.
+        password: Typed,
+    },
+    /// Restore the backup of this name; `None`: what is under way.
+    Restore(Option<String>),
+    /// Pair with the server again.
+    Pair,
+    /// Remove the data that was there before.
+    Confirm,
+    /// Give up what is under way.
+    Abandon,
+    /// The restore is done: the node is a monitor from its next boot on.
+    Settle,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Message {
+    /// A key.
+    Key(KeyEvent),
+    /// The server's key.
+    Looked(Result<String, String>),
+    /// The server's backups.
+    Opened(Result<Vec<Row>, String>),
+    /// From a restore or a pairing that runs.
+    Told(Event, Instant),
+    /// A restore has ended.
+    Restored(Result<(), String>),
+    /// A pairing has ended.
+    Paired(Result<(), String>),
+    /// The old data is removed, or not.
+    Confirmed(Result<(), String>),
+    /// What was under way is given up, or not.
+    Abandoned(Result<(), String>),
+    /// The node is a monitor from now on, or could not be made one.
+    Settled(Result<(), String>),
+}
+
+/// A typed secret, which no debug output shows.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Typed(pub String);
+
+impl std::fmt::Debug for Typed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Typed(…)")
+    }
+}
+
+/// The whole state.
+#[derive(Debug)]
+pub struct App {
+    /// What is on the screen.
+    pub page: Page,
+    /// The server's address as typed.
+    pub address: String,
+    /// The password as typed.
+    pub password: Typed,
+    /// The server's backups.
+    pub rows: Vec<Row>,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// What should be known of the restore.
+    pub notes: Vec<String>,
+    /// The program ends.
+    pub ended: bool,
+    fingerprint: String,
+    /// What the server is asked for.
+    aim: Aim,
+    /// The server is known, so that pairing is possible.
+    opened: bool,
+}
+
+/// What follows when the server has taken the password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// A backup is chosen.
+    Choose,
+    /// What was cut goes on.
+    GoOn,
+    /// What is restored is paired.
+    Pair,
+}
+
+impl App {
+    /// The first page; `under_way`: what was cut, whether it needs the server, whether it is restored already.
+    pub fn new(under_way: Option<(String, bool, bool)>) -> Self {
+        let page = match under_way {
+            Some((_, _, true)) => Page::Restored,
+            Some((text, needs_server, _)) => Page::UnderWay { text, needs_server },
+            None => Page::Address,
+        };
+        Self {
+            page,
+            address: String::new(),
+            password: Typed::default(),
+            rows: Vec::new(),
+            error: None,
+            notes: Vec::new(),
+            ended: false,
+            fingerprint: String::new(),
+            aim: Aim::Choose,
+            opened: false,
+        }
+    }
+
+    /// What follows.
+    pub fn update(&mut self, message: Message) -> Option<Task> {
+        match message {
+            Message::Key(key) => return self.key(key),
+            Message::Looked(Ok(fingerprint)) => {
+                self.fingerprint.clone_from(&fingerprint);
+                self.page = Page::Fingerprint(fingerprint);
+            }
+            Message::Looked(Err(error)) => self.fail(error, Page::Address),
+            Message::Opened(Ok(rows)) => return self.opened_with(rows),
+            Message::Opened(Err(error)) => {
+                self.password = Typed::default();
+                self.fail(error, Page::Password);
+            }
+            Message::Told(event, now) => self.told(event, now),
+            Message::Restored(Ok(())) => self.page = Page::Restored,
+            Message::Restored(Err(error)) => self.fail(error, self.after_failure()),
+            Message::Paired(Ok(())) => {
+                self.page = Page::Done;
+                return Some(Task::Settle);
+            }
+            Message::Paired(Err(error)) => self.fail(error, Page::Restored),
+            Message::Confirmed(Ok(())) => {
+                self.notes.push("The data that was there before is removed.".into());
+                self.page = Page::Done;
+            }
+            Message::Confirmed(Err(error)) => self.fail(error, Page::Done),
+            Message::Abandoned(Ok(())) => self.page = Page::Address,
+            Message::Abandoned(Err(error)) => self.fail(error, Page::Address),
+            Message::Settled(Ok(())) => {}
+            Message::Settled(Err(error)) => self.error = Some(error),
+        }
+        None
+    }
+
+    fn fail(&mut self, error: String, page: Page) {
+        self.error = Some(error);
+        self.page = page;
+    }
+
+    /// Where a restore that failed can go on: chosen again, it does not begin anew.
+    fn after_failure(&self) -> Page {
+        if self.opened {
+            return Page::List { marked: 0 };
+        }
+        let text = "The restore was not finished; nothing of this machine has changed.".to_owned();
+        Page::UnderWay { text, needs_server: false }
+    }
+
+    fn opened_with(&mut self, rows: Vec<Row>) -> Option<Task> {
+        self.rows = rows;
+        self.opened = true;
+        let task = match self.aim {
+            Aim::Choose => {
+                self.page = Page::List { marked: 0 };
+                return None;
+            }
+            Aim::GoOn => Task::Restore(None),
+            Aim::Pair => Task::Pair,
+        };
+        self.page = Page::Working(Working::default());
+        Some(task)
+    }
+
+    fn told(&mut self, event: Event, now: Instant) {
+        let Page::Working(working) = &mut self.page else { return };
+        match event {
+            Event::Step { step } => {
+                *working = Working { step: Some(step), ..Working::default() };
+            }
+            Event::Downloaded { bytes, total } => {
+                let (from, since) = *working.began.get_or_insert((bytes, now));
+                // The rate is that of this run, the percentage that of the whole.
+                let copied = CopyProgress { done: bytes - from, total: total.saturating_sub(from) };
+                let elapsed = now.checked_duration_since(since).unwrap_or(Duration::ZERO);
+                let whole = meter(CopyProgress { done: bytes, total }, elapsed);
+                let now = meter(copied, elapsed);
+                working.progress = Some(Progress { rate: now.rate, seconds_left: now.seconds_left, ..whole });
+            }
+            Event::Replayed { lsn, target } => working.replayed = Some((lsn, target)),
+            Event::Note { text } => self.notes.push(text),
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Option<Task> {
+        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+            self.ended = true;
+            return None;
+        }
+        // The error was seen.
+        self.error = None;
+        match (self.page.clone(), key.code) {
+            (Page::UnderWay { needs_server, .. }, KeyCode::Enter) => {
+                if needs_server {
+                    self.aim = Aim::GoOn;
+                    self.page = Page::Address;
+                    return None;
+                }
+                self.page = Page::Working(Working::default());
+                return Some(Task::Restore(None));
+            }
+            (Page::UnderWay { .. }, KeyCode::Char('g')) => {
+                self.page = Page::Waiting("Removing what the restore has made …");
+                return Some(Task::Abandon);
+            }
+            (Page::Address, KeyCode::Enter) if !self.address.trim().is_empty() => {
+                self.page = Page::Waiting("Asking the backup server for its key …");
+                return Some(Task::Look(self.address.trim().to_owned()));
+            }
+            (Page::Address, code) => edit(&mut self.address, code),
+            (Page::Fingerprint(_), KeyCode::Char('y')) => self.page = Page::Password,
+            (Page::Fingerprint(_) | Page::Password, KeyCode::Esc) => self.page = Page::Address,
+            (Page::Password, KeyCode::Enter) if !self.password.0.is_empty() => {
+                self.page = Page::Waiting("Asking for the backups …");
+                let (address, fingerprint) = (self.address.trim().to_owned(), self.fingerprint.clone());
+                return Some(Task::Open {
+                    address,
+                    fingerprint,
+                    password: std::mem::take(&mut self.password),
+                });
+            }
+            (Page::Password, code) => edit(&mut self.password.0, code),
+            (Page::List { .. }, KeyCode::Esc) => self.page = Page::Address,
+            (Page::List { marked }, KeyCode::Up) => {
+                self.page = Page::List { marked: marked.saturating_sub(1) };
+            }
+            (Page::List { marked }, KeyCode::Down) => {
+                self.page = Page::List { marked: (marked + 1).min(self.rows.len().saturating_sub(1)) };
+            }
+            (Page::List { marked }, KeyCode::Enter) => {
+                if let Some(row) = self.rows.get(marked).filter(|row| row.obstacles.is_empty()) {
+                    self.page = Page::Preflight(row.clone());
+                }
+            }
+            (Page::Preflight(row), KeyCode::Enter) => {
+                self.page = Page::Working(Working::default());
+                return Some(Task::Restore(Some(row.name)));
+            }
+            (Page::Preflight(_), KeyCode::Esc) => self.page = Page::List { marked: 0 },
+            (Page::Restored, KeyCode::Enter) => {
+                if self.opened {
+                    self.page = Page::Working(Working::default());
+                    return Some(Task::Pair);
+                }
+                self.aim = Aim::Pair;
+                self.page = Page::Address;
+            }
+            (Page::Restored, KeyCode::Char('s')) => {
+                self.page = Page::Done;
+                return Some(Task::Settle);
+            }
+            (Page::Done, KeyCode::Char('c')) => {
+                self.page = Page::Waiting("Removing the data that was there before …");
+                return Some(Task::Confirm);
+            }
+            (Page::Done, KeyCode::Enter) => self.ended = true,
+            _ => {}
+        }
+        None
+    }
+}
+
+/// Types into a line.
+fn edit(text: &mut String, code: KeyCode) {
+    match code {
+        KeyCode::Char(typed) if text.chars().count() < INPUT_MAX && !typed.is_control() => text.push(typed),
+        KeyCode::Backspace => drop(text.pop()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(under_way: Option<(&str, bool, bool)>) -> App {
+        App::new(under_way.map(|(text, needs_server, is_live)| (text.to_owned(), needs_server, is_live)))
+    }
+
+    fn row(name: &str, obstacles: &[&str]) -> Row {
+        Row {
+            name: name.into(),
+            id: name.into(),
+            created: "2026-11-26 03:00 UTC".into(),
+            version: "1.2".into(),
+            bytes: 2_000_000_000,
+            verified: "verified",
+            comment: String::new(),
+            obstacles: obstacles.iter().map(|&text| text.to_owned()).collect(),
+        }
+    }
+
+    /// Types words: one character each, or a key by its name.
+    fn typed(app: &mut App, keys: &str) -> Option<Task> {
+        let mut task = None;
+        for word in keys.split(' ') {
+            let codes = match word {
+                "Enter" => vec![KeyCode::Enter],
+                "Esc" => vec![KeyCode::Esc],
+                "Down" => vec![KeyCode::Down],
+                "Up" => vec![KeyCode::Up],
+                "Back" => vec![KeyCode::Backspace],
+                text => text.chars().map(KeyCode::Char).collect(),
+            };
+            for code in codes {
+                task = app.update(Message::Key(KeyEvent::from(code)));
+            }
+        }
+        task
+    }
+
+    #[test]
+    fn the_way_from_the_address_to_the_end() {
+        let mut app = app(None);
+        assert_eq!(typed(&mut app, "Enter"), None, "nothing was typed");
+        assert_eq!(typed(&mut app, "10.0.0.22 Back Enter"), Some(Task::Look("10.0.0.2".into())));
+        app.update(Message::Looked(Ok("sha256//x".into())));
+        assert_eq!(typed(&mut app, "Enter"), None, "the key is not confirmed by the way");
+        assert_eq!(app.page, Page::Fingerprint("sha256//x".into()));
+        let open = Task::Open {
+            address: "10.0.0.2".into(),
+            fingerprint: "sha256//x".into(),
+            password: Typed("secret".into()),
+        };
+        assert_eq!(typed(&mut app, "y secret Enter"), Some(open));
+        assert_eq!(app.password, Typed::default(), "it is not kept");
+        app.update(Message::Opened(Ok(vec![
+            row("new", &["It is of monitor version 1.3."]),
+            row("old", &[]),
+        ])));
+        assert_eq!(typed(&mut app, "Enter"), None, "it cannot be restored here");
+        typed(&mut app, "Down Down Enter");
+        assert_eq!(app.page, Page::Preflight(row("old", &[])));
+        assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(Some("old".into()))));
+        app.update(Message::Restored(Ok(())));
+        assert_eq!(typed(&mut app, "Enter"), Some(Task::Pair));
+        assert_eq!(app.update(Message::Paired(Ok(()))), Some(Task::Settle));
+        assert_eq!(typed(&mut app, "c"), Some(Task::Confirm));
+        app.update(Message::Confirmed(Ok(())));
+        typed(&mut app, "Enter");
+        assert!(app.ended);
+    }
+
+    #[test]
+    fn each_failure_leads_to_where_it_can_be_mended() {
+        let mut app = app(None);
+        typed(&mut app, "a Enter");
+        app.update(Message::Looked(Err("no answer".into())));
+        assert_eq!((&app.page, app.error.as_deref()), (&Page::Address, Some("no answer")));
+        typed(&mut app, "Enter");
+        assert_eq!(app.error, None);
+        app.update(Message::Looked(Ok("k".into())));
+        typed(&mut app, "y wrong Enter");
+        app.update(Message::Opened(Err("refused".into())));
+        assert_eq!(app.page, Page::Password);
+        typed(&mut app, "right Enter");
+        app.update(Message::Opened(Ok(vec![row("x", &[])])));
+        typed(&mut app, "Enter Enter");
+        app.update(Message::Restored(Err("damaged".into())));
+        assert_eq!(app.page, Page::List { marked: 0 });
+        typed(&mut app, "Enter Enter");
+        app.update(Message::Restored(Ok(())));
+        typed(&mut app, "Enter");
+        app.update(Message::Paired(Err("no".into())));
+        assert_eq!(app.page, Page::Restored);
+        assert_eq!(typed(&mut app, "s"), Some(Task::Settle));
+        assert_eq!(app.page, Page::Done);
+    }
+
+    #[test]
+    fn what_was_cut_goes_on() {
+        // After the download the server is not needed.
+        assert_eq!(typed(&mut app(Some(("x", false, false))), "Enter"), Some(Task::Restore(None)));
+        assert_eq!(typed(&mut app(Some(("x", false, false))), "g"), Some(Task::Abandon));
+        // Before its end it is asked for, and then nothing is chosen.
+        let mut cut = app(Some(("x", true, false)));
+        typed(&mut cut, "Enter a Enter");
+        cut.update(Message::Looked(Ok("k".into())));
+        typed(&mut cut, "y p Enter");
+        assert_eq!(cut.update(Message::Opened(Ok(vec![]))), Some(Task::Restore(None)));
+        // Restored and not paired: the server is asked for first.
+        let mut live = app(Some(("x", false, true)));
+        typed(&mut live, "Enter a Enter");
+        live.update(Message::Looked(Ok("k".into())));
+        typed(&mut live, "y p Enter");
+        assert_eq!(live.update(Message::Opened(Ok(vec![]))), Some(Task::Pair));
+    }
+
+    #[test]
+    fn the_rate_is_that_of_this_run_and_the_percentage_that_of_the_whole() {
+        let mut app = app(None);
+        app.page = Page::Working(Working::default());
+        let begin = Instant::now();
+        let mut tell = |bytes, seconds| {
+            let now = begin + Duration::from_secs(seconds);
+            app.update(Message::Told(Event::Downloaded { bytes, total: 1000 }, now));
+            let Page::Working(working) = &app.page else { panic!("{:?}", app.page) };
+            working.progress.unwrap()
+        };
+        assert_eq!(tell(500, 0).percent, 50);
+        let Progress { percent, rate, seconds_left, .. } = tell(700, 2);
+        assert_eq!((percent, rate, seconds_left), (70, 100, Some(3)));
+    }
+
+    #[test]
+    fn the_password_is_in_no_debug_output() {
+        let mut app = app(None);
+        app.page = Page::Password;
+        typed(&mut app, "secret");
+        assert!(!format!("{app:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,208 @@
+//! The backup server as whoever restores sees it: its list by the API, manifests and tars by FTP, one key for both.
+
+use api::{
+    Backup, BackupList, Client, ClientError, CreateBackup, Manifest, Peer, Secret, SetPin, State,
+    Verification,
+};
+
+use crate::Failure;
+use crate::checks::{Machine, obstacles};
+use crate::download::{Checked, PATIENCE, Source, Tar};
+use crate::trust::{Fingerprint, look};
+
+/// The word for the newest backup.
+pub const LATEST: &str = "latest";
+/// Comment of the backup that is made before a restored monitor is paired again.
+const COMMENT: &str = "Before the restored monitor was paired again";
+
+/// Where a backup server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// IPv4 or IPv6 address, or name.
+    pub host: String,
+    /// Port of the control API, normally [`api::CONTROL_PORT`].
+    pub control_port: u16,
+    /// Port of FTP, normally [`api::FTP_PORT`].
+    pub ftp_port: u16,
+}
+
+impl Address {
+    /// A server with the usual ports.
+    pub fn new(host: &str) -> Self {
+        Self { host: host.to_owned(), control_port: api::CONTROL_PORT, ftp_port: api::FTP_PORT }
+    }
+
+    /// The key that answers there; see [`look`].
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`]
+    pub fn fingerprint(&self) -> Result<Fingerprint, Failure> {
+        Ok(look(&self.host, self.control_port)?.fingerprint)
+    }
+
+    fn endpoint(&self) -> String {
+        api::endpoint(&self.host, self.control_port)
+    }
+}
+
+/// A backup server that has shown the right key and has taken the password.
+#[derive(Debug)]
+pub struct Server {
+    address: Address,
+    source: Source,
+    client: Client,
+    list: BackupList,
+}
+
+impl Server {
+    /// Shows the password to the server with this key, over both ways, and asks for its backups.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`], [`Failure::OtherKey`], [`Failure::Password`]
+    pub fn open(address: Address, expected: Fingerprint, password: Secret) -> Result<Self, Failure> {
+        let shown = look(&address.host, address.control_port)?;
+        if shown.fingerprint != expected {
+            let endpoint = address.endpoint();
+            return Err(Failure::OtherKey { endpoint, shown: shown.fingerprint, expected });
+        }
+        // By the certificate that was just seen, so that nobody else can come between.
+        let client = Client::new(&address.host, address.control_port, &shown.certificate, password.reveal())
+            .map_err(|error| refused(&address, error))?;
+        let list = client.backups().map_err(|error| refused(&address, error))?;
+        let source = Source {
+            host: address.host.clone(),
+            port: address.ftp_port,
+            fingerprint: expected,
+            password,
+            patience: PATIENCE,
+        };
+        source.check()?;
+        Ok(Self { address, source, client, list })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Its backups, the newest first.
+    pub fn backups(&self) -> Vec<&Backup> {
+        let mut backups: Vec<&Backup> = self.list.backups.iter().collect();
+        backups.sort_by(|one, other| other.created.cmp(&one.created).then_with(|| other.id.cmp(&one.id)));
+        backups
+    }
+
+    /// The backup that is meant by an id, by an id and its monitor (`<id>_<monitor>`), or by `latest`: the newest one that
+    /// can be restored on `machine`, a verified one before others.
+    ///
+    /// # Errors
+    /// [`Failure::NoSuchBackup`]; [`Failure::Unsuitable`]: there are backups, and none can be restored here.
+    pub fn choose(&self, wanted: &str, machine: &Machine) -> Result<&Backup, Failure> {
+        choose(&self.backups(), wanted, machine, &self.address.endpoint())
+    }
+
+    /// The manifest of a backup.
+    ///
+    /// # Errors
+    /// As [`Source::fetch`]; [`Failure::Damaged`]: it is not a manifest, or not this backup's.
+    pub fn manifest(&self, backup: &Backup) -> Result<Manifest, Failure> {
+        let name = format!("{}.json", self.stem(backup));
+        let bytes = self.source.fetch(&name)?;
+        let damaged = |problem: String| Failure::Damaged { name: name.clone(), problem };
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|error| damaged(format!("it is no manifest that this program knows ({error})")))?;
+        let found = &manifest.backup;
+        if (&found.id, found.monitor.id) != (&backup.id, backup.monitor.id) {
+            return Err(damaged(format!("it is of backup {} of monitor {}", found.id, found.monitor.id)));
+        }
+        Ok(manifest)
+    }
+
+    /// The tar of a backup from byte `from` on.
+    pub fn tar(&self, manifest: &Manifest, from: u64) -> Checked {
+        let tar = Tar {
+            name: format!("{}.tar", self.stem(&manifest.backup)),
+            bytes: manifest.backup.sizes.tar,
+            digests: manifest.digests.clone(),
+        };
+        self.source.stream(tar, from)
+    }
+
+    /// File name without its ending: two monitors' backups may have the same id.
+    fn stem(&self, backup: &Backup) -> String {
+        stem(&self.list.backups, backup)
+    }
+
+    /// Pairs a restored monitor: what the server has of it until now is kept first, as a pinned backup. Returns the id of
+    /// that backup, or why there is none.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and what the server refuses.
+    pub fn pair(&self, peer: &Peer) -> Result<Result<String, String>, Failure> {
+        let refused = |error| refused(&self.address, error);
+        let status = self.client.status().map_err(refused)?;
+        let kept = match (&status.state, &status.peer) {
+            (State::NotConnected, _) | (_, None) => Err("the server follows no monitor".to_owned()),
+            _ => self
+                .client
+                .create_backup(&CreateBackup { comment: COMMENT.into() })
+                .and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }))
+                .map(|backup| backup.id)
+                .map_err(|error| error.to_string()),
+        };
+        self.client.pair(peer).map_err(refused)?;
+        Ok(kept)
+    }
+}
+
+fn refused(address: &Address, error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused { endpoint, status: 401 | 429, .. } => Failure::Password { endpoint },
+        ClientError::Refused { .. } => Failure::Here(error.into()),
+        ClientError::NoAnswer { cause, .. } => Failure::Unreachable { endpoint: address.endpoint(), cause },
+    }
+}
+
+/// The name under which FTP has a backup.
+fn stem(all: &[Backup], backup: &Backup) -> String {
+    match all.iter().filter(|other| other.id == backup.id).count() {
+        0 | 1 => backup.id.clone(),
+        _ => format!("{}_{}", backup.id, backup.monitor.id),
+    }
+}
+
+/// See [`Server::choose`]; the newest first.
+fn choose<'a>(
+    backups: &[&'a Backup],
+    wanted: &str,
+    machine: &Machine,
+    endpoint: &str,
+) -> Result<&'a Backup, Failure> {
+    let none = || Failure::NoSuchBackup { endpoint: endpoint.to_owned(), wanted: wanted.to_owned() };
+    if wanted != LATEST {
+        let (id, monitor) =
+            wanted.split_once('_').map_or((wanted, None), |(id, monitor)| (id, Some(monitor)));
+        let is_it = |backup: &&&Backup| {
+            backup.id == id && monitor.is_none_or(|monitor| backup.monitor.id.to_string() == monitor)
+        };
+        let mut fitting = backups.iter().filter(is_it);
+        return match (fitting.next(), fitting.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(Failure::Here(anyhow::anyhow!(
+                "backup {id} is there of several monitors; name one as {id}_<the monitor's UUID>"
+            ))),
+            (None, _) => Err(none()),
+        };
+    }
+    let judged: Vec<(&Backup, Vec<String>)> =
+        backups.iter().map(|backup| (*backup, obstacles(backup, machine))).collect();
+    let is_verified = |backup: &&Backup| matches!(backup.verification, Verification::Verified(_));
+    let suitable = || judged.iter().filter(|(_, obstacles)| obstacles.is_empty()).map(|(backup, _)| *backup);
+    if let Some(backup) = suitable().find(is_verified).or_else(|| suitable().next()) {
+        return Ok(backup);
+    }
+    match judged.into_iter().next() {
+        Some((newest, obstacles)) => Err(Failure::Unsuitable { id: newest.id.clone(), obstacles }),
+        None => Err(none()),
+    }
+}

@@ -1,0 +1,162 @@
+//! The whole way in order, for every front end: what is done, and what is told of it.
+
+use std::io::Read;
+use std::path::Path;
+
+use api::{Host, Manifest, Peer};
+use monitor_link::setup;
+use serde::Serialize;
+
+use crate::local::Local;
+use crate::restore::{Restore, Stage};
+use crate::server::Server;
+use crate::{Failure, checks};
+
+/// What is told while a restore runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A step begins.
+    Step {
+        /// Which one.
+        step: Step,
+    },
+    /// Bytes of the tar that were downloaded, checked and unpacked.
+    Downloaded {
+        /// So many.
+        bytes: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// PostgreSQL replays its WAL.
+    Replayed {
+        /// It is here.
+        lsn: String,
+        /// It goes at least to here.
+        target: String,
+    },
+    /// Something that should be known, as a sentence.
+    Note {
+        /// The sentence.
+        text: String,
+    },
+}
+
+/// The steps, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The tar is downloaded, checked and unpacked beside the live data.
+    Download,
+    /// PostgreSQL recovers it there.
+    Recover,
+    /// It takes the live data's place.
+    BringIn,
+    /// The monitor is paired with its backup server again.
+    Pair,
+}
+
+impl Step {
+    /// What is done, as a sentence.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Download => "Downloading, checking and unpacking beside the live data.",
+            Self::Recover => "PostgreSQL recovers what was unpacked.",
+            Self::BringIn => "The restored database takes its place.",
+            Self::Pair => "Pairing with the backup server again.",
+        }
+    }
+}
+
+/// Where what is told goes.
+pub type Tell<'a> = dyn FnMut(Event) + 'a;
+
+/// Restores a backup, or goes on with it where it was cut. `server` is needed only as long as something is to be
+/// downloaded.
+///
+/// # Errors
+/// The first step that fails. The machine is as it was; done again, it goes on from there.
+pub fn restore(
+    local: &Local,
+    server: Option<&Server>,
+    manifest: &Manifest,
+    tell: &mut Tell<'_>,
+) -> Result<(), Failure> {
+    let id = &manifest.backup.id;
+    let host = local.host();
+    let obstacles = checks::obstacles(&manifest.backup, &local.facts()?);
+    let under_way = Restore::under_way(&host)?.filter(|restore| restore.manifest().backup.id == *id);
+    // What came so far was judged before it began, and its space is taken.
+    if !obstacles.is_empty() && under_way.is_none_or(|restore| matches!(restore.stage(), Stage::Unpacking(_)))
+    {
+        return Err(Failure::Unsuitable { id: id.clone(), obstacles });
+    }
+    let mut restore = Restore::begin(&host, manifest)?;
+    if let Stage::Unpacking(from) = restore.stage() {
+        let server = server.ok_or_else(|| {
+            anyhow::anyhow!("backup {id} is not downloaded to its end; name its server and go on")
+        })?;
+        tell(Event::Step { step: Step::Download });
+        let total = manifest.backup.sizes.tar;
+        tell(Event::Downloaded { bytes: from, total });
+        restore.unpack(|from| Counted {
+            inner: server.tar(manifest, from),
+            bytes: from,
+            tell: |bytes| tell(Event::Downloaded { bytes, total }),
+        })?;
+    }
+    if restore.stage() == Stage::Unpacked {
+        tell(Event::Step { step: Step::Recover });
+        let notes = restore.recover(|lsn, target| {
+            tell(Event::Replayed { lsn: lsn.to_string(), target: target.to_string() });
+        })?;
+        note(notes, tell);
+    }
+    if matches!(restore.stage(), Stage::Ready | Stage::Swapping) {
+        tell(Event::Step { step: Step::BringIn });
+        note(restore.bring_in()?, tell);
+    }
+    Ok(())
+}
+
+/// Pairs the restored monitor with its backup server, under the UUID of the monitor that was lost.
+///
+/// # Errors
+/// `monitor-link setup` or the server fails: with the way out.
+pub fn pair(local: &Local, server: &Server, manifest: &Manifest, tell: &mut Tell<'_>) -> Result<(), Failure> {
+    tell(Event::Step { step: Step::Pair });
+    setup::adopt(Path::new(setup::STATE), manifest.backup.monitor.id)?;
+    let host: Host = server.address().host.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let options = setup::Options { server: host, address: None, cluster: Some(local.name()), ca: None };
+    let peer: Peer = setup::run(&options)?;
+    let text = match server.pair(&peer)? {
+        Ok(id) => {
+            format!("What the backup server had of this monitor is kept as backup {id}, which is pinned.")
+        }
+        Err(why) => format!("No backup was made before pairing: {why}."),
+    };
+    tell(Event::Note { text });
+    Ok(())
+}
+
+fn note(notes: Vec<String>, tell: &mut Tell<'_>) {
+    for text in notes {
+        tell(Event::Note { text });
+    }
+}
+
+/// Tells what was read.
+struct Counted<R, F> {
+    inner: R,
+    bytes: u64,
+    tell: F,
+}
+
+impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bytes += count as u64;
+        (self.tell)(self.bytes);
+        Ok(count)
+    }
+}

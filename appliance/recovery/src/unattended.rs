@@ -1,0 +1,336 @@
+//! The commands: everything is given as options, progress goes to standard error or as JSON lines to standard output.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use api::{Backup, Secret, Verification};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use recovery::Failure;
+use recovery::checks::obstacles;
+use recovery::local::Local;
+use recovery::restore::{Restore, Stage};
+use recovery::server::{Address, LATEST, Server};
+use recovery::steps::{self, Event};
+use recovery::trust::Fingerprint;
+use serde_json::json;
+
+/// Between two JSON lines of the same kind.
+const PERIOD: Duration = Duration::from_secs(1);
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Shows the fingerprint of the server's key, to be compared with what its console shows
+    Fingerprint {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Lists the server's backups, and why one cannot be restored here
+    List {
+        #[command(flatten)]
+        access: Access,
+        /// One JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Restores a backup, or goes on with what was cut
+    Restore {
+        #[command(flatten)]
+        access: Access,
+        /// Id of the backup; `latest` is the newest that can be restored here, verified ones first
+        #[arg(long, default_value = LATEST)]
+        backup: String,
+        /// Pair with the server again afterwards
+        #[arg(long)]
+        pair: bool,
+        /// Progress as JSON lines on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Goes on with a restore that was cut after its download, without the server
+    Continue {
+        /// Progress as JSON lines on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what is under way on this machine
+    Status,
+    /// Removes the data that was there before the restore: whoever restored is content
+    Confirm,
+    /// Gives up a restore that has not taken the live data's place, and removes what it made
+    Abandon,
+}
+
+#[derive(Args)]
+pub struct At {
+    /// The backup server's address or name
+    #[arg(long)]
+    server: String,
+    /// Port of its control API
+    #[arg(long, default_value_t = api::CONTROL_PORT)]
+    control_port: u16,
+    /// Port of its FTP
+    #[arg(long, default_value_t = api::FTP_PORT)]
+    ftp_port: u16,
+}
+
+#[derive(Args)]
+pub struct Access {
+    #[command(flatten)]
+    at: At,
+    /// The server's key, as its console and `recovery fingerprint` show it: sha256//…
+    #[arg(long)]
+    fingerprint: Fingerprint,
+    /// A file with the password of user `backup`; `-` is standard input
+    #[arg(long)]
+    password_file: PathBuf,
+}
+
+impl At {
+    fn address(&self) -> Address {
+        Address { host: self.server.clone(), control_port: self.control_port, ftp_port: self.ftp_port }
+    }
+}
+
+impl Access {
+    fn open(&self) -> Result<Server, Failure> {
+        Server::open(self.at.address(), self.fingerprint, password(&self.password_file)?)
+    }
+}
+
+/// The first line of a file.
+fn password(path: &Path) -> Result<Secret> {
+    let mut text = String::new();
+    let read = match path.to_str() {
+        Some("-") => std::io::stdin().read_to_string(&mut text).map(drop),
+        _ => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text).map(drop)),
+    };
+    read.with_context(|| format!("cannot read the password from {}", path.display()))?;
+    Ok(Secret::new(text.lines().next().unwrap_or_default()))
+}
+
+impl Command {
+    pub fn run(&self, cluster: Option<&str>) -> Result<(), Failure> {
+        match self {
+            Self::Fingerprint { at } => {
+                say(&at.address().fingerprint()?.to_string())?;
+                Ok(())
+            }
+            Self::List { access, json } => list(&access.open()?, &Local::find(cluster)?, *json),
+            Self::Restore { access, backup, pair, json } => {
+                let told = restore(cluster, access, backup, *pair, *json);
+                if let (Err(failure), true) = (&told, json) {
+                    let line = json!({ "event": "failed", "status": failure.exit_status(), "text": failure.to_string() });
+                    say(&line.to_string())?;
+                }
+                told
+            }
+            Self::Continue { json } => {
+                let _lock = crate::lock()?;
+                let local = Local::find(cluster)?;
+                let manifest = under_way(&local)?.0;
+                let mut teller = Teller::new(*json);
+                steps::restore(&local, None, &manifest, &mut |event| teller.tell(&event))?;
+                teller.done(&local, &manifest.backup.id)?;
+                Ok(())
+            }
+            Self::Status => {
+                let local = Local::find(cluster)?;
+                let host = local.host();
+                let text = match Restore::under_way(&host)? {
+                    None => "No restore is under way here.".to_owned(),
+                    Some(restore) => sentence(&restore.manifest().backup, restore.stage(), &local),
+                };
+                say(&text)?;
+                Ok(())
+            }
+            Self::Confirm => {
+                let _lock = crate::lock()?;
+                let local = Local::find(cluster)?;
+                let host = local.host();
+                let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
+                restore.confirm()?;
+                say("The data that was there before is removed.")?;
+                Ok(())
+            }
+            Self::Abandon => {
+                let _lock = crate::lock()?;
+                let local = Local::find(cluster)?;
+                let host = local.host();
+                let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
+                restore.give_up()?;
+                say("What the restore made is removed; the live data was not touched.")?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the journal says, for people.
+pub fn sentence(backup: &Backup, stage: Stage, local: &Local) -> String {
+    let Backup { id, sizes, .. } = backup;
+    match stage {
+        Stage::Unpacking(bytes) => {
+            format!("Backup {id} is being restored: {bytes} of {} bytes are unpacked.", sizes.tar)
+        }
+        Stage::Unpacked => format!("Backup {id} is unpacked and not recovered yet."),
+        Stage::Ready => format!("Backup {id} is recovered and can take the live data's place."),
+        Stage::Swapping => format!("Backup {id} was taking the live data's place."),
+        Stage::Live => format!(
+            "Backup {id} is restored; the data before it is kept in {}, until `recovery confirm`.",
+            local.host().work().display()
+        ),
+    }
+}
+
+fn under_way(local: &Local) -> Result<(api::Manifest, Stage)> {
+    let host = local.host();
+    let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
+    Ok((restore.manifest().clone(), restore.stage()))
+}
+
+fn restore(
+    cluster: Option<&str>,
+    access: &Access,
+    wanted: &str,
+    pair: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let _lock = crate::lock()?;
+    let local = Local::find(cluster)?;
+    let server = access.open()?;
+    let mut teller = Teller::new(json);
+    let going_on = {
+        let host = local.host();
+        Restore::under_way(&host)?.map(|restore| (restore.manifest().clone(), restore.stage()))
+    };
+    let manifest = match going_on {
+        // The newest one may be another by now; what was begun is meant.
+        Some((manifest, stage)) if wanted == LATEST || wanted == manifest.backup.id => {
+            let text = sentence(&manifest.backup, stage, &local);
+            teller.tell(&Event::Note { text: format!("{text} It goes on.") });
+            manifest
+        }
+        _ => server.manifest(server.choose(wanted, &local.facts()?)?)?,
+    };
+    steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
+    if pair {
+        steps::pair(&local, &server, &manifest, &mut |event| teller.tell(&event))?;
+    }
+    local.become_monitor()?;
+    teller.done(&local, &manifest.backup.id)?;
+    Ok(())
+}
+
+fn list(server: &Server, local: &Local, as_json: bool) -> Result<(), Failure> {
+    let machine = local.facts()?;
+    if as_json {
+        let rows: Vec<_> = server
+            .backups()
+            .into_iter()
+            .map(|backup| json!({ "backup": backup, "obstacles": obstacles(backup, &machine) }))
+            .collect();
+        say(&serde_json::to_string_pretty(&rows).context("cannot write the list")?)?;
+        return Ok(());
+    }
+    for backup in server.backups() {
+        let Backup { id, created, monitor, sizes, .. } = backup;
+        let gigabytes = sizes.files as f64 / 1e9;
+        let created = created.strftime("%Y-%m-%d %H:%M UTC");
+        let verified = verification(&backup.verification);
+        say(&format!("{id}  {created}  monitor {}  {gigabytes:.1} GB  {verified}", monitor.version))?;
+        for obstacle in obstacles(backup, &machine) {
+            say(&format!("    {obstacle}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// One word for a verification.
+pub fn verification(verification: &Verification) -> &'static str {
+    match verification {
+        Verification::Verified(_) => "verified",
+        Verification::Pending => "not verified yet",
+        Verification::Superseded => "not verified",
+        Verification::Failed { .. } => "cannot be restored",
+    }
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Tells events: JSON lines, or a progress bar and lines.
+struct Teller {
+    json: bool,
+    bar: Option<ProgressBar>,
+    last: Option<Instant>,
+}
+
+impl Teller {
+    fn new(json: bool) -> Self {
+        Self { json, bar: None, last: None }
+    }
+
+    /// What cannot be told, as nobody listens any more, is no reason to stop a restore.
+    fn tell(&mut self, event: &Event) {
+        let is_frequent = matches!(event, Event::Downloaded { .. } | Event::Replayed { .. });
+        if self.json {
+            let is_end = matches!(event, Event::Downloaded { bytes, total } if bytes == total);
+            if is_frequent && !is_end && self.last.is_some_and(|last| last.elapsed() < PERIOD) {
+                return;
+            }
+            self.last = Some(Instant::now()).filter(|_| is_frequent);
+            if let Ok(line) = serde_json::to_string(event) {
+                say(&line).ok();
+            }
+            return;
+        }
+        match event {
+            Event::Step { step } => self.line(step.sentence()),
+            Event::Note { text } => self.line(text),
+            Event::Downloaded { bytes, total } => {
+                let bar = self.bar.get_or_insert_with(|| bar(*total, *bytes));
+                bar.set_position(*bytes);
+                if bytes == total {
+                    bar.finish();
+                    self.bar = None;
+                }
+            }
+            Event::Replayed { .. } => {}
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+        eprintln!("recovery: {text}");
+    }
+
+    fn done(&mut self, local: &Local, id: &str) -> Result<()> {
+        let kept = local.host().work();
+        if self.json {
+            return say(&json!({ "event": "done", "backup": id, "kept": kept }).to_string());
+        }
+        self.line(&format!(
+            "Backup {id} is restored. The data before it is kept in {}; `recovery confirm` removes it.",
+            kept.display()
+        ));
+        Ok(())
+    }
+}
+
+/// Bytes, rate and time left; from where a cut download goes on, so that the rate is that of now.
+fn bar(total: u64, from: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total).with_position(from);
+    bar.reset_eta();
+    let template = "{bar:30} {percent:>3} %  {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left";
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
