@@ -7,6 +7,7 @@
 mod backup;
 mod client;
 mod event;
+mod fingerprint;
 mod host;
 mod peer;
 mod rotation;
@@ -20,6 +21,7 @@ pub use backup::{
 };
 pub use client::{Client, ClientError};
 pub use event::{EVENTS_KEPT, Event, EventKind, EventList};
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret, check_configuration, endpoint};
 pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, RotationPlan};

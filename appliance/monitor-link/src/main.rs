@@ -1,7 +1,9 @@
-//! `monitor-link start|setup`: see the library's documentation.
+//! `monitor-link start|setup|restore`: see the library's documentation.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use api::Host;
 use clap::{Parser, Subcommand};
@@ -34,7 +36,17 @@ enum Command {
         #[arg(long)]
         ca: Option<PathBuf>,
     },
+    /// Restores from a backup: asks on a full screen, or does what the options say (`monitor-link restore --help`)
+    #[command(disable_help_flag = true)]
+    Restore {
+        /// Commands and options of `recovery`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
+
+/// The recovery program: one of its own, as it speaks FTP and draws screens, and setting up does neither.
+const RECOVERY: &str = "/usr/lib/infimonitor/recovery";
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -45,6 +57,10 @@ fn main() -> ExitCode {
                 println!("{}", serde_json::to_string_pretty(&peer)?);
                 Ok(())
             })
+        }
+        Command::Restore { arguments } => {
+            let error = process::Command::new(RECOVERY).args(arguments).exec();
+            Err(anyhow::Error::from(error).context(format!("cannot run {RECOVERY}")))
         }
     };
     match result {

@@ -19,8 +19,12 @@ const LOCK: &str = "/run/infimonitor-recovery.lock";
 
 #[derive(Parser)]
 #[command(name = "recovery", version, about = "Restores a monitor's PostgreSQL from its backup server")]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(override_usage = "recovery\n       \
+    recovery --server <SERVER> --fingerprint <FINGERPRINT> --password-file <FILE> [OPTIONS]\n       \
+    recovery <COMMAND>")]
 #[command(
-    after_help = "Without a command it asks on a full screen. What was cut goes on when it is called again.\n\
+    after_help = "Without options it asks on a full screen. What was cut goes on when it is called again.\n\
     Exit status: 0 done, 1 this machine does not let it, 2 wrong command line, 3 the server does not answer,\n\
     4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged, 8 no such backup."
 )]
@@ -28,16 +32,19 @@ struct Arguments {
     /// Cluster as VERSION/NAME where there are several, such as 17/main
     #[arg(long, global = true)]
     cluster: Option<String>,
+    #[command(flatten)]
+    restore: unattended::Restoring,
     #[command(subcommand)]
     command: Option<unattended::Command>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { cluster, command } = Arguments::parse();
+    let Arguments { cluster, restore, command } = Arguments::parse();
     let cluster = cluster.as_deref();
-    let done = match command {
-        Some(command) => command.run(cluster),
-        None => screen::run(cluster).map_err(Failure::Here),
+    let done = match (command, restore.access()) {
+        (Some(command), _) => command.run(cluster),
+        (None, Some(access)) => restore.run(&access, cluster),
+        (None, None) => screen::run(cluster).map_err(Failure::Here),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,23 +3,20 @@
 //! The key and not the certificate, so that a renewed certificate is the same server (design D14). The hash is written as
 //! curl's `--pinnedpubkey` takes it, so that it can be had and checked with everybody's tools.
 
-use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use api::Fingerprint;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, SignatureScheme,
 };
-use sha2::{Digest, Sha256};
 
 use crate::Failure;
 
@@ -27,45 +24,6 @@ use crate::Failure;
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long an established connection may be silent.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
-
-const PREFIX: &str = "sha256//";
-
-/// SHA-256 of a public key (SubjectPublicKeyInfo, RFC 7469 section 2.4), written `sha256//` and base64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
-
-/// Text that is no fingerprint.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no fingerprint; expected sha256// and 44 characters")]
-pub struct FingerprintError(String);
-
-impl Fingerprint {
-    /// Of the key in a certificate.
-    ///
-    /// # Errors
-    /// It is no certificate.
-    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, rustls::Error> {
-        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-        Ok(Self(Sha256::digest(key.as_ref()).into()))
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", STANDARD.encode(self.0))
-    }
-}
-
-impl FromStr for Fingerprint {
-    type Err = FingerprintError;
-
-    fn from_str(text: &str) -> Result<Self, FingerprintError> {
-        let error = || FingerprintError(text.chars().take(80).collect());
-        let encoded = text.trim().strip_prefix(PREFIX).ok_or_else(error)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| error())?;
-        Ok(Self(bytes.try_into().map_err(|_| error())?))
-    }
-}
 
 /// What a server shows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,16 +175,6 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fingerprints_are_read_as_they_are_written() {
-        let fingerprint = Fingerprint([7; 32]);
-        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
-        assert_eq!(format!(" {fingerprint}\n").parse(), Ok(fingerprint));
-        for wrong in ["", "sha256//", "sha256//AAAA", &fingerprint.to_string()[8..], "SHA256:x"] {
-            assert!(wrong.parse::<Fingerprint>().is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn a_renewed_certificate_of_the_same_key_is_the_same_server() {

@@ -35,20 +35,6 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Restores a backup, or goes on with what was cut
-    Restore {
-        #[command(flatten)]
-        access: Access,
-        /// Id of the backup; `latest` is the newest that can be restored here, verified ones first
-        #[arg(long, default_value = LATEST)]
-        backup: String,
-        /// Pair with the server again afterwards
-        #[arg(long)]
-        pair: bool,
-        /// Progress as JSON lines on standard output
-        #[arg(long)]
-        json: bool,
-    },
     /// Goes on with a restore that was cut after its download, without the server
     Continue {
         /// Progress as JSON lines on standard output
@@ -88,6 +74,81 @@ pub struct Access {
     password_file: PathBuf,
 }
 
+/// A restore, or going on with what was cut. As [`Access`], with all of it or nothing.
+#[derive(Args)]
+pub struct Restoring {
+    /// The backup server's address or name
+    #[arg(long, requires_all = ["fingerprint", "password_file"])]
+    server: Option<String>,
+    /// Port of its control API
+    #[arg(long, default_value_t = api::CONTROL_PORT)]
+    control_port: u16,
+    /// Port of its FTP
+    #[arg(long, default_value_t = api::FTP_PORT)]
+    ftp_port: u16,
+    /// The server's key, as its console and `recovery fingerprint` show it: sha256//…
+    #[arg(long, requires = "server")]
+    fingerprint: Option<Fingerprint>,
+    /// A file with the password of user `backup`; `-` is standard input
+    #[arg(long, requires = "server")]
+    password_file: Option<PathBuf>,
+    /// Id of the backup, or `latest`: the newest that can be restored here, verified ones first
+    #[arg(long, requires = "server", default_value = LATEST)]
+    backup: String,
+    /// Pair with the server again afterwards
+    #[arg(long, requires = "server")]
+    pair: bool,
+    /// Progress as JSON lines on standard output
+    #[arg(long, requires = "server")]
+    json: bool,
+}
+
+impl Restoring {
+    /// What is needed for it, if it was asked for.
+    pub fn access(&self) -> Option<Access> {
+        let at =
+            At { server: self.server.clone()?, control_port: self.control_port, ftp_port: self.ftp_port };
+        Some(Access { at, fingerprint: self.fingerprint?, password_file: self.password_file.clone()? })
+    }
+
+    pub fn run(&self, access: &Access, cluster: Option<&str>) -> Result<(), Failure> {
+        let told = self.restore(access, cluster);
+        if let (Err(failure), true) = (&told, self.json) {
+            let (status, text) = (failure.exit_status(), failure.to_string());
+            say(&json!({ "event": "failed", "status": status, "text": text }).to_string())?;
+        }
+        told
+    }
+
+    fn restore(&self, access: &Access, cluster: Option<&str>) -> Result<(), Failure> {
+        let _lock = crate::lock()?;
+        let local = Local::find(cluster)?;
+        let server = access.open()?;
+        let wanted = self.backup.as_str();
+        let mut teller = Teller::new(self.json);
+        let going_on = {
+            let host = local.host();
+            Restore::under_way(&host)?.map(|restore| (restore.manifest().clone(), restore.stage()))
+        };
+        let manifest = match going_on {
+            // The newest one may be another by now; what was begun is meant.
+            Some((manifest, stage)) if wanted == LATEST || wanted == manifest.backup.id => {
+                let text = sentence(&manifest.backup, stage, &local);
+                teller.tell(&Event::Note { text: format!("{text} It goes on.") });
+                manifest
+            }
+            _ => server.manifest(server.choose(wanted, &local.facts()?)?)?,
+        };
+        steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
+        if self.pair {
+            steps::pair(&local, &server, &manifest, &mut |event| teller.tell(&event))?;
+        }
+        local.become_monitor()?;
+        teller.done(&local, &manifest.backup.id)?;
+        Ok(())
+    }
+}
+
 impl At {
     fn address(&self) -> Address {
         Address { host: self.server.clone(), control_port: self.control_port, ftp_port: self.ftp_port }
@@ -119,14 +180,6 @@ impl Command {
                 Ok(())
             }
             Self::List { access, json } => list(&access.open()?, &Local::find(cluster)?, *json),
-            Self::Restore { access, backup, pair, json } => {
-                let told = restore(cluster, access, backup, *pair, *json);
-                if let (Err(failure), true) = (&told, json) {
-                    let line = json!({ "event": "failed", "status": failure.exit_status(), "text": failure.to_string() });
-                    say(&line.to_string())?;
-                }
-                told
-            }
             Self::Continue { json } => {
                 let _lock = crate::lock()?;
                 let local = Local::find(cluster)?;
@@ -189,39 +242,6 @@ fn under_way(local: &Local) -> Result<(api::Manifest, Stage)> {
     let host = local.host();
     let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
     Ok((restore.manifest().clone(), restore.stage()))
-}
-
-fn restore(
-    cluster: Option<&str>,
-    access: &Access,
-    wanted: &str,
-    pair: bool,
-    json: bool,
-) -> Result<(), Failure> {
-    let _lock = crate::lock()?;
-    let local = Local::find(cluster)?;
-    let server = access.open()?;
-    let mut teller = Teller::new(json);
-    let going_on = {
-        let host = local.host();
-        Restore::under_way(&host)?.map(|restore| (restore.manifest().clone(), restore.stage()))
-    };
-    let manifest = match going_on {
-        // The newest one may be another by now; what was begun is meant.
-        Some((manifest, stage)) if wanted == LATEST || wanted == manifest.backup.id => {
-            let text = sentence(&manifest.backup, stage, &local);
-            teller.tell(&Event::Note { text: format!("{text} It goes on.") });
-            manifest
-        }
-        _ => server.manifest(server.choose(wanted, &local.facts()?)?)?,
-    };
-    steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
-    if pair {
-        steps::pair(&local, &server, &manifest, &mut |event| teller.tell(&event))?;
-    }
-    local.become_monitor()?;
-    teller.done(&local, &manifest.backup.id)?;
-    Ok(())
 }
 
 fn list(server: &Server, local: &Local, as_json: bool) -> Result<(), Failure> {

@@ -414,6 +414,11 @@ impl Machine {
         lock(&self.0.serial_log).this_boot()
     }
 
+    /// What a terminal at the serial port shows now: 24 lines of 80 columns.
+    pub fn serial_screen(&self) -> Result<String> {
+        lock(&self.0.serial_log).screen()
+    }
+
     fn console_end(&self) -> String {
         self.serial().map_or_else(|error| format!("{error:#}"), |said| crate::serial::last_lines(&said, 8))
     }

@@ -30,10 +30,21 @@ impl SerialLog {
 
     /// What was said since the machine was last switched on, without terminal control sequences.
     pub fn this_boot(&self) -> Result<String> {
-        let bytes = fs::read(&self.path)
+        Ok(without_control_sequences(&String::from_utf8_lossy(&self.bytes()?)))
+    }
+
+    /// What a terminal of 80 columns and 24 lines shows now.
+    pub fn screen(&self) -> Result<String> {
+        let mut terminal = vt100::Parser::new(24, 80, 0);
+        terminal.process(&self.bytes()?);
+        Ok(terminal.screen().contents())
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = fs::read(&self.path)
             .with_context(|| format!("cannot read the console's log {}", self.path.display()))?;
         let begin = usize::try_from(self.boot_begins).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(without_control_sequences(&String::from_utf8_lossy(&bytes[begin..])))
+        Ok(bytes.split_off(begin))
     }
 
     /// Waits until this boot's output contains `text`, as long as `alive` lets it.

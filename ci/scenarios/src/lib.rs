@@ -104,6 +104,18 @@ pub fn monitor(lab: &Lab, end: LinkEnd) -> Result<Machine> {
         .start()
 }
 
+/// Boots a node that is to take a lost monitor's place, at its address.
+pub fn node_to_restore(lab: &Lab, end: LinkEnd) -> Result<Machine> {
+    let mac = "52:54:00:00:03:02";
+    lab.machine("monitor-recovery")
+        .disk(&built_disk()?)
+        .provisioning(answers(lab.toolbox(), "monitor-recovery", mac, MONITOR_ADDRESS)?)
+        .root_password(ROOT_PASSWORD)
+        .user_nic("52:54:00:00:03:01", &[])
+        .link_nic(mac, end)
+        .start()
+}
+
 /// Boots a backup server.
 pub fn backup_server(lab: &Lab, end: LinkEnd) -> Result<Machine> {
     backup_server_with(lab, end, |builder| builder)

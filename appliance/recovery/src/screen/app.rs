@@ -123,6 +123,8 @@ pub enum Message {
     Confirmed(Result<(), String>),
     /// What was under way is given up, or not.
     Abandoned(Result<(), String>),
+    /// Nothing was done: another restore runs.
+    Refused(String),
     /// The node is a monitor from now on, or could not be made one.
     Settled(Result<(), String>),
 }
@@ -223,6 +225,7 @@ impl App {
             Message::Confirmed(Err(error)) => self.fail(error, Page::Done),
             Message::Abandoned(Ok(())) => self.page = Page::Address,
             Message::Abandoned(Err(error)) => self.fail(error, Page::Address),
+            Message::Refused(error) => self.fail(error, self.after_failure()),
             Message::Settled(Ok(())) => {}
             Message::Settled(Err(error)) => self.error = Some(error),
         }
@@ -238,6 +241,9 @@ impl App {
     fn after_failure(&self) -> Page {
         if self.opened {
             return Page::List { marked: 0 };
+        }
+        if self.fingerprint.is_empty() {
+            return Page::Address;
         }
         let text = "The restore was not finished; nothing of this machine has changed.".to_owned();
         Page::UnderWay { text, needs_server: false }

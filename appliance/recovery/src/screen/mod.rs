@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use api::Secret;
-use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEventKind};
+use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 use recovery::Failure;
@@ -34,7 +34,6 @@ const SMALLEST: (u16, u16) = (80, 24);
 
 /// Asks and shows until it is left.
 pub fn run(cluster: Option<&str>) -> Result<()> {
-    let _lock = crate::lock()?;
     let local = Local::find(cluster)?;
     let log = File::options().create(true).append(true).open(LOG);
     let log = log.with_context(|| format!("cannot open {LOG}"))?;
@@ -91,6 +90,12 @@ fn until_ended(
         let mut happened: Vec<Message> = results.try_iter().collect();
         if event::poll(POLL).context("cannot wait for keys")? {
             match event::read().context("cannot read keys")? {
+                // What the kernel says goes over the screen of a console.
+                TerminalEvent::Key(key)
+                    if key.code == KeyCode::Char('l') && key.modifiers.contains(KeyModifiers::CONTROL) =>
+                {
+                    terminal.clear().context("cannot clear the screen")?;
+                }
                 TerminalEvent::Key(key) if key.kind == KeyEventKind::Press => {
                     happened.push(Message::Key(key));
                 }
@@ -119,6 +124,11 @@ fn work(local: &Local, todo: Receiver<Task>, messages: &Sender<Message>) {
 
 fn done(local: &Local, server: &mut Option<Server>, task: Task, messages: &Sender<Message>) -> Message {
     let text = |failure: Failure| failure.to_string();
+    // Not longer: every console of a machine shows this screen, and any of them may be the one that is used.
+    let _lock = match crate::lock() {
+        Ok(lock) => lock,
+        Err(error) => return Message::Refused(format!("{error:#}")),
+    };
     let mut tell = |event: Event| {
         // Fails when the screen has gone; the restore goes on.
         messages.send(Message::Told(event, Instant::now())).ok();
