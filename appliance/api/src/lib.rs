@@ -8,6 +8,7 @@ mod backup;
 mod client;
 mod event;
 mod fingerprint;
+mod ftp;
 mod host;
 mod peer;
 mod rotation;
@@ -22,6 +23,7 @@ pub use backup::{
 pub use client::{Client, ClientError};
 pub use event::{EVENTS_KEPT, Event, EventKind, EventList};
 pub use fingerprint::{Fingerprint, FingerprintError};
+pub use ftp::{FTP_BYTES_PER_SECOND, FTP_SETTINGS_PATH, FtpSettings};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret, check_configuration, endpoint};
 pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, RotationPlan};

@@ -85,6 +85,8 @@ pub enum KeptReason {
     Newest,
     /// It was made before a resync, and the new replica has no verified backup yet.
     BeforeResync,
+    /// It is being downloaded, or was until a short while ago and its end is missing.
+    Downloading,
 }
 
 /// A backup that rotation leaves alone.

@@ -156,9 +156,15 @@ fn every_answer_and_body_is_valid() {
         now: [DeletionReason::Age, DeletionReason::Space, DeletionReason::OnDemand].map(deletion).into(),
         next_for_space: Some(deletion(DeletionReason::Space)),
         next_by_age: Some(NextByAge { monitor, id: id.clone(), at }),
-        kept: [KeptReason::Pinned, KeptReason::NewestVerified, KeptReason::Newest, KeptReason::BeforeResync]
-            .map(kept)
-            .into(),
+        kept: [
+            KeptReason::Pinned,
+            KeptReason::NewestVerified,
+            KeptReason::Newest,
+            KeptReason::BeforeResync,
+            KeptReason::Downloading,
+        ]
+        .map(kept)
+        .into(),
         stuck: false,
         clock_is_trusted: true,
     };

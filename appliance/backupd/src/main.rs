@@ -44,6 +44,9 @@ struct Arguments {
     /// Report on the system's slots
     #[arg(long, default_value = slots::report::PATH)]
     slots_report: PathBuf,
+    /// Where hostd hands out what the console has set of FTP
+    #[arg(long, default_value = api::FTP_SETTINGS_PATH)]
+    ftp_settings: PathBuf,
     /// The daemon's own folder
     #[arg(long, default_value = "/var/lib/infimonitor/backupd")]
     state_dir: PathBuf,
@@ -81,6 +84,7 @@ async fn main() -> Result<()> {
         data: arguments.data,
         data_problem: arguments.data_problem,
         slots_report: arguments.slots_report,
+        ftp_settings: arguments.ftp_settings,
     };
     let shared = Arc::new(Shared::load(hostd::Client::new(arguments.hostd), places, &arguments.state_dir)?);
     tokio::spawn(engine::run(Arc::clone(&shared)));

@@ -60,6 +60,8 @@ pub struct Places {
     pub data_problem: PathBuf,
     /// The report of `slots prove`.
     pub slots_report: PathBuf,
+    /// Where hostd hands out what the console has set of FTP.
+    pub ftp_settings: PathBuf,
 }
 
 /// What came of making a backup.
@@ -305,6 +307,9 @@ impl Shared {
             status::clock_check(rotation.clock_is_trusted),
             status::settings_check(self.damage.iter().chain(&rotation.problem)),
             status::password_check(is_default_password),
+            status::ftp_check(
+                api::FtpSettings::read(&self.places.ftp_settings).map_err(|error| error.to_string()),
+            ),
             status::system_check(
                 files::read(&self.places.slots_report).map_err(|error| format!("{error:#}")),
             ),

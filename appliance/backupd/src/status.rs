@@ -1,6 +1,8 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Backup, Check, Frequency, Level, Limits, Progress, Settings, Space, State, Verification};
+use api::{
+    Backup, Check, Frequency, FtpSettings, Level, Limits, Progress, Settings, Space, State, Verification,
+};
 use jiff::{SignedDuration, Timestamp};
 
 /// The state as a sentence.
@@ -235,6 +237,23 @@ pub fn clock_check(is_trusted: Option<bool>) -> Check {
         None => (Level::Ok, "The clock was not looked at yet."),
     };
     Check { name: "clock".into(), level, message: message.into() }
+}
+
+/// Check `ftp`: a warning as long as clear FTP is allowed.
+pub fn ftp_check(settings: Result<FtpSettings, String>) -> Check {
+    let (level, message) = match settings {
+        Ok(FtpSettings { allow_clear: false, .. }) => (Level::Ok, "Backups are served over TLS only.".into()),
+        Ok(_) => (
+            Level::Warn,
+            format!(
+                "Clear FTP is allowed: the password and every backup can be read on the network; `{} order ftp \
+                 --allow-clear false` at the console ends that.",
+                hostd::PROGRAM
+            ),
+        ),
+        Err(error) => (Level::Warn, format!("The settings of FTP cannot be read, TLS is required: {error}")),
+    };
+    Check { name: "ftp".into(), level, message }
 }
 
 /// Check `settings`: what was damaged when the daemon started.

@@ -7,6 +7,7 @@
 mod catalog;
 pub mod clock;
 mod disarm;
+pub mod download;
 pub mod forecast;
 mod id;
 mod manifest;

@@ -40,6 +40,8 @@ pub struct Candidate {
     pub pinned: bool,
     /// Whether it was proven.
     pub proof: Proof,
+    /// It is being downloaded.
+    pub downloading: bool,
 }
 
 /// What was set.
@@ -181,6 +183,8 @@ impl From<&Backup> for Candidate {
                 Verification::Verified(_) => Proof::Verified,
                 Verification::Failed { .. } => Proof::Failed,
             },
+            // Not on record.
+            downloading: false,
         }
     }
 }
@@ -199,7 +203,8 @@ fn deletable<'a>(candidates: &'a [Candidate], now: &'a Now) -> impl Iterator<Ite
 }
 
 /// Why no rule may remove it: pinned, protected, the newest verified one of its monitor, or the newest one that waits for
-/// its proof; and where none is verified, the newest that did not fail, since it may be all there is.
+/// its proof; where none is verified, the newest that did not fail, since it may be all there is; and what is being
+/// downloaded.
 fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<KeptReason> {
     let own = || candidates.iter().filter(|other| other.monitor == candidate.monitor);
     let newer = |proof: fn(Proof) -> bool| {
@@ -223,6 +228,8 @@ fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<Ke
         && !newer(|proof| proof == Proof::None)
     {
         Some(KeptReason::Newest)
+    } else if candidate.downloading {
+        Some(KeptReason::Downloading)
     } else {
         None
     }
@@ -256,6 +263,7 @@ mod tests {
             reason: Reason::Schedule,
             pinned: false,
             proof,
+            downloading: false,
         }
     }
 
@@ -340,6 +348,9 @@ mod tests {
                 "{candidates:?}"
             );
         }
+        let downloaded = Candidate { downloading: true, ..old.clone() };
+        let decision = for_space(&[downloaded, verified.clone()], &Rules::default(), &now(GB));
+        assert_eq!(decision, Decision::Stuck);
         let late = Candidate { reason: Reason::BeforeResync, ..backup(15, Proof::None) };
         let decision = for_space(&[late.clone(), verified], &Rules::default(), &now(GB));
         assert_eq!(goes(decision), Some(late.id.to_string()));
@@ -381,6 +392,7 @@ mod tests {
             Candidate {
                 monitor: monitor(owner),
                 pinned,
+                downloading: days % 7 == 0,
                 reason: [Reason::OnDemand, Reason::Schedule, Reason::BeforeResync][usize::from(reason)],
                 ..backup(days, [Proof::None, Proof::Verified, Proof::Failed][usize::from(proof)])
             }
@@ -410,6 +422,7 @@ mod tests {
                 prop_assert!(left > 0 || own.iter().filter(usable).count() == 0, "nothing usable is left");
             }
             for candidate in &candidates {
+                prop_assert!(!candidate.downloading || !lost(candidate), "it went while it was downloaded");
                 let young = now.time.duration_since(candidate.created) <= DAY * retention;
                 let by_age = gone.iter().any(|d| candidate.is(d) && d.why == DeletionReason::Age);
                 prop_assert!(!by_age || !young, "a young one went by age");

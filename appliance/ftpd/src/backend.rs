@@ -1,10 +1,11 @@
 //! The files as libunftp wants them: one directory, read-only.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -13,10 +14,12 @@ use unftp_core::storage::{
     Error, ErrorKind, FEATURE_RESTART, Fileinfo, Metadata, Permissions, Result, StorageBackend,
 };
 
-use crate::catalog::{Catalog, Item};
+use crate::catalog::{Catalog, Item, Opened};
 use crate::chunks::Chunks;
+use crate::pace::Pace;
 use crate::path::{Place, resolve};
 use crate::session::Session;
+use crate::unfinished::Unfinished;
 
 /// The files for one session.
 #[derive(Debug)]
@@ -24,6 +27,29 @@ pub struct Backend {
     catalog: Catalog,
     session: Arc<Session>,
     stall: Duration,
+    pace: Arc<Pace>,
+    unfinished: Arc<Unfinished>,
+}
+
+/// Holds a backup while it is sent; unless its end was reached, for a while longer.
+#[derive(Debug)]
+struct Held {
+    index: Option<(PathBuf, File)>,
+    unfinished: Arc<Unfinished>,
+}
+
+impl Held {
+    fn finished(&mut self) {
+        self.index = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((path, index)) = self.index.take() {
+            self.unfinished.keep(path, index, Instant::now());
+        }
+    }
 }
 
 /// A file or the directory, as shown.
@@ -76,9 +102,16 @@ fn read_only<T>() -> Result<T> {
 }
 
 impl Backend {
-    /// Serves a catalogue to a session; a client that takes nothing for `stall` loses its transfer.
-    pub fn new(catalog: Catalog, session: Arc<Session>, stall: Duration) -> Self {
-        Self { catalog, session, stall }
+    /// Serves a catalogue to a session; a client that takes nothing for `stall` loses its transfer. `pace` and
+    /// `unfinished` are shared by all sessions.
+    pub fn new(
+        catalog: Catalog,
+        session: Arc<Session>,
+        stall: Duration,
+        pace: Arc<Pace>,
+        unfinished: Arc<Unfinished>,
+    ) -> Self {
+        Self { catalog, session, stall, pace, unfinished }
     }
 
     /// Does something with the catalogue where blocking is allowed.
@@ -102,21 +135,21 @@ impl Backend {
         self.with_catalog(move |catalog| catalog.find(&name)).await?.ok_or_else(no_such_file)
     }
 
-    async fn open(&self, path: &Path, offset: u64) -> Result<Chunks> {
+    async fn open(&self, path: &Path, offset: u64) -> Result<(Chunks, Held)> {
         let item = self.find(path).await?;
         if offset > item.bytes {
             let text = format!("{} has {} bytes, there is no offset {offset}", item.name, item.bytes);
             return Err(Error::new(ErrorKind::PermanentFileNotAvailable, text));
         }
-        let content = self.with_catalog(move |catalog| catalog.open(&item)).await?;
-        Ok(Chunks::start(content, offset))
+        let Opened { content, index } = self.with_catalog(move |catalog| catalog.open(&item)).await?;
+        Ok((Chunks::start(content, offset), Held { index, unfinished: Arc::clone(&self.unfinished) }))
     }
 
     async fn send<W>(&self, path: &Path, offset: u64, output: &mut W) -> Result<u64>
     where
         W: AsyncWrite + Unpin + Sync + Send + ?Sized,
     {
-        let mut chunks = self.open(path, offset).await?;
+        let (mut chunks, mut held) = self.open(path, offset).await?;
         let mut sent = 0;
         while let Some(chunk) = chunks.next().await.inspect_err(|error| {
             tracing::error!("{} stopped after {sent} bytes: {error}", path.display());
@@ -135,9 +168,11 @@ impl Backend {
                 rest = &rest[count..];
                 sent += count as u64;
                 self.session.used();
+                self.pace.sent(count).await;
             }
             chunks.reuse(chunk);
         }
+        held.finished();
         Ok(sent)
     }
 }
@@ -214,7 +249,10 @@ impl StorageBackend<DefaultUser> for Backend {
         path: P,
         offset: u64,
     ) -> Result<Box<dyn AsyncRead + Send + Sync + Unpin>> {
-        Ok(Box::new(self.open(path.as_ref(), offset).await?))
+        // libunftp asks for this only where `get_into` is not given; nothing is held here.
+        let (chunks, mut held) = self.open(path.as_ref(), offset).await?;
+        held.finished();
+        Ok(Box::new(chunks))
     }
 
     async fn put<P: AsRef<Path> + Send + Debug, R: AsyncRead + Send + Sync + Unpin + 'static>(

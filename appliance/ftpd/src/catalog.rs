@@ -61,6 +61,14 @@ struct Backup {
 pub trait Content: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Content for T {}
 
+/// An item that is being read.
+pub struct Opened {
+    /// Its content.
+    pub content: Box<dyn Content>,
+    /// Of a tar: the path of its index, and the index, which holds the backup while it is open.
+    pub index: Option<(PathBuf, File)>,
+}
+
 impl Catalog {
     /// The backups in a folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -116,13 +124,22 @@ impl Catalog {
     }
 
     /// Opens a file's content. For a tar this reads its index: about 20 bytes per file of the backup.
-    pub fn open(&self, item: &Item) -> io::Result<Box<dyn Content>> {
+    ///
+    /// # Errors
+    /// `WouldBlock`: the backup is being deleted.
+    pub fn open(&self, item: &Item) -> io::Result<Opened> {
         match item.kind {
-            Kind::Manifest => Ok(Box::new(File::open(self.beside(&item.backup, "json"))?)),
+            Kind::Manifest => {
+                let content = Box::new(File::open(self.beside(&item.backup, "json"))?);
+                Ok(Opened { content, index: None })
+            }
             Kind::Tar => {
-                let index = vtar::Index::read_from(File::open(self.beside(&item.backup, "index"))?);
+                let path = self.beside(&item.backup, "index");
+                let file = File::open(&path)?;
+                backups::download::hold(&file)?;
+                let index = vtar::Index::read_from(&file);
                 let reader = index.and_then(|index| Arc::new(index).reader(self.snapshot(&item.backup)));
-                Ok(Box::new(reader.map_err(io::Error::other)?))
+                Ok(Opened { content: Box::new(reader.map_err(io::Error::other)?), index: Some((path, file)) })
             }
         }
     }
@@ -249,7 +266,7 @@ mod tests {
         assert_eq!(catalog.find(&format!("{ID}.tar")).unwrap(), None);
         let mut content = Vec::new();
         let item = catalog.find(&b).unwrap().unwrap();
-        catalog.open(&item).unwrap().read_to_end(&mut content).unwrap();
+        catalog.open(&item).unwrap().content.read_to_end(&mut content).unwrap();
         assert!(String::from_utf8_lossy(&content).contains(B));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! It serves `<id>.tar` and `<id>.json` of every complete backup, read-only, to the one user `backup`, over explicit
 //! TLS on both channels. libunftp speaks FTP; what it is given is ours: the files ([`catalog`], [`backend`]), who may
-//! log in ([`login`]), the passive ports ([`ports`]) and, above all, the frame that each session runs in
+//! log in ([`login`]), the passive ports ([`ports`]), how fast it may go ([`pace`]), what stays while it is downloaded
+//! ([`backups::download`]) and, above all, the frame that each session runs in
 //! ([`session`], [`server`]).
 //!
 //! # How libunftp's weak places are closed
@@ -30,11 +31,13 @@ pub mod backend;
 pub mod catalog;
 mod chunks;
 pub mod login;
+mod pace;
 mod path;
 pub mod ports;
 pub mod server;
 pub mod session;
 mod socket;
+mod unfinished;
 
 pub use server::{Config, Server};
 pub use session::Limits;

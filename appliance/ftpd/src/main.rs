@@ -31,12 +31,9 @@ struct Arguments {
     /// Ports for passive data connections
     #[arg(long, default_value_t = Ports(api::FTP_PASSIVE_PORTS))]
     passive_ports: Ports,
-    /// IPv4 address under which clients reach this server, when it is behind NAT
-    #[arg(long)]
-    passive_address: Option<Ipv4Addr>,
-    /// Serve clear FTP too: passwords and backups can then be read on the network
-    #[arg(long)]
-    allow_clear: bool,
+    /// What the console has set (`hostd order ftp`)
+    #[arg(long, default_value = api::FTP_SETTINGS_PATH)]
+    settings: PathBuf,
 }
 
 /// A range of ports, written FIRST-LAST.
@@ -76,13 +73,9 @@ fn main() -> Result<()> {
         password_file: arguments.password_file,
         listen: arguments.listen,
         passive_ports: arguments.passive_ports.0,
-        passive_address: arguments.passive_address,
-        allow_clear: arguments.allow_clear,
+        settings: arguments.settings,
         limits: Limits::default(),
     })?;
-    if arguments.allow_clear {
-        tracing::warn!("clear FTP is allowed: passwords and backups can be read on the network");
-    }
     for address in server.addresses().context("cannot tell where it listens")? {
         tracing::info!("listening on {address}");
     }

@@ -5,15 +5,16 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use api::FtpSettings;
 use auth::Verifier;
 use libunftp::ServerBuilder;
 use libunftp::options::{FtpsRequired, PassiveHost, SiteMd5, TlsFlags};
@@ -23,9 +24,11 @@ use unftp_core::auth::DefaultUser;
 use crate::backend::Backend;
 use crate::catalog::Catalog;
 use crate::login::Login;
+use crate::pace::Pace;
 use crate::ports::PassivePorts;
 use crate::session::{Limits, Session};
 use crate::socket;
+use crate::unfinished::Unfinished;
 
 /// libunftp's answer to a clear login is fixed, so the way out stands in the greeting.
 const GREETING: &str =
@@ -35,6 +38,8 @@ const GREETING_CLEAR: &str =
 
 /// After a failure to accept (no descriptors left), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How often what lasts longer than a session is looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
 /// Settings of the server.
 #[derive(Debug, Clone)]
@@ -51,10 +56,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Ports for data connections.
     pub passive_ports: RangeInclusive<u16>,
-    /// The address that PASV names, for a server behind NAT; the connection's own where absent.
-    pub passive_address: Option<Ipv4Addr>,
-    /// Whether clear FTP is served too.
-    pub allow_clear: bool,
+    /// What the console has set ([`FtpSettings`]). Read for each session, so a change needs no restart; where it cannot
+    /// be read, nothing counts as set.
+    pub settings: PathBuf,
     /// Limits of sessions.
     pub limits: Limits,
 }
@@ -72,6 +76,8 @@ struct Shared {
     config: Config,
     verifier: Arc<Verifier>,
     passive_turn: Arc<AtomicUsize>,
+    pace: Arc<Pace>,
+    unfinished: Arc<Unfinished>,
     sessions: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -100,6 +106,8 @@ impl Server {
             config,
             verifier: Arc::new(verifier),
             passive_turn: Arc::default(),
+            pace: Arc::default(),
+            unfinished: Arc::default(),
             sessions: Mutex::default(),
         };
         shared.ftp(&Arc::new(Session::begin()))?;
@@ -117,6 +125,11 @@ impl Server {
         thread::scope(|scope| {
             for listener in &listeners {
                 scope.spawn(|| accept(listener, &shared));
+            }
+            loop {
+                thread::sleep(HOUSEKEEPING);
+                shared.unfinished.let_go(Instant::now());
+                shared.pace.set(shared.settings().bytes_per_second);
             }
         });
     }
@@ -182,15 +195,20 @@ fn serve(stream: TcpStream, from: IpAddr, shared: &Shared) -> Result<()> {
 impl Shared {
     /// libunftp, set up for one session.
     fn ftp(&self, session: &Arc<Session>) -> Result<libunftp::Server<Backend, DefaultUser>> {
-        let Config { certificate, key, allow_clear, limits, .. } = &self.config;
+        let Config { certificate, key, limits, .. } = &self.config;
+        let FtpSettings { allow_clear, passive_address, bytes_per_second } = self.settings();
+        self.pace.set(bytes_per_second);
         let (catalog, stall) = (Catalog::new(&self.config.backups), limits.stall);
-        let for_backend = Arc::clone(session);
-        let backend = move || Backend::new(catalog.clone(), Arc::clone(&for_backend), stall);
-        let login = Login::new(Arc::clone(&self.verifier), Arc::clone(session), *allow_clear);
-        let ports = PassivePorts::new(Arc::clone(&self.passive_turn), Arc::clone(session), *allow_clear);
-        let required = if *allow_clear { FtpsRequired::None } else { FtpsRequired::All };
+        let shared = (Arc::clone(session), Arc::clone(&self.pace), Arc::clone(&self.unfinished));
+        let backend = move || {
+            let (session, pace, unfinished) = shared.clone();
+            Backend::new(catalog.clone(), session, stall, pace, unfinished)
+        };
+        let login = Login::new(Arc::clone(&self.verifier), Arc::clone(session), allow_clear);
+        let ports = PassivePorts::new(Arc::clone(&self.passive_turn), Arc::clone(session), allow_clear);
+        let required = if allow_clear { FtpsRequired::None } else { FtpsRequired::All };
         ServerBuilder::with_authenticator(Box::new(backend), Arc::new(login))
-            .greeting(if *allow_clear { GREETING_CLEAR } else { GREETING })
+            .greeting(if allow_clear { GREETING_CLEAR } else { GREETING })
             .ftps(certificate, key)
             .ftps_required(required, required)
             // libunftp leaves TLS 1.3 out for a client's fault with uploads; there are none.
@@ -198,13 +216,21 @@ impl Shared {
                 TlsFlags::LATEST_VERSIONS | TlsFlags::RESUMPTION_SESS_ID | TlsFlags::RESUMPTION_TICKETS,
             )
             .passive_ports(self.config.passive_ports.clone())
-            .passive_host(self.config.passive_address.map_or(PassiveHost::FromConnection, PassiveHost::Ip))
+            .passive_host(passive_address.map_or(PassiveHost::FromConnection, PassiveHost::Ip))
             .binder(ports)
             .idle_session_timeout(limits.idle.as_secs())
             .sitemd5(SiteMd5::None)
             .build()
             .map_err(anyhow::Error::from)
             .with_context(|| format!("cannot use {} with {}", certificate.display(), key.display()))
+    }
+
+    /// What the console has set.
+    fn settings(&self) -> FtpSettings {
+        FtpSettings::read(&self.config.settings).unwrap_or_else(|error| {
+            tracing::error!("{} is ignored: {error}", self.config.settings.display());
+            FtpSettings::default()
+        })
     }
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {

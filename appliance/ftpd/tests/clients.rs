@@ -4,8 +4,9 @@
 
 mod support;
 
+use api::FtpSettings;
 use std::fs;
-use support::{ID, MANIFEST, start, start_on, stderr};
+use support::{ID, MANIFEST, set, start, start_on, stderr};
 
 #[test]
 fn curl_fetches_tar_and_manifest_as_they_are() {
@@ -60,6 +61,129 @@ fn a_broken_download_is_resumed_where_it_broke() {
 }
 
 #[test]
+fn downloads_broken_anywhere_come_to_their_end() {
+    let server = start(|_| {});
+    server.python(
+        "import random
+whole, random = fetch(login(), TAR), random.Random(7)
+for _ in range(4):
+    got = b''
+    while len(got) < len(whole):
+        ftp = login()
+        data = ftp.transfercmd('RETR ' + TAR, len(got))
+        left = random.randrange(1, len(whole))
+        while left > 0 and (piece := data.recv(min(left, 65536))):
+            got, left = got + piece, left - len(piece)
+        data.close()
+    assert got == whole",
+    );
+}
+
+#[test]
+fn lftp_lists_fetches_resumes_and_mirrors() {
+    let server = start(|_| {});
+    let (tar, folder) = (server.tar(), server.path("lftp"));
+    let toolbox = tools::Toolbox::open().unwrap();
+    let lftp = |commands: &str| {
+        let script = format!(
+            "set ssl:verify-certificate no; set ftp:ssl-force yes; set ftp:ssl-protect-data yes; set net:max-retries 2; \
+             set cmd:fail-exit yes; open -u backup,'{}' ftp://{}; lcd {}; {commands}; bye",
+            support::PASSWORD,
+            server.address,
+            folder.display()
+        );
+        let output =
+            toolbox.command("lftp").env("HOME", &folder).args(["--norc", "-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{commands}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    fs::create_dir(&folder).unwrap();
+    let listed = lftp("cls -1");
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [format!("{ID}.json"), format!("{ID}.tar")]);
+    let file = folder.join(format!("{ID}.tar"));
+    fs::write(&file, &tar[..1_000_000]).unwrap();
+    lftp(&format!("get -c {ID}.tar"));
+    assert!(fs::read(&file).unwrap() == tar, "get -c");
+    fs::remove_file(&file).unwrap();
+    // Several connections at once, each with its part.
+    lftp(&format!("pget -n 3 {ID}.tar"));
+    assert!(fs::read(&file).unwrap() == tar, "pget");
+    lftp("mirror . copy");
+    assert!(fs::read(folder.join("copy").join(format!("{ID}.tar"))).unwrap() == tar, "mirror");
+}
+
+/// What FileZilla 3 sends, in its order. It resumes the control connection's TLS session for data.
+#[test]
+fn filezillas_commands_list_fetch_and_resume() {
+    let server = start(|_| {});
+    let script = "
+def filezilla(version):
+    tls = context()
+    tls.minimum_version = tls.maximum_version = version
+    raw = socket.create_connection((HOST, PORT), timeout=20)
+    control = {'file': raw.makefile('rwb', buffering=0)}
+    def reply():
+        line = control['file'].readline().decode()
+        while line[3:4] == '-':
+            following = control['file'].readline().decode()
+            line += following
+            if following[:4] == line[:3] + ' ':
+                break
+        return line
+    def send(command, *codes):
+        control['file'].write(command.encode() + b'\\r\\n')
+        answer = reply()
+        assert answer[:3] in codes, (command, answer)
+        return answer
+    assert reply().startswith('220')
+    send('AUTH TLS', '234')
+    session = tls.wrap_socket(raw, server_hostname=HOST)
+    control['file'] = session.makefile('rwb', buffering=0)
+    send('USER backup', '331')
+    send('PASS ' + PASSWORD, '230')
+    send('SYST', '215')
+    features = send('FEAT', '211')
+    for feature in ['UTF8', 'SIZE', 'MDTM', 'MLST', 'REST STREAM', 'EPSV', 'PBSZ', 'PROT']:
+        assert feature in features, (feature, features)
+    send('CLNT FileZilla', '200', '500', '502')
+    send('OPTS UTF8 ON', '200')
+    send('PBSZ 0', '200')
+    send('PROT P', '200')
+    def data(command):
+        numbers = send('PASV', '227').split('(')[1].split(')')[0].split(',')
+        channel = socket.create_connection(('.'.join(numbers[:4]), int(numbers[4]) * 256 + int(numbers[5])), timeout=20)
+        for part in command[:-1]:
+            send(part, '350')
+        control['file'].write(command[-1].encode() + b'\\r\\n')
+        channel = tls.wrap_socket(channel, server_hostname=HOST, session=session.session)
+        answer, got = reply(), b''
+        assert answer[:3] in ('150', '125'), answer
+        while piece := channel.recv(65536):
+            got += piece
+        resumed = channel.session_reused
+        channel.close()
+        assert reply().startswith('226')
+        return got, resumed
+    send('CWD /', '250')
+    assert '\"/\"' in send('PWD', '257')
+    send('TYPE I', '200')
+    listing, resumed = data(['MLSD'])
+    assert TAR in listing.decode() and 'type=file' in listing.decode(), listing
+    whole, _ = data(['RETR ' + TAR])
+    assert int(send('SIZE ' + TAR, '213')[4:]) == len(whole)
+    rest, _ = data(['REST 1000000', 'RETR ' + TAR])
+    assert whole[1000000:] == rest and len(whole) > 3000000
+    send('NOOP', '200')
+    send('QUIT', '221')
+    return resumed
+for version in [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]:
+    print(version.name, filezilla(version))
+";
+    let said = server.python(script);
+    assert!(said.contains("TLSv1_2 True"), "the session is not resumed: {said}");
+}
+
+#[test]
 fn a_pinned_key_is_accepted_and_another_is_not() {
     let server = start(|_| {});
     let certificate = server.path("certificate.pem");
@@ -101,7 +225,7 @@ fn a_clear_login_is_refused_and_the_greeting_says_how() {
 
 #[test]
 fn clear_ftp_serves_where_it_is_allowed() {
-    let server = start(|config| config.allow_clear = true);
+    let server = start(|config| set(config, FtpSettings { allow_clear: true, ..FtpSettings::default() }));
     let output = server.plain_curl(&[&server.url(&format!("{ID}.tar"))]);
     assert!(output.stdout == server.tar(), "{}", stderr(&output));
     assert!(server.curl(&[&server.url(&format!("{ID}.tar"))]).stdout == server.tar());

@@ -4,6 +4,7 @@
 
 mod support;
 
+use api::FtpSettings;
 use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -132,6 +133,83 @@ while True:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 second.quit()",
+    );
+}
+
+#[test]
+fn as_many_as_the_limits_allow_download_at_once_and_two_more_are_told() {
+    let server = start(|_| {});
+    server.python(
+        "import threading
+def several(source, count):
+    sessions = [login(source=source) for _ in range(count)]
+    refused('421', lambda: login(source=source))
+    refused('421', lambda: login(source=source))
+    return sessions
+one, other = several('127.0.0.1', 4), several('127.0.0.2', 4)
+refused('421', lambda: login(source='127.0.0.3'))
+refused('421', lambda: login(source='127.0.0.4'))
+got = []
+threads = [threading.Thread(target=lambda ftp=ftp: got.append(fetch(ftp, TAR))) for ftp in one + other]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(got) == 8 and len(set(got)) == 1 and len(got[0]) > 3_000_000",
+    );
+}
+
+#[test]
+fn a_slow_reader_gets_everything_and_keeps_nobody_waiting() {
+    let server = start(|config| config.limits.stall = Duration::from_secs(1));
+    server.python(
+        "whole = fetch(login(), TAR)
+slow = login()
+data, got = slow.transfercmd('RETR ' + TAR), b''
+while piece := data.recv(65536):
+    got += piece
+    time.sleep(0.05)
+    if len(got) == len(piece):
+        assert fetch(login(), MANIFEST).startswith(b'{')
+data.close()
+assert slow.voidresp().startswith('226') and got == whole",
+    );
+}
+
+#[test]
+fn what_is_downloaded_and_what_broke_off_is_held() {
+    let server = start(|_| {});
+    fs::File::create(server.snapshot().join("sparse")).unwrap().set_len(256 << 20).unwrap();
+    support::complete(&server.backups(), ID);
+    let held = || {
+        let id = ID.parse().unwrap();
+        backups::download::keep_out(&server.backups().join(support::MONITOR), &id).unwrap().is_none()
+    };
+    server.python("fetch(login(), MANIFEST)");
+    assert!(!held(), "a manifest is no download");
+    server.python("ftp = login()\nassert ftp.retrbinary('RETR ' + TAR, len).startswith('226')");
+    assert!(!held(), "a download that came to its end is over");
+    server.python("ftp = login()\nassert ftp.transfercmd('RETR ' + TAR).recv(1000)");
+    assert!(held(), "whoever lost the connection comes back for the rest");
+}
+
+#[test]
+fn all_downloads_together_keep_to_the_limit_and_the_address_behind_nat_is_named() {
+    let server = start(|config| {
+        let passive_address = Some(std::net::Ipv4Addr::new(192, 0, 2, 7));
+        support::set(
+            config,
+            FtpSettings { bytes_per_second: Some(4_000_000), passive_address, ..FtpSettings::default() },
+        );
+    });
+    // 6 MB in all, of which a quarter of a second's is free.
+    server.python(
+        "import threading
+start = time.monotonic()
+threads = [threading.Thread(target=lambda: fetch(login(), TAR)) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+took = time.monotonic() - start
+assert took > 1.2, took
+assert '(192,0,2,7,' in login().sendcmd('PASV')",
     );
 }
 

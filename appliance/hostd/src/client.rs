@@ -1,7 +1,7 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{BackupRequest, Change, CopyCheck, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
-use api::{Backup, Deletion, Depth, Limits, Peer, RotationPlan, Usage};
+use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -107,6 +107,14 @@ impl Client {
     pub async fn limits(&self) -> Result<(Limits, Option<String>), ClientError> {
         match self.ask(&Request::Limits, drop).await? {
             Reply::Limits { limits, problem } => Ok((limits, problem)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// How backups are served over FTP.
+    pub async fn ftp(&self) -> Result<FtpSettings, ClientError> {
+        match self.ask(&Request::Ftp, drop).await? {
+            Reply::Ftp(settings) => Ok(settings),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -4,10 +4,12 @@
 
 use crate::catalog;
 use anyhow::{Context, Result};
-use api::Limits;
+use api::{FtpSettings, Limits};
 use clap::Subcommand;
 use hostd::{Change, Client, Request};
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::str::FromStr;
 use uuid::Uuid;
 
 /// The orders.
@@ -40,6 +42,26 @@ pub enum Order {
         #[arg(long)]
         keep_verified: Option<u32>,
     },
+    /// Show how backups are served over FTP, or set what is named
+    Ftp {
+        /// Serve clear FTP too: passwords and backups can then be read on the network
+        #[arg(long)]
+        allow_clear: Option<bool>,
+        /// IPv4 address under which clients reach this server, when it is behind NAT; `none`: the one they connect to
+        #[arg(long, value_parser = or_none::<Ipv4Addr>)]
+        passive_address: Option<Setting<Ipv4Addr>>,
+        /// All downloads together take no more than this; `none`: what there is
+        #[arg(long, value_parser = or_none::<u64>)]
+        bytes_per_second: Option<Setting<u64>>,
+    },
+}
+
+/// A value, or that there is none.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<T>(Option<T>);
+
+fn or_none<T: FromStr>(text: &str) -> Result<Setting<T>, T::Err> {
+    if text == "none" { Ok(Setting(None)) } else { text.parse().map(|value| Setting(Some(value))) }
 }
 
 /// A backup.
@@ -92,6 +114,25 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             }
             println!("space is low below {} bytes or {} %", new.low_space_bytes, new.low_space_percent);
             println!("never removed by age: the newest {} verified", new.keep_verified);
+        }
+        Order::Ftp { allow_clear, passive_address, bytes_per_second } => {
+            let old = client.ftp().await?;
+            let new = FtpSettings {
+                allow_clear: allow_clear.unwrap_or(old.allow_clear),
+                passive_address: passive_address.map_or(old.passive_address, |set| set.0),
+                bytes_per_second: bytes_per_second.map_or(old.bytes_per_second, |set| set.0),
+            };
+            if new != old {
+                client.order(&Request::SetFtp(new)).await?;
+            }
+            println!(
+                "TLS: {}",
+                if new.allow_clear { "not required, clear FTP is served too" } else { "required" }
+            );
+            let address = new.passive_address.map_or("the one they connect to".into(), |set| set.to_string());
+            println!("address for passive connections: {address}");
+            let limit = new.bytes_per_second.map_or("none".into(), |set| format!("{set} bytes per second"));
+            println!("limit of all downloads together: {limit}");
         }
     }
     Ok(())

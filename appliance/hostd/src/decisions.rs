@@ -1,8 +1,8 @@
-//! What was decided at the console and counts until it is decided otherwise: the limits of rotation, and which other
-//! database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
+//! What was decided at the console and counts until it is decided otherwise: the limits of rotation, how backups are served
+//! over FTP, and which other database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
 
 use anyhow::{Context, Result};
-use api::Limits;
+use api::{FtpSettings, Limits};
 use files::Document;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,6 +16,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     limits: Limits,
+    /// How backups are served over FTP.
+    #[serde(default)]
+    ftp: FtpSettings,
     /// By monitor: `Database system identifier` of what may replace its replica.
     accepted: BTreeMap<Uuid, u64>,
     /// What was wrong with the file, until the limits are set anew.
@@ -59,6 +62,17 @@ impl Decisions {
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.check()?;
         self.change(|record| (record.limits, record.problem) = (limits, None))
+    }
+
+    /// How backups are served over FTP.
+    pub fn ftp(&self) -> FtpSettings {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).ftp
+    }
+
+    /// Sets how backups are served over FTP.
+    pub fn set_ftp(&self, settings: FtpSettings) -> Result<()> {
+        settings.check()?;
+        self.change(|record| record.ftp = settings)
     }
 
     /// The database that may take the place of the replica of `monitor`.

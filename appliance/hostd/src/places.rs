@@ -40,6 +40,11 @@ impl Places {
         self.data.join("replica").join(monitor.to_string())
     }
 
+    /// What the console has set of FTP ([`api::FTP_SETTINGS_PATH`]).
+    pub fn ftp_settings(&self) -> PathBuf {
+        self.run.join("ftp.json")
+    }
+
     /// Whether there is a replica of `monitor`.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
-use api::{Backup, Collation, Deletion, Depth, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage};
+use api::{
+    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage,
+};
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -105,6 +107,10 @@ pub enum Request {
     Limits,
     /// Set the limits of rotation. Replies [`Reply::Done`]. For root alone.
     SetLimits(Limits),
+    /// Replies [`Reply::Ftp`].
+    Ftp,
+    /// Set how backups are served over FTP. Replies [`Reply::Done`]. For root alone.
+    SetFtp(FtpSettings),
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
     MeasureUsage,
     /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
@@ -120,6 +126,7 @@ impl Request {
                 | Self::ConfirmClock
                 | Self::AcceptDatabase { .. }
                 | Self::SetLimits(_)
+                | Self::SetFtp(_)
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
     }
@@ -232,6 +239,8 @@ pub enum Reply {
         /// What was wrong with what the console has decided, as a sentence without full stop, where something was.
         problem: Option<String>,
     },
+    /// Answer to [`Request::Ftp`].
+    Ftp(FtpSettings),
     /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
     /// What rotation did.
@@ -272,6 +281,7 @@ mod tests {
             (change(Change::Comment(String::new())), false),
             (Request::ConfirmClock, true),
             (Request::SetLimits(Limits::default()), true),
+            (Request::SetFtp(FtpSettings::default()), true),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
             (Request::Limits, false),

@@ -9,17 +9,23 @@ use crate::clock::Clock;
 use crate::decisions::Decisions;
 use crate::places::Places;
 use anyhow::{Context, Result};
-use api::{Deletion, DeletionReason, Limits, RotationPlan};
+use api::{Backup, Deletion, DeletionReason, Limits, RotationPlan};
+use backups::download::KeptOut;
 use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
 use jiff::{SignedDuration, Timestamp};
 use std::fs::File;
+use uuid::Uuid;
 
 /// Bytes kept aside, so that there is room for btrfs to delete something on a full volume.
 const RESERVE_BYTES: i64 = 256 << 20;
 
 /// What is measured and what is there.
 fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
-    let candidates = catalog::backups(places)?.iter().map(Candidate::from).collect();
+    let candidate = |backup: &Backup| {
+        let downloading = keep_out(places, backup.monitor.id, &backup.id)?.is_none();
+        Ok(Candidate { downloading, ..Candidate::from(backup) })
+    };
+    let candidates = catalog::backups(places)?.iter().map(candidate).collect::<Result<_>>()?;
     let (total, free) = catalog::room(places)?;
     let now = Now { time: Timestamp::now(), clock_is_trusted: clock.look()?, total, free };
     Ok((candidates, now))
@@ -52,8 +58,9 @@ pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<D
                 continue;
             }
             Decision::Delete(deletion) => {
-                delete(places, &deletion).await?;
-                deleted.push(deletion);
+                if rotate_away(places, &deletion).await? {
+                    deleted.push(deletion);
+                }
                 continue;
             }
             Decision::Nothing => false,
@@ -93,8 +100,9 @@ pub async fn make_room(
             Decision::Nothing => return Ok((deleted, None)),
             Decision::Delete(deletion) => {
                 tracing::info!("{free} bytes are free, a full copy needs {low_space_bytes}");
-                delete(places, &deletion).await?;
-                deleted.push(deletion);
+                if rotate_away(places, &deletion).await? {
+                    deleted.push(deletion);
+                }
             }
             Decision::Stuck => {
                 let problem = format!(
@@ -105,6 +113,20 @@ pub async fn make_room(
             }
         }
     }
+}
+
+/// Keeps downloads of a backup from beginning; `None`: one is under way.
+fn keep_out(places: &Places, monitor: Uuid, id: &str) -> Result<Option<KeptOut>> {
+    let folder = places.backups(monitor);
+    backups::download::keep_out(&folder, &id.parse()?)
+        .with_context(|| format!("cannot tell whether backup {id} is being downloaded"))
+}
+
+/// Deletes one unless it is being downloaded by now; says whether it is gone.
+async fn rotate_away(places: &Places, deletion: &Deletion) -> Result<bool> {
+    let Some(_lock) = keep_out(places, deletion.monitor, &deletion.id)? else { return Ok(false) };
+    delete(places, deletion).await?;
+    Ok(true)
 }
 
 /// Deletes one; where that fails, once more without the reserve.

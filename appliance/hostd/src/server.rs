@@ -52,6 +52,7 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
     let listener = listen(socket, observer_group.as_raw())?;
     let clock = Clock::start(&places.state)?;
     let decisions = Decisions::load(&places.state)?;
+    hand_out_ftp(&places, &decisions)?;
     let host = Arc::new(Host {
         places,
         clock,
@@ -254,6 +255,12 @@ async fn carry_out(
             decisions.set_limits(limits)?;
             Ok(Reply::Done)
         }
+        Request::Ftp => Ok(Reply::Ftp(decisions.ftp())),
+        Request::SetFtp(settings) => {
+            decisions.set_ftp(settings)?;
+            hand_out_ftp(places, decisions)?;
+            Ok(Reply::Done)
+        }
         Request::MeasureUsage => {
             let (usage, exclusive) = usage::measure(places).await?;
             Ok(Reply::Usage { usage, exclusive })
@@ -263,6 +270,12 @@ async fn carry_out(
             Ok(Reply::Done)
         }
     }
+}
+
+/// Writes what was decided of FTP for those who need it: they cannot read the decisions.
+fn hand_out_ftp(places: &Places, decisions: &Decisions) -> Result<()> {
+    let text = serde_json::to_vec_pretty(&decisions.ftp())?;
+    files::write(&places.ftp_settings(), &text, 0o644, None).map(drop)
 }
 
 async fn start_replica(host: &Host, peer: &Peer) -> Result<()> {

@@ -115,7 +115,7 @@ impl Server {
     /// What lies on the data volume and belongs to no replica and no listed backup: left over.
     pub fn left_over(&self, monitor: uuid::Uuid) -> Result<Vec<PathBuf>> {
         let mut expected = vec![self.data().join("replica").join(monitor.to_string())];
-        let folder = self.data().join("backups").join(monitor.to_string());
+        let folder = self.backups(monitor);
         for backup in self.client()?.backups()?.backups {
             for ending in ["", ".json", ".index"] {
                 expected.push(folder.join(format!("{}{ending}", backup.id)));
@@ -159,6 +159,7 @@ impl Server {
             ("--hostd", "hostd.sock"),
             ("--data-problem", "data-problem"),
             ("--slots-report", "slots.json"),
+            ("--ftp-settings", "run/ftp.json"),
         ] {
             command.arg(option).arg(self.path(name));
         }
@@ -255,6 +256,11 @@ impl Server {
     /// The data volume.
     pub fn data(&self) -> &Path {
         self.volume.path()
+    }
+
+    /// The folder of the backups of `monitor`.
+    pub fn backups(&self, monitor: uuid::Uuid) -> PathBuf {
+        self.data().join("backups").join(monitor.to_string())
     }
 
     /// The socket folder of the replica of `monitor`.

@@ -1,11 +1,13 @@
 //! Backups as their owner meets them: made on schedule, verified, pinned, rotated, listed when damaged.
 
+use anyhow::Context;
 use api::{
-    Client, CreateBackup, Depth, EventKind, Frequency, KeptReason, Level, Reason, SetComment, SetPin,
+    Check, Client, CreateBackup, Depth, EventKind, Frequency, KeptReason, Level, Reason, SetComment, SetPin,
     Settings, Verification,
 };
 use integration::{Monitor, Server, run, wait_for};
 use sha2::{Digest as _, Sha256};
+use std::fs::File;
 use std::time::Duration;
 use tools::Toolbox;
 
@@ -131,6 +133,7 @@ fn what_is_pinned_stays_and_settings_are_checked_and_kept() -> anyhow::Result<()
     let client = server.client()?;
     client.pair(&monitor.peer)?;
     server.wait_for_state(&["synchronized"], MINUTE)?;
+    let old = client.create_backup(&CreateBackup::default())?;
     let backup = client.create_backup(&CreateBackup::default())?;
     client.set_comment(&backup.id, &SetComment { comment: "before the upgrade".into() })?;
     assert!(client.set_pin(&backup.id, SetPin { pinned: true })?.pinned);
@@ -140,6 +143,32 @@ fn what_is_pinned_stays_and_settings_are_checked_and_kept() -> anyhow::Result<()
     assert!(answer["error"].as_str().unwrap_or_default().contains("console"), "{answer}");
     let plan = client.rotation_plan()?;
     assert!(plan.kept.iter().any(|kept| kept.id == backup.id && kept.why == KeptReason::Pinned), "{plan:?}");
+
+    // A download, as ftpd does it.
+    assert_eq!(plan.next_for_space.map(|next| next.id).as_deref(), Some(old.id.as_str()));
+    let index = File::open(backups::index_path(&server.backups(monitor.peer.id), &old.id.parse()?))?;
+    backups::download::hold(&index)?;
+    let plan = client.rotation_plan()?;
+    assert!(
+        plan.kept.iter().any(|kept| kept.id == old.id && kept.why == KeptReason::Downloading),
+        "{plan:?}"
+    );
+    drop(index);
+
+    // Clear FTP is the console's to allow, and the status does not cease to say so.
+    let ftp = |client: &Client| -> anyhow::Result<Check> {
+        let checks = client.status()?.checks;
+        checks.into_iter().find(|check| check.name == "ftp").context("there is no check `ftp`")
+    };
+    assert_eq!(ftp(&client)?.level, Level::Ok);
+    let words = |options: &str| format!("{} order ftp {options}", hostd::PROGRAM);
+    assert!(server.order_in_words(&words("--bytes-per-second 1")).is_err());
+    let said = server.order_in_words(&words("--allow-clear true --passive-address 192.0.2.7"))?;
+    assert!(said.contains("clear FTP is served too") && said.contains("192.0.2.7"), "{said}");
+    let check = ftp(&client)?;
+    assert_eq!(check.level, Level::Warn);
+    server.order_in_words(check.message.split('`').nth(1).context("no order")?)?;
+    assert_eq!(ftp(&client)?.level, Level::Ok);
 
     for (body, field, range) in [
         (

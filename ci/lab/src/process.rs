@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tools::Toolbox;
@@ -49,11 +51,24 @@ pub(crate) fn last_words(stderr: &Path) -> String {
     }
 }
 
-/// Types into a character device's socket.
+/// How long a key may take to be taken by the guest.
+const KEY: Duration = Duration::from_millis(40);
+/// And the last one.
+const LAST_KEY: Duration = Duration::from_secs(1);
+
+/// Types into a character device's socket, no faster than a quick typist: QEMU takes a few keys at a time, as the guest
+/// reads them, and forgets the rest when the socket is closed.
 pub(crate) fn type_into(socket: &Path, keys: &str) -> Result<()> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
-    stream.write_all(keys.as_bytes()).with_context(|| format!("cannot type into {}", socket.display()))
+    for key in keys.chars() {
+        stream
+            .write_all(key.encode_utf8(&mut [0; 4]).as_bytes())
+            .with_context(|| format!("cannot type into {}", socket.display()))?;
+        thread::sleep(KEY);
+    }
+    thread::sleep(LAST_KEY);
+    Ok(())
 }
 
 #[cfg(test)]

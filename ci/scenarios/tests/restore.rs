@@ -11,6 +11,8 @@ const SCALE: u32 = 16;
 /// What has to change before anything of the machine has: the live database and what lies beside it.
 const UNCHANGED: &str =
     "ls -A /data/postgresql/17; runuser -u postgres -- psql -XAtqc 'select count(*) from pg_class'";
+/// What the console of the backup server decides.
+const ORDER: &str = "/usr/lib/infimonitor/hostd order";
 /// The program; the rest of its options follow.
 const RESTORE: &str = "monitor-link restore --server 192.168.77.2";
 
@@ -63,6 +65,7 @@ fn unpacked(node: &Machine) -> Result<u64> {
 }
 
 #[test]
+#[ignore = "unfinished: issue 5 goes on here"]
 fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
     scenario("restore", |lab| {
         let (monitor, server, user) = machines(lab, SCALE)?;
@@ -145,7 +148,11 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
         fails(&node, &of_damaged, 7, "do not have the manifest's hash")?;
         node.run_ok("monitor-link restore abandon", COMMAND)?;
 
-        // Power is cut while it is unpacked; it goes on at the console.
+        // Power is cut while it is unpacked; it goes on at the console. Slowly, so that there is something to cut.
+        let slowly = |bytes: u64| -> Result<()> {
+            server.run_ok(&format!("{ORDER} ftp --bytes-per-second {bytes}"), COMMAND).map(drop)
+        };
+        slowly(wanted.sizes.tar / 60)?;
         node.run_ok(&format!("systemd-run --quiet --collect --unit=restore {RESTORE} {right}"), COMMAND)?;
         wait_until("a part is unpacked", LONG, || {
             ensure!(unpacked(&node)? > 0, "nothing yet");
@@ -168,6 +175,7 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
         }
         let screen = node.serial_screen()?;
         ensure!(screen.contains("Downloading"), "the cable was out too late:\n{screen}");
+        server.run_ok(&format!("{ORDER} ftp --bytes-per-second none"), COMMAND)?;
         // Power is cut again when it takes its place.
         page(&node, "takes its place", LONG)?;
         node.kill()?;

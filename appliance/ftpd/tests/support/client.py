@@ -11,14 +11,14 @@ def context():
     return tls
 
 
-def connect():
+def connect(source=None):
     ftp = ftplib.FTP_TLS(context=context(), timeout=20)
-    ftp.connect(HOST, PORT)
+    ftp.connect(HOST, PORT, source_address=source and (source, 0))
     return ftp
 
 
-def login(user="backup", password=PASSWORD):
-    ftp = connect()
+def login(user="backup", password=PASSWORD, source=None):
+    ftp = connect(source)
     ftp.login(user, password)
     ftp.prot_p()
     return ftp

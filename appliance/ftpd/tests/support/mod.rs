@@ -55,8 +55,7 @@ pub fn start_on(listen: &str, adjust: impl FnOnce(&mut Config)) -> Running {
         password_file,
         listen: vec![listen.parse().unwrap()],
         passive_ports: RangeInclusive::new(0, 0),
-        passive_address: None,
-        allow_clear: false,
+        settings: folder.path().join("ftp.json"),
         limits: Limits::default(),
     };
     adjust(&mut config);
@@ -64,6 +63,11 @@ pub fn start_on(listen: &str, adjust: impl FnOnce(&mut Config)) -> Running {
     let address = server.addresses().unwrap()[0];
     std::thread::spawn(move || server.run());
     Running { folder, address }
+}
+
+/// Sets what the console sets.
+pub fn set(config: &Config, settings: api::FtpSettings) {
+    fs::write(&config.settings, serde_json::to_vec(&settings).unwrap()).unwrap();
 }
 
 /// Puts manifest and tar index beside a snapshot.

@@ -5,6 +5,7 @@ mod app;
 mod view;
 
 use std::fs::File;
+use std::io::Stdout;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use api::Secret;
+use ratatui::backend::{Backend as _, CrosstermBackend};
 use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
@@ -63,28 +65,29 @@ fn on_screen(mut app: App, local: &Local) -> Result<()> {
 }
 
 fn show(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>) -> Result<()> {
-    let backend = ratatui::backend::CrosstermBackend::new(std::io::stdout());
-    let viewport = match ratatui::crossterm::terminal::size() {
-        Ok((columns, rows)) if columns > 0 && rows > 0 => Viewport::Fullscreen,
-        _ => Viewport::Fixed(Rect::new(0, 0, SMALLEST.0, SMALLEST.1)),
-    };
-    let mut terminal = Terminal::with_options(backend, TerminalOptions { viewport })
-        .context("this is no terminal; `recovery restore --help` tells how it is done without")?;
-    ratatui::crossterm::terminal::enable_raw_mode().context("cannot read single keys")?;
-    let shown = until_ended(app, &mut terminal, tasks, results);
+    ratatui::crossterm::terminal::enable_raw_mode()
+        .context("this is no terminal; `recovery --help` tells how it is done without")?;
+    let shown = until_ended(app, tasks, results);
     ratatui::crossterm::terminal::disable_raw_mode().context("cannot give the terminal back")?;
-    terminal.clear().context("cannot clear the screen")?;
-    terminal.show_cursor().context("cannot show the cursor")?;
+    empty()?.show_cursor().context("cannot show the cursor")?;
     shown
 }
 
-fn until_ended(
-    app: &mut App,
-    terminal: &mut Terminal<impl ratatui::backend::Backend<Error = std::io::Error>>,
-    tasks: &Sender<Task>,
-    results: &Receiver<Message>,
-) -> Result<()> {
-    terminal.clear().context("cannot clear the screen")?;
+/// An emptied screen. It is made anew instead of cleared because ratatui's clearing asks the terminal where its cursor
+/// is, and on a serial line there may be nobody who answers.
+fn empty() -> Result<Terminal<CrosstermBackend<Stdout>>> {
+    let area = match ratatui::crossterm::terminal::size() {
+        Ok((columns, rows)) if columns > 0 && rows > 0 => Rect::new(0, 0, columns, rows),
+        _ => Rect::new(0, 0, SMALLEST.0, SMALLEST.1),
+    };
+    let mut backend = CrosstermBackend::new(std::io::stdout());
+    backend.clear().context("cannot clear the screen")?;
+    let options = TerminalOptions { viewport: Viewport::Fixed(area) };
+    Terminal::with_options(backend, options).context("cannot use the screen")
+}
+
+fn until_ended(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>) -> Result<()> {
+    let mut terminal = empty()?;
     while !app.ended {
         terminal.draw(|frame| view::draw(app, frame)).context("cannot draw")?;
         let mut happened: Vec<Message> = results.try_iter().collect();
@@ -94,8 +97,9 @@ fn until_ended(
                 TerminalEvent::Key(key)
                     if key.code == KeyCode::Char('l') && key.modifiers.contains(KeyModifiers::CONTROL) =>
                 {
-                    terminal.clear().context("cannot clear the screen")?;
+                    terminal = empty()?;
                 }
+                TerminalEvent::Resize(..) => terminal = empty()?,
                 TerminalEvent::Key(key) if key.kind == KeyEventKind::Press => {
                     happened.push(Message::Key(key));
                 }
