@@ -9,12 +9,10 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
-/// Holds a backup, by its opened tar index, until the file is closed.
-///
-/// # Errors
-/// `WouldBlock`: it is being deleted.
+/// Holds a backup, by its opened tar index, until the file is closed. Waits while somebody looks whether it is held, or
+/// deletes it: then its snapshot is gone afterwards.
 pub fn hold(index: &File) -> io::Result<()> {
-    index.try_lock_shared().map_err(io::Error::from)
+    index.lock_shared()
 }
 
 /// Downloads of a backup are kept from beginning as long as this lives.
@@ -53,9 +51,17 @@ mod tests {
         assert!(keep_out(folder.path(), &id).unwrap().is_none());
         drop(second);
         let deletion = keep_out(folder.path(), &id).unwrap().unwrap();
-        assert_eq!(hold(&File::open(&path).unwrap()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(deletion);
-        hold(&File::open(&path).unwrap()).unwrap();
+        let late = File::open(&path).unwrap();
+        assert!(
+            matches!(late.try_lock_shared(), Err(TryLockError::WouldBlock)),
+            "it is deleted under a download"
+        );
+        std::thread::scope(|scope| {
+            let download = scope.spawn(|| hold(&late));
+            drop(deletion);
+            download.join().unwrap().unwrap();
+        });
+        assert!(keep_out(folder.path(), &id).unwrap().is_none(), "a look at it turned a download away");
         std::fs::remove_file(&path).unwrap();
         assert!(keep_out(folder.path(), &id).unwrap().is_some(), "what has no index blocks rotation");
     }

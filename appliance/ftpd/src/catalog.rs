@@ -124,9 +124,6 @@ impl Catalog {
     }
 
     /// Opens a file's content. For a tar this reads its index: about 20 bytes per file of the backup.
-    ///
-    /// # Errors
-    /// `WouldBlock`: the backup is being deleted.
     pub fn open(&self, item: &Item) -> io::Result<Opened> {
         match item.kind {
             Kind::Manifest => {

@@ -1,7 +1,4 @@
 //! Who the server is: by the hash of its public key, which whoever restores compares before the password is sent.
-//!
-//! The key and not the certificate, so that a renewed certificate is the same server (design D14). The hash is written as
-//! curl's `--pinnedpubkey` takes it, so that it can be had and checked with everybody's tools.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};

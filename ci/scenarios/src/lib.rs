@@ -94,25 +94,22 @@ fn answers(toolbox: &Toolbox, role: &str, mac: &str, address: &str) -> Result<St
 
 /// Boots a monitoring node.
 pub fn monitor(lab: &Lab, end: LinkEnd) -> Result<Machine> {
-    let mac = "52:54:00:00:01:02";
-    lab.machine("monitor")
-        .disk(&built_disk()?)
-        .provisioning(answers(lab.toolbox(), "monitor", mac, MONITOR_ADDRESS)?)
-        .root_password(ROOT_PASSWORD)
-        .user_nic("52:54:00:00:01:01", &[])
-        .link_nic(mac, end)
-        .start()
+    node(lab, "monitor", ["52:54:00:00:01:01", "52:54:00:00:01:02"], end)
 }
 
 /// Boots a node that is to take a lost monitor's place, at its address.
 pub fn node_to_restore(lab: &Lab, end: LinkEnd) -> Result<Machine> {
-    let mac = "52:54:00:00:03:02";
-    lab.machine("monitor-recovery")
+    node(lab, "monitor-recovery", ["52:54:00:00:03:01", "52:54:00:00:03:02"], end)
+}
+
+/// Boots a node at the monitor's address, with the MAC addresses of its way to the host and of the link.
+fn node(lab: &Lab, role: &str, [host_mac, link_mac]: [&str; 2], end: LinkEnd) -> Result<Machine> {
+    lab.machine(role)
         .disk(&built_disk()?)
-        .provisioning(answers(lab.toolbox(), "monitor-recovery", mac, MONITOR_ADDRESS)?)
+        .provisioning(answers(lab.toolbox(), role, link_mac, MONITOR_ADDRESS)?)
         .root_password(ROOT_PASSWORD)
-        .user_nic("52:54:00:00:03:01", &[])
-        .link_nic(mac, end)
+        .user_nic(host_mac, &[])
+        .link_nic(link_mac, end)
         .start()
 }
 
@@ -275,6 +272,17 @@ pub fn sql_on_replica(server: &Machine, monitor_id: &str, sql: &str) -> Result<S
          -U backup_server -d postgres <<'SQL'\n{sql}\nSQL"
     );
     Ok(server.run_ok(&script, COMMAND)?.trim().to_owned())
+}
+
+/// Waits until the replica has what the monitor has written so far.
+pub fn wait_until_replayed(monitor: &Machine, server: &Machine, monitor_id: &str) -> Result<()> {
+    let position = sql(monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
+    let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
+    wait_until("the replica has caught up", LONG, || {
+        let there = sql_on_replica(server, monitor_id, &question)?;
+        ensure!(there == "t", "{there}");
+        Ok(())
+    })
 }
 
 /// pgbench's tables.

@@ -4,7 +4,9 @@ use anyhow::{Result, ensure};
 use api::Backup;
 use integration::Restored;
 use lab::{COMMAND, Lab, scenario, wait_until};
-use scenarios::{BALANCE_SQL, LONG, User, checksum_sql, machines, pgbench, sql, sql_on_replica};
+use scenarios::{
+    BALANCE_SQL, LONG, User, checksum_sql, machines, pgbench, sql, sql_on_replica, wait_until_replayed,
+};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
@@ -85,13 +87,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
 
         // And it goes on: a new backup has the load that went on meanwhile.
         monitor.run_ok("systemctl stop load", COMMAND)?;
-        let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
-        wait_until("the replica has caught up", LONG, || {
-            let there =
-                sql_on_replica(&server, &id, &format!("select pg_last_wal_replay_lsn() >= '{position}'"))?;
-            ensure!(there == "t", "{there}");
-            Ok(())
-        })?;
+        wait_until_replayed(&monitor, &server, &id)?;
         let after = user.create_backup("after the power cut")?;
         let restored = restore(lab, &user, &after)?;
         assert_eq!(restored.sql(BALANCE_SQL)?, "t");

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use api::Fingerprint;
 use lab::{BOOT, COMMAND, Machine, scenario, wait_until};
-use scenarios::{LONG, SERVER_ADDRESS, checksum_sql, machines, node_to_restore, pgbench, sql};
+use scenarios::{
+    LONG, SERVER_ADDRESS, checksum_sql, machines, node_to_restore, pgbench, sql, wait_until_replayed,
+};
 use std::time::{Duration, Instant};
 
 /// pgbench's scale: 15 MB each.
@@ -65,7 +67,7 @@ fn unpacked(node: &Machine) -> Result<u64> {
 }
 
 #[test]
-#[ignore = "unfinished: issue 5 goes on here"]
+#[ignore = "fails: what ALTER SYSTEM set after the first copy does not come along, as no WAL carries it"]
 fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
     scenario("restore", |lab| {
         let (monitor, server, user) = machines(lab, SCALE)?;
@@ -78,14 +80,8 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
             COMMAND,
         )?;
         user.pair_with(&monitor)?;
-        let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
         let expected = sql(&monitor, &checksum_sql(), LONG)?;
-        wait_until("the replica has it", LONG, || {
-            let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
-            let there = scenarios::sql_on_replica(&server, &id, &question)?;
-            ensure!(there == "t", "{there}");
-            Ok(())
-        })?;
+        wait_until_replayed(&monitor, &server, &id)?;
         let damaged = user.create_backup("to be damaged")?;
         user.wait_for_proof(&damaged.id)?;
         let wanted = user.create_backup("the last before the loss")?;
@@ -211,13 +207,7 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
         assert_eq!(sql(&node, "show work_mem", COMMAND)?, "7MB");
         assert_eq!(sql(&node, "show log_line_prefix", COMMAND)?, "as it was ");
         node.run_ok(&pgbench("-n -c 2 -T 5"), LONG)?;
-        let position = sql(&node, "select pg_current_wal_flush_lsn()", COMMAND)?;
-        wait_until("what is written now arrives", LONG, || {
-            let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
-            let there = scenarios::sql_on_replica(&server, &id, &question)?;
-            ensure!(there == "t", "{there}");
-            Ok(())
-        })?;
+        wait_until_replayed(&node, &server, &id)?;
 
         // The old data goes when somebody says so, and the node is a monitor from its next boot on.
         node.type_on_serial("c")?;

@@ -6,7 +6,9 @@ mod full {
     use anyhow::{Result, ensure};
     use api::Level;
     use lab::{COMMAND, scenario, wait_until};
-    use scenarios::{BALANCE_SQL, LONG, checksum_sql, machines, pgbench, sql, sql_on_replica};
+    use scenarios::{
+        BALANCE_SQL, LONG, checksum_sql, machines, pgbench, sql, sql_on_replica, wait_until_replayed,
+    };
 
     /// pgbench's scale: 15 MB each.
     const SCALE: u32 = 4;
@@ -40,18 +42,9 @@ mod full {
             server.boot_again()?;
             user.wait_for_api()?;
             user.wait_for_state("synchronized", LONG)?;
-            let caught_up = || {
-                let position = sql(&monitor, "select pg_current_wal_flush_lsn()", COMMAND)?;
-                wait_until("the replica has caught up", LONG, || {
-                    let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
-                    let there = sql_on_replica(&server, &id, &question)?;
-                    ensure!(there == "t", "{there}");
-                    Ok(())
-                })
-            };
-            caught_up()?;
+            wait_until_replayed(&monitor, &server, &id)?;
             sql(&monitor, "grant select on all tables in schema public to public", COMMAND)?;
-            caught_up()?;
+            wait_until_replayed(&monitor, &server, &id)?;
             let expected = sql(&monitor, &checksum_sql(), LONG)?;
             assert_eq!(sql_on_replica(&server, &id, &checksum_sql())?, expected);
             let list = user.backups()?;
@@ -88,7 +81,7 @@ mod full {
 
             server.run_ok("rm /data/filler", COMMAND)?;
             user.wait_for_state("synchronized", LONG)?;
-            caught_up()?;
+            wait_until_replayed(&monitor, &server, &id)?;
             let rows = "select count(*), sum(hashtextextended(content, 0)) from big";
             assert_eq!(sql_on_replica(&server, &id, rows)?, sql(&monitor, rows, LONG)?);
             assert_eq!(sql_on_replica(&server, &id, BALANCE_SQL)?, "t");
