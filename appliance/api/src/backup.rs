@@ -15,7 +15,7 @@ pub struct Manifest {
     /// The backup.
     #[serde(flatten)]
     pub backup: Backup,
-    /// The monitor's configuration files outside its data directory, as [`Peer::configuration`](crate::Peer).
+    /// The monitor's configuration files, as [`Peer::configuration`](crate::Peer).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub configuration: BTreeMap<String, String>,
     /// Hashes of the tar, once a verification has read it.

@@ -54,7 +54,7 @@ pub struct Peer {
     pub database: String,
     /// The certificate that the monitor's PostgreSQL shows, PEM; it is pinned.
     pub certificate: String,
-    /// PostgreSQL's configuration files outside its data directory, path → text: kept with every backup for the restore,
+    /// PostgreSQL's configuration files, path → text: kept with every backup for the restore,
     /// never read here.
     #[serde(default)]
     pub configuration: BTreeMap<String, String>,

@@ -5,11 +5,11 @@
 
 use anyhow::{Context, Result};
 use std::fs::{self, Permissions};
-use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Files that a data directory may bring and that PostgreSQL would read or act on.
+/// Files that a data directory may bring and that PostgreSQL would read or act on. They go: a restore has the monitor's from
+/// the manifest, where they are as they were last and without passwords.
 pub const FOREIGN: [&str; 6] = [
     "postgresql.conf",
     "postgresql.auto.conf",
@@ -26,15 +26,8 @@ const FILE_MODE: u32 = 0o640;
 /// Adopts the tree below `root`, that is `pgdata/` and `tablespaces/`.
 pub fn run(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
-    let kept = root.join(replica::MONITOR_CONFIG);
-    fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
     for name in FOREIGN {
-        let from = pgdata.join(name);
-        match fs::rename(&from, kept.join(name)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot set aside {}", from.display())),
-        }
+        files::remove(&pgdata.join(name))?;
     }
     // It would be read after config_file, whatever that says.
     for name in ["postgresql.auto.conf", "standby.signal"] {
@@ -71,7 +64,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn foreign_configuration_is_set_aside_and_links_are_left_alone() {
+    fn foreign_configuration_goes_and_links_are_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::set_permissions(outside.path(), Permissions::from_mode(0o700)).unwrap();
@@ -87,7 +80,7 @@ mod tests {
         assert_eq!(fs::read_to_string(pgdata.join("postgresql.auto.conf")).unwrap(), "");
         assert_eq!(fs::read_to_string(pgdata.join("standby.signal")).unwrap(), "");
         assert!(!pgdata.join("recovery.signal").exists());
-        assert!(root.path().join("monitor-config/postgresql.auto.conf").exists());
+        assert!(!pgdata.join("postgresql.conf").exists());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&pgdata), 0o750);
         assert_eq!(mode(&pgdata.join("base/1")), 0o640);

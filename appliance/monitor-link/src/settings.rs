@@ -26,6 +26,9 @@ pub struct Current {
     pub ours: bool,
 }
 
+/// Settings that may hold a password; PostgreSQL takes a file of ALTER SYSTEM with the former from `pg_basebackup -R`.
+const SECRET: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"];
+
 /// The settings that are looked at.
 pub const LOOKED_AT: [&str; 8] = [
     "listen_addresses",
@@ -119,6 +122,19 @@ pub fn render(wanted: &BTreeMap<&'static str, String>) -> String {
     text
 }
 
+/// A configuration file without the settings that may hold a password: backups carry it, and nobody needs to know from
+/// them how this server once followed another.
+pub fn without_secrets(text: &str) -> String {
+    let is_secret = |line: &str| {
+        let name = line.trim_start();
+        SECRET.iter().any(|secret| {
+            name.get(..secret.len()).is_some_and(|start| start.eq_ignore_ascii_case(secret))
+                && !name[secret.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+        })
+    };
+    text.split_inclusive('\n').filter(|line| !is_secret(line)).collect()
+}
+
 /// `postgresql.conf` with our file included, if it does not read `conf.d` by itself; `None` if nothing is to change.
 pub fn with_include(postgresql_conf: &str) -> Option<String> {
     let words = |line: &str| line.split('#').next().unwrap_or_default().replace(['\'', '='], " ");
@@ -176,6 +192,12 @@ mod tests {
 
     fn facts() -> Facts {
         Facts { own: "192.0.2.1".parse().unwrap(), room_bytes: 100 * GIB, certificate: None }
+    }
+
+    #[test]
+    fn what_may_hold_a_password_is_left_out() {
+        let text = "# kept\nwork_mem = '7MB'\nprimary_conninfo = 'password=secret'\n Primary_Conninfo 'x'\nprimary_conninfos=1\nport=1";
+        assert_eq!(without_secrets(text), "# kept\nwork_mem = '7MB'\nprimary_conninfos=1\nport=1");
     }
 
     #[test]

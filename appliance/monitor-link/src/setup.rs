@@ -251,7 +251,9 @@ pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) ->
 }
 
 /// PostgreSQL's configuration files by path: every backup carries them, so that a restored monitor is configured as this
-/// one. What lies in the data directory comes with the copy.
+/// one. Those in the data directory, such as what ALTER SYSTEM writes, are among them: no WAL carries their changes, so
+/// they would stay as they were when the replica was copied. Ours are not: whoever restores runs setup again, which writes
+/// them anew, with keys that were never in a backup.
 ///
 /// They are read by PostgreSQL, not by us: its owner may have linked any file to the name of one, and what root reads is
 /// nobody's business. What cannot be read, or is too much, is left out and said.
@@ -259,15 +261,13 @@ pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) ->
 /// # Errors
 /// PostgreSQL does not say which they are.
 pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
-    let data = PathBuf::from(psql.value("show data_directory")?);
     let named = "select current_setting('config_file') union select current_setting('hba_file')
                  union select current_setting('ident_file') union select sourcefile from pg_file_settings
-                 union select file_name from pg_hba_file_rules union select file_name from pg_ident_file_mappings";
+                 union select file_name from pg_hba_file_rules union select file_name from pg_ident_file_mappings
+                 union select current_setting('data_directory') || '/postgresql.auto.conf'";
     let mut files = BTreeMap::new();
-    for path in psql.run(named)?.into_iter().flatten().filter(|path| !path.is_empty()) {
-        if Path::new(&path).starts_with(&data) {
-            continue;
-        }
+    let ours = |path: &str| [settings::FILE, hba::FILE].iter().any(|name| Path::new(path).ends_with(name));
+    for path in psql.run(named)?.into_iter().flatten().filter(|path| !path.is_empty() && !ours(path)) {
         let quoted = path.replace('\'', "''");
         let read = psql.run(&format!("select encode(pg_read_binary_file('{quoted}'), 'base64')"));
         let text = read.and_then(|rows| {
@@ -276,7 +276,8 @@ pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
         });
         match text {
             Ok(text) => {
-                files.insert(path.clone(), String::from_utf8_lossy(&text).into_owned());
+                let text = settings::without_secrets(&String::from_utf8_lossy(&text));
+                files.insert(path.clone(), text);
                 if api::check_configuration(&files).is_err() {
                     note(&format!("{path} is too large to be kept with the backups"));
                     files.remove(&path);

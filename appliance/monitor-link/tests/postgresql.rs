@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use api::{Peer, Secret};
@@ -171,15 +171,22 @@ fn a_fresh_cluster_lets_the_backup_server_in_and_a_second_run_changes_nothing() 
     assert_eq!(psql.run(slot).unwrap().len(), 1);
     let hba_file = fs::read_to_string(server.data().join("pg_hba.conf")).unwrap();
     assert_eq!(hba_file.matches(hba::FILE).count(), 1);
-    // What lies in the data directory, as here, comes with the copy.
-    assert_eq!(first.configuration, BTreeMap::new());
+    let names = |configuration: &BTreeMap<String, String>| -> Vec<String> {
+        let name = |path: &String| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned();
+        configuration.keys().map(name).collect()
+    };
+    assert_eq!(
+        names(&first.configuration),
+        ["pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf"]
+    );
     let outside = server.folder.path().join("ident");
     fs::write(&outside, "# users").unwrap();
     psql.run(&format!("alter system set ident_file = '{}'", outside.display())).unwrap();
     server.control("restart");
     let configuration = setup::configuration(&psql).unwrap();
-    let expected = [(outside.to_str().unwrap().to_owned(), "# users".to_owned())];
-    assert_eq!(configuration, BTreeMap::from(expected));
+    assert_eq!(configuration[outside.to_str().unwrap()], "# users");
+    let auto_conf = &configuration[server.data().join("postgresql.auto.conf").to_str().unwrap()];
+    assert!(auto_conf.contains(&format!("ident_file = '{}'", outside.display())), "{auto_conf}");
 
     // What the backup server does: replication, and SQL about its slot.
     good(server.connect(&first, "replication=true", "IDENTIFY_SYSTEM"));

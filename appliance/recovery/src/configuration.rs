@@ -1,8 +1,8 @@
 //! The monitor's configuration files, as the manifest has them, made ready beside the live ones.
 //!
 //! Their paths come from the monitor, and root writes: only what lies in PostgreSQL's own configuration folder of this machine is
-//! taken, by plain names. Files of the link to the backup server are not taken: `monitor-link setup` writes them anew, with
-//! keys that were never in a backup.
+//! taken, by plain names, and what PostgreSQL reads in its data directory, by names known here. Files of the link to the
+//! backup server are not among them: `monitor-link setup` writes them anew.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,29 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The files that are taken over, by path below `folder`; the others by path.
+/// What ALTER SYSTEM writes.
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
+/// Configuration that may lie in a data directory.
+pub const IN_DATA: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", AUTO_CONF];
+
+/// Which file of the data directory this path of the monitor's is. That of ALTER SYSTEM is always there, wherever that was.
+fn name_in_data(path: &Path, data: &Path) -> Option<&'static str> {
+    let is_it = |name: &str| path == data.join(name) || (name == AUTO_CONF && path.ends_with(AUTO_CONF));
+    IN_DATA.into_iter().find(|name| is_it(name))
+}
+
+/// The text of a file of [`IN_DATA`] as the monitor sent it last.
+pub fn in_data<'a>(configuration: &'a BTreeMap<String, String>, data: &Path, name: &str) -> Option<&'a str> {
+    let mut files = configuration.iter();
+    files.find(|(path, _)| name_in_data(Path::new(path), data) == Some(name)).map(|(_, text)| text.as_str())
+}
+
+/// The files that are taken over, by path below `folder`; the others by path, without those that [`in_data`] gives.
 pub fn sort<'a>(
     configuration: &'a BTreeMap<String, String>,
     folder: &Path,
+    data: &Path,
 ) -> (BTreeMap<PathBuf, &'a str>, Vec<&'a str>) {
-    let ours = [
-        Path::new("conf.d").join(monitor_link::settings::FILE),
-        Path::new(monitor_link::hba::FILE).to_owned(),
-    ];
     let (mut taken, mut left) = (BTreeMap::new(), Vec::new());
     for (path, text) in configuration {
         let below = Path::new(path).strip_prefix(folder).ok();
@@ -28,8 +42,8 @@ pub fn sort<'a>(
                 && below.components().all(|component| matches!(component, Component::Normal(_)))
         });
         match plain {
-            Some(below) if ours.iter().any(|file| file == below) => {}
             Some(below) => drop(taken.insert(below.to_owned(), text.as_str())),
+            None if name_in_data(Path::new(path), data).is_some() => {}
             None => left.push(path.as_str()),
         }
     }
@@ -101,19 +115,25 @@ mod tests {
             "/etc/passwd",
             "/etc/postgresql/17/main",
             "/etc/postgresql/17/main/../../../passwd",
-            "/etc/postgresql/17/main/conf.d/infimonitor.conf",
             "/etc/postgresql/17/main/conf.d/tuning.conf",
-            "/etc/postgresql/17/main/infimonitor.pg_hba.conf",
             "/etc/postgresql/17/main/pg_hba.conf",
             "/etc/postgresql/17/main/postgresql.conf",
             "/etc/postgresql/17/main2/postgresql.conf",
             "etc/postgresql/17/main/relative",
+            "/srv/data/pg_hba.conf",
+            "/srv/data/other.conf",
+            "/srv/other/postgresql.auto.conf",
         ];
-        let configuration = paths.iter().map(|path| ((*path).to_owned(), "text".to_owned())).collect();
-        let (taken, left) = sort(&configuration, Path::new(FOLDER));
+        let configuration =
+            paths.iter().map(|path| ((*path).to_owned(), format!("text of {path}"))).collect();
+        let data = Path::new("/srv/data");
+        let (taken, left) = sort(&configuration, Path::new(FOLDER), data);
         let taken: Vec<_> = taken.keys().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(taken, ["conf.d/tuning.conf", "pg_hba.conf", "postgresql.conf"]);
-        assert_eq!(left, [paths[0], paths[1], paths[2], paths[8], paths[9]]);
+        assert_eq!(left, [paths[0], paths[1], paths[2], paths[6], paths[9], paths[7]]);
+        assert_eq!(in_data(&configuration, data, "pg_hba.conf"), Some("text of /srv/data/pg_hba.conf"));
+        assert_eq!(in_data(&configuration, data, AUTO_CONF), Some("text of /srv/other/postgresql.auto.conf"));
+        assert_eq!(in_data(&configuration, data, "postgresql.conf"), None);
     }
 
     #[test]

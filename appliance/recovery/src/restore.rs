@@ -13,6 +13,7 @@ use api::Manifest;
 use files::Document;
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::{AUTO_CONF, IN_DATA};
 use crate::start::{Programs, Unpacked};
 use crate::swap::{Place, Swap};
 use crate::unpack::{Destination, unpack};
@@ -20,9 +21,6 @@ use crate::{Failure, configuration};
 
 /// Version of the journal's form.
 const FORMAT: u32 = 1;
-const AUTO_CONF: &str = "postgresql.auto.conf";
-/// Files of the monitor's data directory that the backup server has set aside and a restore puts back.
-const SET_ASIDE: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", AUTO_CONF];
 
 /// The monitor's PostgreSQL and what depends on it.
 pub trait Service {
@@ -204,7 +202,6 @@ impl<'a> Restore<'a> {
         let destination = Destination {
             pgdata: work.join("pgdata"),
             tablespaces: self.host.tablespaces(self.id()),
-            monitor_config: work.join(replica::MONITOR_CONFIG),
             owner: self.host.programs.owner,
         };
         let name = format!("{}.tar", self.id());
@@ -238,12 +235,14 @@ impl<'a> Restore<'a> {
         Ok(notes)
     }
 
-    /// Gives the restored data directory the files that the backup server has set aside.
+    /// Gives the restored data directory the monitor's files: the backup server's copy is without them.
     fn put_back(&self) -> Result<()> {
-        let work = self.host.work();
-        for name in SET_ASIDE {
-            if let Some(text) = files::read(&work.join(replica::MONITOR_CONFIG).join(name))? {
-                let path = work.join("pgdata").join(name);
+        let data = self.host.work().join("pgdata");
+        for name in IN_DATA {
+            if let Some(text) =
+                configuration::in_data(&self.journal.manifest.configuration, &self.host.data, name)
+            {
+                let path = data.join(name);
                 files::write(&path, text.as_bytes(), 0o600, Some(self.host.programs.owner))?;
             }
         }
@@ -278,7 +277,9 @@ impl<'a> Restore<'a> {
         self.host.service.stop()?;
         self.data().bring_in()?;
         let (taken, left) = match &self.host.configuration {
-            Some(folder) => configuration::sort(&self.journal.manifest.configuration, folder),
+            Some(folder) => {
+                configuration::sort(&self.journal.manifest.configuration, folder, &self.host.data)
+            }
             None => Default::default(),
         };
         let mut notes = Vec::new();

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use replica::{MONITOR_CONFIG, TABLESPACES};
+use replica::TABLESPACES;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use tar::{Archive, EntryType};
 
@@ -39,8 +39,6 @@ pub struct Destination {
     pub pgdata: PathBuf,
     /// A folder for the tablespaces: where they stay.
     pub tablespaces: PathBuf,
-    /// The configuration files that lay in the monitor's data directory.
-    pub monitor_config: PathBuf,
     /// User and group number of PostgreSQL.
     pub owner: (u32, u32),
 }
@@ -51,7 +49,6 @@ impl Destination {
         match name {
             "pgdata" => Some(&self.pgdata),
             "tablespaces" => Some(&self.tablespaces),
-            MONITOR_CONFIG => Some(&self.monitor_config),
             _ => None,
         }
     }
@@ -245,7 +242,7 @@ fn copy(reader: &mut impl Read, writer: &mut impl io::Write) -> Result<(), Copy>
 
 /// Brings all that was written to the disk.
 fn sync(to: &Destination) -> anyhow::Result<()> {
-    for folder in [&to.pgdata, &to.tablespaces, &to.monitor_config] {
+    for folder in [&to.pgdata, &to.tablespaces] {
         match File::open(folder) {
             Ok(folder) => rustix::fs::syncfs(&folder).context("cannot bring the files to the disk")?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

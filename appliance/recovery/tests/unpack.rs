@@ -19,7 +19,6 @@ fn destination(folder: &TempDir) -> Destination {
     Destination {
         pgdata: place("data"),
         tablespaces: place("spaces"),
-        monitor_config: place("config"),
         owner: (metadata.uid(), metadata.gid()),
     }
 }
@@ -28,9 +27,7 @@ fn destination(folder: &TempDir) -> Destination {
 fn backup() -> TempDir {
     let root = tempfile::tempdir().unwrap();
     let place = |name: &str| root.path().join(name);
-    for folder in
-        ["pgdata/base/1", "pgdata/pg_tblspc", "pgdata/empty", "tablespaces/16400/PG_17", "monitor-config"]
-    {
+    for folder in ["pgdata/base/1", "pgdata/pg_tblspc", "pgdata/empty", "tablespaces/16400/PG_17"] {
         fs::create_dir_all(place(folder)).unwrap();
     }
     fs::write(place("pgdata/PG_VERSION"), "17\n").unwrap();
@@ -39,7 +36,6 @@ fn backup() -> TempDir {
     fs::write(place("pgdata/base/1/nothing"), "").unwrap();
     fs::write(place(&format!("pgdata/{}", "n".repeat(200))), "a long name").unwrap();
     fs::write(place("tablespaces/16400/PG_17/1"), vec![9; 513]).unwrap();
-    fs::write(place("monitor-config/postgresql.conf"), "port = 1\n").unwrap();
     symlink("/srv/cluster/tablespaces/16400", place("pgdata/pg_tblspc/16400")).unwrap();
     fs::set_permissions(place("pgdata"), fs::Permissions::from_mode(0o750)).unwrap();
     fs::set_permissions(place("pgdata/PG_VERSION"), fs::Permissions::from_mode(0o4646)).unwrap();
@@ -61,7 +57,6 @@ fn assert_unpacked(to: &Destination) {
     assert_eq!(read(&to.pgdata.join("n".repeat(200))), b"a long name");
     assert!(to.pgdata.join("empty").is_dir());
     assert!(!to.pgdata.join("postmaster.pid").exists());
-    assert_eq!(read(&to.monitor_config.join("postgresql.conf")), b"port = 1\n");
     // The tablespace is where it is to stay, and the link says so.
     assert_eq!(fs::read_link(to.pgdata.join("pg_tblspc/16400")).unwrap(), to.tablespaces.join("16400"));
     assert_eq!(read(&to.pgdata.join("pg_tblspc/16400/PG_17/1")), [9; 513]);

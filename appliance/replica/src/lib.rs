@@ -38,6 +38,3 @@ pub const CLUSTER_ROOT: &str = "/srv/cluster";
 pub const PGDATA: &str = "/srv/cluster/pgdata";
 /// Tablespaces, one folder per OID, below [`CLUSTER_ROOT`].
 pub const TABLESPACES: &str = "/srv/cluster/tablespaces";
-/// Name of the folder below [`CLUSTER_ROOT`] with the monitor's own configuration files, kept for the restore and never
-/// read.
-pub const MONITOR_CONFIG: &str = "monitor-config";

@@ -33,7 +33,6 @@ fn destination(folder: &Path) -> Destination {
     Destination {
         pgdata: folder.join("pgdata"),
         tablespaces: folder.join("tablespaces"),
-        monitor_config: folder.join("monitor-config"),
         owner: (CLUSTER_ID, CLUSTER_ID),
     }
 }

@@ -67,7 +67,6 @@ fn unpacked(node: &Machine) -> Result<u64> {
 }
 
 #[test]
-#[ignore = "fails: what ALTER SYSTEM set after the first copy does not come along, as no WAL carries it"]
 fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
     scenario("restore", |lab| {
         let (monitor, server, user) = machines(lab, SCALE)?;
