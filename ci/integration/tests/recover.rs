@@ -8,6 +8,7 @@ use integration::{
     CHECKSUM, CLUSTER_ID, Monitor, Server, as_cluster_user, paired, test_folder, wait_until_replayed,
 };
 use recovery::Failure;
+use recovery::configuration::IN_DATA;
 use recovery::restore::{Host, Restore, Service, Stage};
 use recovery::start::{Programs, Unpacked};
 use recovery::swap::{Place, Swap};
@@ -39,7 +40,7 @@ fn destination(folder: &Path) -> Destination {
 
 /// A backup of a monitor that had so many rows, as the server has it.
 struct Kept {
-    _monitor: Monitor,
+    monitor: Monitor,
     _server: Server,
     manifest: Manifest,
     folder: PathBuf,
@@ -53,7 +54,7 @@ impl Kept {
         let backup = server.client()?.create_backup(&CreateBackup::default())?;
         let folder = server.data().join("backups").join(monitor.peer.id.to_string());
         let manifest = backups::read_manifest(&folder, &backup.id.parse()?)?;
-        Ok(Self { _monitor: monitor, _server: server, manifest, folder, rows })
+        Ok(Self { monitor, _server: server, manifest, folder, rows })
     }
 
     fn tar(&self) -> Result<vtar::Reader> {
@@ -99,10 +100,15 @@ impl Service for Failing {
 #[test]
 fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> Result<()> {
     let toolbox = Toolbox::open()?;
-    let kept = Kept::make(&toolbox)?;
+    let mut kept = Kept::make(&toolbox)?;
     let lost = Monitor::start(&toolbox)?;
     lost.sql("create table precious as select 1 as id")?;
     let data = lost.data();
+    // As a monitor's whose data directory was at the same place.
+    for name in IN_DATA {
+        let text = fs::read_to_string(kept.monitor.data().join(name))?;
+        kept.manifest.configuration.insert(data.join(name).to_string_lossy().into_owned(), text);
+    }
     let service =
         Failing { monitor: RefCell::new(lost), failures: Cell::new(0), application_runs: Cell::new(true) };
     let run = test_folder()?;

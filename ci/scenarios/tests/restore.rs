@@ -75,7 +75,7 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
         monitor.run_ok(&pgbench("-n -c 2 -T 5"), LONG)?;
         sql(&monitor, "alter system set work_mem = '7MB'", COMMAND)?;
         monitor.run_ok(
-            "echo \"log_line_prefix = 'as it was '\" >/etc/postgresql/17/main/conf.d/own.conf",
+            "echo \"log_line_prefix = 'as-it-was: '\" >/etc/postgresql/17/main/conf.d/own.conf",
             COMMAND,
         )?;
         user.pair_with(&monitor)?;
@@ -204,7 +204,7 @@ fn a_lost_monitor_comes_back_through_cuts_of_network_and_power() -> Result<()> {
         ensure!(kept == 1, "{kept} backups are pinned");
         // Its settings came along, and a client application works.
         assert_eq!(sql(&node, "show work_mem", COMMAND)?, "7MB");
-        assert_eq!(sql(&node, "show log_line_prefix", COMMAND)?, "as it was ");
+        assert_eq!(sql(&node, "show log_line_prefix", COMMAND)?, "as-it-was:");
         node.run_ok(&pgbench("-n -c 2 -T 5"), LONG)?;
         wait_until_replayed(&node, &server, &id)?;
 

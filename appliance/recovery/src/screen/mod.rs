@@ -88,8 +88,12 @@ fn empty() -> Result<Terminal<CrosstermBackend<Stdout>>> {
 
 fn until_ended(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>) -> Result<()> {
     let mut terminal = empty()?;
+    // Not at each look: on a serial line even a drawing of nothing takes time.
+    let mut changed = true;
     while !app.ended {
-        terminal.draw(|frame| view::draw(app, frame)).context("cannot draw")?;
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| view::draw(app, frame)).context("cannot draw")?;
+        }
         let mut happened: Vec<Message> = results.try_iter().collect();
         if event::poll(POLL).context("cannot wait for keys")? {
             match event::read().context("cannot read keys")? {
@@ -97,9 +101,9 @@ fn until_ended(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>)
                 TerminalEvent::Key(key)
                     if key.code == KeyCode::Char('l') && key.modifiers.contains(KeyModifiers::CONTROL) =>
                 {
-                    terminal = empty()?;
+                    (terminal, changed) = (empty()?, true);
                 }
-                TerminalEvent::Resize(..) => terminal = empty()?,
+                TerminalEvent::Resize(..) => (terminal, changed) = (empty()?, true),
                 TerminalEvent::Key(key) if key.kind == KeyEventKind::Press => {
                     happened.push(Message::Key(key));
                 }
@@ -107,6 +111,7 @@ fn until_ended(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>)
             }
         }
         for message in happened {
+            changed = true;
             if let Some(task) = app.update(message) {
                 tasks.send(task).map_err(|_| anyhow!("the program's other half has ended"))?;
             }
