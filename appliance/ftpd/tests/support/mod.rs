@@ -132,13 +132,18 @@ impl Running {
 
     /// Runs a Python script with `ftplib`; its functions `login`, `server` and constants are in `client.py`.
     pub fn python(&self, script: &str) -> String {
-        let client = include_str!("client.py");
-        let mut python = Command::new("python3");
-        python.args(["-c", &format!("{client}\n{script}"), &self.address.ip().to_string()]);
-        let output = python.args([&self.address.port().to_string(), PASSWORD, ID]).output().unwrap();
+        let arguments = self.python_arguments(&self.address.ip().to_string(), script);
+        let output = Command::new("python3").args(arguments).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}\n{}", String::from_utf8_lossy(&output.stdout));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What such a script is started with, for a client that reaches the server at `host`.
+    pub fn python_arguments(&self, host: &str, script: &str) -> Vec<String> {
+        let client = include_str!("client.py");
+        let port = self.address.port().to_string();
+        ["-c", &format!("{client}\n{script}"), host, &port, PASSWORD, ID].map(String::from).into()
     }
 }
 
