@@ -5,6 +5,7 @@ mod build;
 mod cargo;
 mod clean;
 mod demo;
+mod fuzz;
 mod jobs;
 mod paths;
 mod preflight;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Options),
     /// Measure the product side by side with what people use today
     Bench(bench::Options),
+    /// Throw senseless input at what faces the network
+    Fuzz(fuzz::Options),
     /// Remove what was built
     Clean(clean::Options),
     /// Make a release: dist/<version>/ with checksums, package list and versions
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Clean(options) => clean::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Release(options) => release::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, cargo, paths};
+use crate::{build, cargo, fuzz, paths};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub struct Options {
     /// Leave out the virtual machines
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also the long scenarios, and the check of licences and sources
+    /// Also the long scenarios, the check of licences and sources, and a minute of fuzzing
     #[arg(long)]
     full: bool,
 }
@@ -27,6 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.full {
         install("cargo-deny", "deny")?;
         run_cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+        fuzz::run(&fuzz::Options::default())?;
     }
     // The integration tests start the programs as they are, beside their own binaries.
     run_cargo(&["build", "--workspace", "--bins", "--locked"])?;

@@ -34,6 +34,11 @@ impl Entry {
     }
 }
 
+/// A monitor's UUID in a name, in the one spelling that we write ourselves, so that it is one folder and one file.
+pub fn monitor(name: &str) -> Option<Uuid> {
+    Uuid::parse_str(name).ok().filter(|id| id.to_string() == name)
+}
+
 /// The monitors that have a folder in `root`, the folder of all backups. What is no folder of a monitor is left out.
 ///
 /// # Errors
@@ -43,11 +48,7 @@ pub fn monitors(root: &Path) -> io::Result<Vec<Uuid>> {
     let mut monitors = Vec::new();
     for entry in std::fs::read_dir(root)? {
         let entry = entry?;
-        // Only the spelling that we write ourselves, so that a UUID is one folder.
-        let name = entry.file_name();
-        let monitor =
-            name.to_str().and_then(|name| Uuid::parse_str(name).ok().filter(|id| id.to_string() == name));
-        if let Some(monitor) = monitor
+        if let Some(monitor) = entry.file_name().to_str().and_then(monitor)
             && entry.file_type()?.is_dir()
         {
             monitors.push(monitor);

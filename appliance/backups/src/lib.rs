@@ -14,7 +14,7 @@ mod manifest;
 pub mod rotation;
 pub mod schedule;
 
-pub use catalog::{Entry, PARTIAL_PREFIX, list, monitors};
+pub use catalog::{Entry, PARTIAL_PREFIX, list, monitor, monitors};
 pub use disarm::disarm;
 pub use id::{BackupId, BackupIdError};
 pub use manifest::{ManifestError, id_beside, index_path, manifest_path, read_manifest, write_manifest};

@@ -199,7 +199,7 @@ fn parse(name: &str) -> Option<(Kind, BackupId, Option<Uuid>)> {
     let (stem, suffix) = name.rsplit_once('.')?;
     let kind = [Kind::Tar, Kind::Manifest].into_iter().find(|kind| kind.suffix() == suffix)?;
     let (id, monitor) = match stem.split_once('_') {
-        Some((id, monitor)) => (id, Some(Uuid::parse_str(monitor).ok()?)),
+        Some((id, monitor)) => (id, Some(backups::monitor(monitor)?)),
         None => (stem, None),
     };
     Some((kind, id.parse().ok()?, monitor))
@@ -231,7 +231,16 @@ mod tests {
         assert_eq!(parse(&format!("{ID}.tar")), Some((Kind::Tar, ID.parse().unwrap(), None)));
         let with_monitor = Some((Kind::Manifest, ID.parse().unwrap(), Some(A.parse().unwrap())));
         assert_eq!(parse(&format!("{ID}_{A}.json")), with_monitor);
-        for wrong in ["", ".", ".tar", "x.tar", &format!("{ID}.index"), &format!("{ID}_x.tar"), ID] {
+        for wrong in [
+            "",
+            ".",
+            ".tar",
+            "x.tar",
+            &format!("{ID}.index"),
+            &format!("{ID}_x.tar"),
+            ID,
+            &format!("{ID}_{}.tar", A.to_uppercase()),
+        ] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }
     }

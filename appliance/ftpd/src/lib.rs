@@ -32,7 +32,7 @@ pub mod catalog;
 mod chunks;
 pub mod login;
 mod pace;
-mod path;
+pub mod path;
 pub mod ports;
 pub mod server;
 pub mod session;

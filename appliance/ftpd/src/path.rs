@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place<'a> {
+pub enum Place<'a> {
     /// The one directory.
     Root,
     /// A name in it, which may or may not exist.
@@ -15,7 +15,7 @@ pub(crate) enum Place<'a> {
 }
 
 /// Resolves a path. `None`: no such place can exist. `..` is refused instead of followed: nothing here needs it.
-pub(crate) fn resolve(path: &Path) -> Option<Place<'_>> {
+pub fn resolve(path: &Path) -> Option<Place<'_>> {
     let mut place = Place::Root;
     for component in path.components() {
         match (component, &place) {
