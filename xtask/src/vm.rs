@@ -44,6 +44,7 @@ pub struct Options {
 enum Machine {
     BackupServer,
     Monitor,
+    MonitorRecovery,
 }
 
 impl Machine {
@@ -51,6 +52,7 @@ impl Machine {
         match self {
             Machine::BackupServer => Role::BackupServer,
             Machine::Monitor => Role::Monitor,
+            Machine::MonitorRecovery => Role::MonitorRecovery,
         }
     }
 
@@ -58,7 +60,7 @@ impl Machine {
     fn ports(self) -> Vec<u16> {
         match self {
             Machine::BackupServer => backup_server_ports(),
-            Machine::Monitor => vec![REPLICATION_PORT],
+            Machine::Monitor | Machine::MonitorRecovery => vec![REPLICATION_PORT],
         }
     }
 
@@ -66,6 +68,7 @@ impl Machine {
         match self {
             Machine::BackupServer => "52:54:00:00:00:01",
             Machine::Monitor => "52:54:00:00:00:02",
+            Machine::MonitorRecovery => "52:54:00:00:00:03",
         }
     }
 }
@@ -124,6 +127,10 @@ fn introduction(machine: Machine, goes_on: bool, password: &str, folder: &str) -
         ),
         Machine::Monitor => format!(
             "  database 127.0.0.1:{REPLICATION_PORT}; a backup server beside it finds it at \
+             10.0.2.2:{REPLICATION_PORT}\n"
+        ),
+        Machine::MonitorRecovery => format!(
+            "  restore  from a backup server beside it, which it finds at 10.0.2.2; that one finds it at \
              10.0.2.2:{REPLICATION_PORT}\n"
         ),
     };

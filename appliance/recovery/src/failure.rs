@@ -51,7 +51,7 @@ pub enum Failure {
         problem: String,
     },
     /// The server has no such backup.
-    #[error("backup server {endpoint} has no backup {wanted}; `recovery list` shows what it has")]
+    #[error("backup server {endpoint} has no backup {wanted}; `monitor-link restore list` shows what it has")]
     NoSuchBackup {
         /// `address:port`
         endpoint: String,

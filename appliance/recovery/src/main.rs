@@ -1,4 +1,5 @@
-//! `recovery`: restores a monitor's PostgreSQL from its backup server, on a full screen or unattended.
+//! `recovery`: restores a monitor's PostgreSQL from its backup server, on a full screen or unattended. Whoever uses it
+//! calls it as `monitor-link restore`, so that is its name in all that is shown.
 //!
 //! Everything that it does is the library's; here are the two ways to ask and to tell. The password is read from a file or
 //! typed, never an argument: arguments are seen by every process.
@@ -18,11 +19,15 @@ use rustix::fs::FlockOperation;
 const LOCK: &str = "/run/infimonitor-recovery.lock";
 
 #[derive(Parser)]
-#[command(name = "recovery", version, about = "Restores a monitor's PostgreSQL from its backup server")]
+#[command(
+    name = "monitor-link restore",
+    version,
+    about = "Restores a monitor's PostgreSQL from its backup server"
+)]
 #[command(args_conflicts_with_subcommands = true)]
-#[command(override_usage = "recovery\n       \
-    recovery --server <SERVER> --fingerprint <FINGERPRINT> --password-file <FILE> [OPTIONS]\n       \
-    recovery <COMMAND>")]
+#[command(override_usage = "monitor-link restore\n       \
+    monitor-link restore --server <SERVER> --fingerprint <FINGERPRINT> --password-file <FILE> [OPTIONS]\n       \
+    monitor-link restore <COMMAND>")]
 #[command(
     after_help = "Without options it asks on a full screen. What was cut goes on when it is called again.\n\
     Exit status: 0 done, 1 this machine does not let it, 2 wrong command line, 3 the server does not answer,\n\
@@ -49,7 +54,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("recovery: {failure}");
+            eprintln!("monitor-link restore: {failure}");
             ExitCode::from(failure.exit_status())
         }
     }

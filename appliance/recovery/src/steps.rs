@@ -119,15 +119,23 @@ pub fn restore(
     Ok(())
 }
 
-/// Pairs the restored monitor with its backup server, under the UUID of the monitor that was lost.
+/// Pairs the restored monitor with its backup server, under the UUID of the monitor that was lost. `address`: this
+/// machine's as the server sees it, where it is not the one of the way there.
 ///
 /// # Errors
 /// `monitor-link setup` or the server fails: with the way out.
-pub fn pair(local: &Local, server: &Server, manifest: &Manifest, tell: &mut Tell<'_>) -> Result<(), Failure> {
+pub fn pair(
+    local: &Local,
+    server: &Server,
+    manifest: &Manifest,
+    address: Option<&Host>,
+    tell: &mut Tell<'_>,
+) -> Result<(), Failure> {
     tell(Event::Step { step: Step::Pair });
     setup::adopt(Path::new(setup::STATE), manifest.backup.monitor.id)?;
     let host: Host = server.address().host.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let options = setup::Options { server: host, address: None, cluster: Some(local.name()), ca: None };
+    let options =
+        setup::Options { server: host, address: address.cloned(), cluster: Some(local.name()), ca: None };
     let peer: Peer = setup::run(&options)?;
     let text = match server.pair(&peer)? {
         Ok(id) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use api::{Backup, Secret, Verification};
+use api::{Backup, Host, Secret, Verification};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use recovery::Failure;
@@ -66,7 +66,7 @@ pub struct At {
 pub struct Access {
     #[command(flatten)]
     at: At,
-    /// The server's key, as its console and `recovery fingerprint` show it: sha256//…
+    /// The server's key, as its console and `monitor-link restore fingerprint` show it: sha256//…
     #[arg(long)]
     fingerprint: Fingerprint,
     /// A file with the password of user `backup`; `-` is standard input
@@ -86,7 +86,7 @@ pub struct Restoring {
     /// Port of its FTP
     #[arg(long, default_value_t = api::FTP_PORT)]
     ftp_port: u16,
-    /// The server's key, as its console and `recovery fingerprint` show it: sha256//…
+    /// The server's key, as its console and `monitor-link restore fingerprint` show it: sha256//…
     #[arg(long, requires = "server")]
     fingerprint: Option<Fingerprint>,
     /// A file with the password of user `backup`; `-` is standard input
@@ -98,6 +98,10 @@ pub struct Restoring {
     /// Pair with the server again afterwards
     #[arg(long, requires = "server")]
     pair: bool,
+    /// For that, this machine's address or name as the backup server sees it, where it is not the one of this machine's
+    /// way there
+    #[arg(long, requires = "pair")]
+    address: Option<Host>,
     /// Progress as JSON lines on standard output
     #[arg(long, requires = "server")]
     json: bool,
@@ -141,7 +145,7 @@ impl Restoring {
         };
         steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
         if self.pair {
-            steps::pair(&local, &server, &manifest, &mut |event| teller.tell(&event))?;
+            steps::pair(&local, &server, &manifest, self.address.as_ref(), &mut |event| teller.tell(&event))?;
         }
         local.become_monitor()?;
         teller.done(&local, &manifest.backup.id)?;
@@ -186,6 +190,7 @@ impl Command {
                 let manifest = under_way(&local)?.0;
                 let mut teller = Teller::new(*json);
                 steps::restore(&local, None, &manifest, &mut |event| teller.tell(&event))?;
+                local.become_monitor()?;
                 teller.done(&local, &manifest.backup.id)?;
                 Ok(())
             }
@@ -232,7 +237,7 @@ pub fn sentence(backup: &Backup, stage: Stage, local: &Local) -> String {
         Stage::Ready => format!("Backup {id} is recovered and can take the live data's place."),
         Stage::Swapping => format!("Backup {id} was taking the live data's place."),
         Stage::Live => format!(
-            "Backup {id} is restored; the data before it is kept in {}, until `recovery confirm`.",
+            "Backup {id} is restored; the data before it is kept in {}, until `monitor-link restore confirm`.",
             local.host().work().display()
         ),
     }
@@ -328,7 +333,7 @@ impl Teller {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }
-        eprintln!("recovery: {text}");
+        eprintln!("monitor-link restore: {text}");
     }
 
     fn done(&mut self, local: &Local, id: &str) -> Result<()> {
@@ -337,7 +342,7 @@ impl Teller {
             return say(&json!({ "event": "done", "backup": id, "kept": kept }).to_string());
         }
         self.line(&format!(
-            "Backup {id} is restored. The data before it is kept in {}; `recovery confirm` removes it.",
+            "Backup {id} is restored. The data before it is kept in {}; `monitor-link restore confirm` removes it.",
             kept.display()
         ));
         Ok(())

@@ -1,18 +1,15 @@
 //! Backups, the first copy, and what it costs the monitor to be followed.
 
-use crate::peers::{Barman, PgBackRest, seconds};
+use crate::database::{LONG, fill, pgbench, settle};
+use crate::peers::{Barman, PgBackRest, basebackup};
 use crate::report::{Comparison, Series};
 use anyhow::{Context, Result};
 use api::CreateBackup;
 use hostd::Request;
-use integration::{Monitor, Process, Server, as_cluster_user, run as run_to_end};
+use integration::{Monitor, Process, Server, run as run_to_end};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tools::{Toolbox, Tree};
-
-/// pgbench's scale per gigabyte: 15 MB each.
-const SCALE_PER_GB: u32 = 67;
-const LONG: Duration = Duration::from_secs(3600);
 
 /// What is measured, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -65,11 +62,7 @@ impl Bench<'_> {
         monitor.stop()?;
         monitor.run_server()?;
         self.say("filling the database");
-        let scale = (self.gigabytes * SCALE_PER_GB).to_string();
-        run_to_end(self.pgbench(&monitor).args(["-i", "-q", "-s", &scale]))?;
-        monitor.sql("checkpoint")?;
-        let bytes = monitor.sql("select pg_database_size('postgres')")?;
-        let size = format!("{:.1} GB", bytes.parse::<f64>()? / 1e9);
+        let size = fill(self.toolbox, &monitor, self.gigabytes)?;
 
         let mut server = Server::start(self.toolbox)?;
         let mut comparisons = vec![self.first_copy(&monitor, &server, &size)?];
@@ -84,20 +77,8 @@ impl Bench<'_> {
         eprintln!("{} GB: {what}", self.gigabytes);
     }
 
-    fn pgbench(&self, monitor: &Monitor) -> std::process::Command {
-        let mut command = as_cluster_user(self.toolbox, &self.toolbox.postgresql("pgbench"));
-        command.arg("-h").arg(monitor.socket_dir()).args([
-            "-p",
-            &monitor.peer.port.to_string(),
-            "-U",
-            "postgres",
-        ]);
-        command.arg("-d").arg("postgres");
-        command
-    }
-
     fn load(&self, monitor: &Monitor, seconds: u32) -> std::process::Command {
-        let mut command = self.pgbench(monitor);
+        let mut command = pgbench(self.toolbox, monitor);
         command.args(["-n", "-c", "4", "-j", "1", "-T", &seconds.to_string()]);
         command
     }
@@ -108,7 +89,7 @@ impl Bench<'_> {
         for round in 0..self.options.rounds {
             self.say(&format!("first copy, turn {}", round + 1));
             let target = server.data().join("basebackup");
-            theirs.push(self.basebackup(monitor, &target)?);
+            theirs.push(basebackup(self.toolbox, monitor, &target)?);
             std::fs::remove_dir_all(&target)?;
             settle(server.data())?;
             let copy = Request::FullCopy {
@@ -125,17 +106,6 @@ impl Bench<'_> {
             title: format!("First copy of {size}, monitor idle (goal: at most 1.1 × pg_basebackup)"),
             series: vec![Series::new("pg_basebackup", "s", theirs), Series::new("our full copy", "s", ours)],
         })
-    }
-
-    /// pg_basebackup over the same connection as ours.
-    fn basebackup(&self, monitor: &Monitor, target: &Path) -> Result<f64> {
-        std::fs::create_dir_all(target)?;
-        std::os::unix::fs::chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
-        let peer = &monitor.peer;
-        let source = format!("host={} port={} user={} sslmode=require", peer.address, peer.port, peer.user);
-        let mut command = as_cluster_user(self.toolbox, &self.toolbox.postgresql("pg_basebackup"));
-        command.args(["-X", "stream", "-c", "fast", "-d", &source, "-D"]).arg(target);
-        seconds(command.env("PGPASSWORD", peer.password.reveal()))
     }
 
     /// Backups of all kinds under load.
@@ -159,7 +129,7 @@ impl Bench<'_> {
         }
         self.say("pg_basebackup, pgBackRest, Barman");
         let target = server.data().join("basebackup");
-        let base = Series::of("pg_basebackup", "s", [self.basebackup(monitor, &target)]);
+        let base = Series::of("pg_basebackup", "s", [basebackup(self.toolbox, monitor, &target)]);
         std::fs::remove_dir_all(&target)?;
         let (full, incremental) = match PgBackRest::prepare(self.peers, monitor, server.data()) {
             Ok(peer) => (
@@ -254,9 +224,4 @@ fn transactions(load: &mut std::process::Command) -> Result<f64> {
     let line =
         printed.lines().find_map(|line| line.strip_prefix("tps = ")).context("pgbench prints no tps")?;
     line.split_whitespace().next().unwrap_or_default().parse().context("pgbench's tps are no number")
-}
-
-/// Lets deleted things be gone and written ones be written, so that a turn does not pay for the one before.
-fn settle(data: &Path) -> Result<()> {
-    run_to_end(std::process::Command::new("sync").arg("-f").arg(data)).map(drop)
 }

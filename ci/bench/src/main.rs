@@ -4,8 +4,11 @@
 //! not. Nothing here passes or fails.
 
 mod backup;
+mod database;
+mod ftp;
 mod peers;
 mod report;
+mod restore;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -16,27 +19,32 @@ use std::path::PathBuf;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// Write all figures to this file, too
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Backup, first copy, and what following costs the monitor
-    Backup {
-        #[command(flatten)]
-        options: backup::Options,
-        /// Write all figures to this file, too
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    Backup(backup::Options),
+    /// Downloads of a backup
+    Ftp(ftp::Options),
+    /// The way back
+    Restore(restore::Options),
 }
 
 fn main() -> Result<()> {
-    let Command::Backup { options, json } = Arguments::parse().command;
-    let comparisons = backup::run(&options)?;
+    let arguments = Arguments::parse();
+    let comparisons = match &arguments.command {
+        Command::Backup(options) => backup::run(options),
+        Command::Ftp(options) => ftp::run(options),
+        Command::Restore(options) => restore::run(options),
+    }?;
     for comparison in &comparisons {
         println!("{}", comparison.table());
     }
-    if let Some(file) = json {
+    if let Some(file) = arguments.json {
         let text = serde_json::to_vec_pretty(&comparisons)?;
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }

@@ -23,6 +23,17 @@ fn folder(data: &Path, name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Seconds of pg_basebackup over the connection that ours takes, into `target`, which is made.
+pub fn basebackup(toolbox: &Toolbox, monitor: &Monitor, target: &Path) -> Result<f64> {
+    std::fs::create_dir_all(target)?;
+    chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
+    let peer = &monitor.peer;
+    let source = format!("host={} port={} user={} sslmode=require", peer.address, peer.port, peer.user);
+    let mut command = as_cluster_user(toolbox, &toolbox.postgresql("pg_basebackup"));
+    command.args(["-X", "stream", "-c", "fast", "-d", &source, "-D"]).arg(target);
+    seconds(command.env("PGPASSWORD", peer.password.reveal()))
+}
+
 /// pgBackRest with a local repository.
 #[derive(Debug)]
 pub struct PgBackRest<'a> {
@@ -62,6 +73,69 @@ impl<'a> PgBackRest<'a> {
     /// Makes a backup of `kind` (`full`, `incr`); gives seconds.
     pub fn backup(&self, kind: &str) -> Result<f64> {
         seconds(self.command().arg(format!("--type={kind}")).arg("backup"))
+    }
+
+    /// Puts the monitor's finished WAL into the repository, so that the backup can be restored; gives how many segments.
+    pub fn archive(&self, monitor: &Monitor) -> Result<usize> {
+        monitor.sql("select pg_switch_wal()")?;
+        let mut count = 0;
+        // The last one that was written to may not be whole.
+        let last = monitor.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
+        for entry in std::fs::read_dir(monitor.data().join("pg_wal"))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.len() == last.len() && name < last {
+                let segment = monitor.data().join("pg_wal").join(name);
+                integration::run(self.command().arg("archive-push").arg(segment))?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Restores the newest backup into `target`, so that it ends its recovery as soon as it may; gives seconds.
+    pub fn restore(&self, target: &Path) -> Result<f64> {
+        std::fs::create_dir_all(target)?;
+        chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
+        let mut command = self.command();
+        command.arg(format!("--pg1-path={}", target.display()));
+        seconds(command.args(["--type=immediate", "--target-action=promote", "restore"]))
+    }
+}
+
+/// vsftpd with anonymous clients, clear and with TLS.
+#[derive(Debug)]
+pub struct Vsftpd {
+    _process: Process,
+    /// Where it listens on loopback.
+    pub port: u16,
+}
+
+impl Vsftpd {
+    /// Serves `folder` with the certificate and key of `tls`.
+    pub fn start(toolbox: &Toolbox, folder: &Path, tls: &Path) -> Result<Self> {
+        let port = integration::free_port()?;
+        let config = folder.with_extension("conf");
+        // Its sandbox and its users are for hosts that it is installed on; they cost nothing that is timed.
+        std::fs::write(
+            &config,
+            format!(
+                "listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\nanonymous_enable=YES\n\
+                 no_anon_password=YES\nanon_root={}\nftp_username={CLUSTER_USER}\nnopriv_user={CLUSTER_USER}\n\
+                 run_as_launching_user=YES\nseccomp_sandbox=NO\nssl_enable=YES\nallow_anon_ssl=YES\n\
+                 force_local_data_ssl=NO\nforce_local_logins_ssl=NO\nrequire_ssl_reuse=NO\nssl_ciphers=HIGH\n\
+                 rsa_cert_file={tls}/certificate.pem\nrsa_private_key_file={tls}/key.pem\n",
+                folder.display(),
+                tls = tls.display()
+            ),
+        )?;
+        let log = folder.with_extension("log");
+        let process = Process::start(toolbox.command("vsftpd").arg(&config), &log)?;
+        integration::wait_for("vsftpd", Duration::from_secs(10), || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| {
+                format!("{error}; it says: {}", std::fs::read_to_string(&log).unwrap_or_default())
+            })
+        })?;
+        Ok(Self { _process: process, port })
     }
 }
 

@@ -9,7 +9,7 @@ mod restored;
 mod server;
 mod volume;
 
-pub use monitor::{Certificate, Monitor, as_cluster_user};
+pub use monitor::{Certificate, Monitor, as_cluster_user, programs};
 pub use restored::Restored;
 pub use server::{PASSWORD, Server};
 pub use volume::Volume;

@@ -3,6 +3,7 @@
 use crate::{CLUSTER_ID, Process, free_port, run, test_folder, wait_for};
 use anyhow::{Context, Result};
 use api::{Peer, Secret};
+use recovery::start::Programs;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -212,6 +213,16 @@ pub fn as_cluster_user(toolbox: &Toolbox, program: &str) -> Command {
     command.env("HOME", "/");
     command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--", program]);
     command
+}
+
+/// PostgreSQL's programs of a tree, as the recovery program runs them.
+pub fn programs(toolbox: &Toolbox) -> Result<Programs> {
+    let command = as_cluster_user(toolbox, &toolbox.postgresql("postgres"));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let mut as_owner: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let program = PathBuf::from(as_owner.pop().context("a command has a program")?);
+    let folder = program.parent().context("a program has a folder")?.to_owned();
+    Ok(Programs { as_owner, folder, owner: (CLUSTER_ID, CLUSTER_ID) })
 }
 
 /// Runs SQL in database `postgres` over the socket in `socket_dir`.

@@ -17,10 +17,11 @@ pub const PASSWORD: &str = "correct horse";
 /// Size of the data volume in bytes, sparse.
 const VOLUME_BYTES: u64 = 64 << 30;
 
-/// `hostd` and `backupd` on a volume of their own.
+/// `hostd` and `backupd` on a volume of their own, and `ftpd` where it is wanted.
 #[derive(Debug)]
 pub struct Server {
     // Fields are dropped in this order: processes, then the volume, then the folder.
+    ftpd: Option<Process>,
     backupd: Option<Process>,
     hostd: Option<Process>,
     volume: Volume,
@@ -48,8 +49,16 @@ impl Server {
             fs::copy(program(name)?, folder.path().join("bin").join(name))?;
         }
         let port = free_port()?;
-        let mut server =
-            Self { backupd: None, hostd: None, volume, port, certificate, toolbox: toolbox.clone(), folder };
+        let mut server = Self {
+            ftpd: None,
+            backupd: None,
+            hostd: None,
+            volume,
+            port,
+            certificate,
+            toolbox: toolbox.clone(),
+            folder,
+        };
         server.start_hostd()?;
         server.start_backupd()?;
         Ok(server)
@@ -168,6 +177,26 @@ impl Server {
         wait_for("backupd's API", Duration::from_secs(10), || {
             client.status().map(drop).map_err(|error| error.to_string())
         })
+    }
+
+    /// Starts `ftpd` and gives its port on loopback.
+    pub fn start_ftpd(&mut self) -> Result<u16> {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let mut command = Command::new(program("ftpd")?);
+        command.args(["--listen", &address.to_string(), "--passive-ports", "0-0", "--backups"]);
+        command.arg(self.data().join("backups")).arg("--tls-dir").arg(self.path("tls"));
+        command.arg("--password-file").arg(self.path("password"));
+        command.arg("--settings").arg(self.path("run/ftp.json"));
+        self.ftpd = Some(Process::start(&mut command, &self.path("ftpd.log"))?);
+        wait_for("ftpd", Duration::from_secs(10), || {
+            std::net::TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
+        })?;
+        Ok(address.port())
+    }
+
+    /// Folder of `certificate.pem` and `key.pem`.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.path("tls")
     }
 
     /// Stops `backupd`.

@@ -5,12 +5,12 @@
 use anyhow::{Context, Result, bail};
 use api::{CreateBackup, Manifest};
 use integration::{
-    CHECKSUM, CLUSTER_ID, Monitor, Server, as_cluster_user, paired, test_folder, wait_until_replayed,
+    CHECKSUM, CLUSTER_ID, Monitor, Server, paired, programs, test_folder, wait_until_replayed,
 };
 use recovery::Failure;
 use recovery::configuration::IN_DATA;
 use recovery::restore::{Host, Restore, Service, Stage};
-use recovery::start::{Programs, Unpacked};
+use recovery::start::Unpacked;
 use recovery::swap::{Place, Swap};
 use recovery::unpack::{Destination, unpack};
 use std::cell::{Cell, RefCell};
@@ -19,16 +19,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use tools::Toolbox;
-
-/// PostgreSQL's programs in the tools tree.
-fn programs(toolbox: &Toolbox) -> Result<Programs> {
-    let command = as_cluster_user(toolbox, &toolbox.postgresql("postgres"));
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let mut as_owner: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
-    let program = PathBuf::from(as_owner.pop().context("a command has a program")?);
-    let folder = program.parent().context("a program has a folder")?.to_owned();
-    Ok(Programs { as_owner, folder, owner: (CLUSTER_ID, CLUSTER_ID) })
-}
 
 fn destination(folder: &Path) -> Destination {
     Destination {

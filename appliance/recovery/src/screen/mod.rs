@@ -66,7 +66,7 @@ fn on_screen(mut app: App, local: &Local) -> Result<()> {
 
 fn show(app: &mut App, tasks: &Sender<Task>, results: &Receiver<Message>) -> Result<()> {
     ratatui::crossterm::terminal::enable_raw_mode()
-        .context("this is no terminal; `recovery --help` tells how it is done without")?;
+        .context("this is no terminal; `monitor-link restore --help` tells how it is done without")?;
     let shown = until_ended(app, tasks, results);
     ratatui::crossterm::terminal::disable_raw_mode().context("cannot give the terminal back")?;
     empty()?.show_cursor().context("cannot show the cursor")?;
@@ -202,7 +202,7 @@ fn restore(
 fn pair(local: &Local, server: Option<&Server>, tell: &mut steps::Tell<'_>) -> Result<(), Failure> {
     let server = server.context("no backup server was named")?;
     let manifest = with_restore(local, |restore| Ok(restore.manifest().clone()))?;
-    steps::pair(local, server, &manifest, tell)
+    steps::pair(local, server, &manifest, None, tell)
 }
 
 fn with_restore<T>(local: &Local, run: impl FnOnce(Restore<'_>) -> Result<T>) -> Result<T> {
