@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use integration::{CLUSTER_USER, Monitor, Process, as_cluster_user};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,10 +23,17 @@ fn folder(data: &Path, name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// An empty folder as PostgreSQL wants its data directory.
+fn data_directory(place: &Path) -> Result<()> {
+    std::fs::create_dir_all(place)?;
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o700))?;
+    chown(place, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))
+        .with_context(|| format!("cannot give {} to PostgreSQL's user", place.display()))
+}
+
 /// Seconds of pg_basebackup over the connection that ours takes, into `target`, which is made.
 pub fn basebackup(toolbox: &Toolbox, monitor: &Monitor, target: &Path) -> Result<f64> {
-    std::fs::create_dir_all(target)?;
-    chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
+    data_directory(target)?;
     let peer = &monitor.peer;
     let source = format!("host={} port={} user={} sslmode=require", peer.address, peer.port, peer.user);
     let mut command = as_cluster_user(toolbox, &toolbox.postgresql("pg_basebackup"));
@@ -94,8 +101,7 @@ impl<'a> PgBackRest<'a> {
 
     /// Restores the newest backup into `target`, so that it ends its recovery as soon as it may; gives seconds.
     pub fn restore(&self, target: &Path) -> Result<f64> {
-        std::fs::create_dir_all(target)?;
-        chown(target, Some(integration::CLUSTER_ID), Some(integration::CLUSTER_ID))?;
+        data_directory(target)?;
         let mut command = self.command();
         command.arg(format!("--pg1-path={}", target.display()));
         seconds(command.args(["--type=immediate", "--target-action=promote", "restore"]))
