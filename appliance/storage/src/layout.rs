@@ -116,6 +116,31 @@ const PLAN: [(&str, &str, Option<u64>, u64); 10] = [
 /// # Errors
 /// [`LayoutError::TooSmall`] under 20 GB, [`LayoutError::SectorSize`] for anything but 512 and 4096.
 pub fn system_disk(disk_bytes: u64, sector_size: u64) -> Result<Vec<Partition>, LayoutError> {
+    system_disk_aligned(disk_bytes, sector_size, MIB)
+}
+
+/// Most that partitions are aligned to, in bytes: a unit beyond that is a lie, or costs more than it gives.
+const ALIGNMENT_MAX: u64 = 64 * MIB;
+
+/// The least multiple of 1 MiB on which partitions keep to units of `unit` bytes, such as a stripe of a RAID volume; `None`
+/// for a unit that makes no sense.
+pub fn alignment(unit: u64) -> Option<u64> {
+    if unit == 0 || !unit.is_multiple_of(4096) {
+        return None;
+    }
+    (1..=ALIGNMENT_MAX / MIB).map(|count| count * MIB).find(|alignment| alignment.is_multiple_of(unit))
+}
+
+/// The same with starts on multiples of `alignment` bytes, which is a multiple of 1 MiB; the BIOS boot partition, which is
+/// written once, is on the first MiB whatever that is.
+///
+/// # Errors
+/// As [`system_disk`].
+pub fn system_disk_aligned(
+    disk_bytes: u64,
+    sector_size: u64,
+    alignment: u64,
+) -> Result<Vec<Partition>, LayoutError> {
     if ![512, 4096].contains(&sector_size) {
         return Err(LayoutError::SectorSize(sector_size));
     }
@@ -128,6 +153,9 @@ pub fn system_disk(disk_bytes: u64, sector_size: u64) -> Result<Vec<Partition>, 
     let mut start = MIB;
     let mut partitions = Vec::with_capacity(PLAN.len());
     for (name, type_guid, size, flags) in PLAN {
+        if name != PLAN[0].0 {
+            start = start.next_multiple_of(alignment);
+        }
         let size = size.unwrap_or(end - start);
         partitions.push(Partition {
             name,

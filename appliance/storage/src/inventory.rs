@@ -1,0 +1,250 @@
+//! What disks a machine has, as far as laying them out needs to know.
+//!
+//! `lsblk` and the udev database behind it know it all; its JSON is parsed here (pure) and asked for in one place. What
+//! only sysfs knows, the driver of a disk's controller, is added to it. Trade-off: a program is run where ioctls would do,
+//! for which signatures of some hundred formats are recognised that nobody here has to know.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// The columns that are asked for.
+const COLUMNS: &str = "PATH,TYPE,SIZE,LOG-SEC,PHY-SEC,OPT-IO,ROTA,RM,RO,TRAN,MODEL,SERIAL,WWN,FSTYPE,PTTYPE,LABEL,\
+                       PARTLABEL,MOUNTPOINTS";
+/// Drivers of controllers that make volumes of several disks, whose members nobody sees behind them.
+const RAID_DRIVERS: [&str; 8] =
+    ["3w-9xxx", "3w-sas", "aacraid", "arcmsr", "hpsa", "megaraid_sas", "mpi3mr", "smartpqi"];
+/// libblkid's names of members of RAIDs that the mainboard's firmware makes end so; Linux's own is no such.
+const FIRMWARE_RAID: &str = "_raid_member";
+const LINUX_RAID: &str = "linux_raid_member";
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// NVMe.
+    Nvme,
+    /// SATA or PATA.
+    Ata,
+    /// SAS, or what presents itself as SCSI.
+    Scsi,
+    /// virtio.
+    Virtio,
+    /// USB: mostly a stick, perhaps the medium that the installer runs from.
+    Usb,
+    /// Another one, or not said (Hyper-V, Xen).
+    Other,
+}
+
+/// A disk as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Device file, such as `/dev/sda`.
+    pub device: PathBuf,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Bytes of a logical sector: 512, or 4096 (4Kn).
+    pub sector_bytes: u64,
+    /// The unit in which it is best written, in bytes, such as a RAID volume's stripe; 0: not said.
+    pub optimal_io_bytes: u64,
+    /// Whether it is a hard disk and no SSD.
+    pub rotational: bool,
+    /// Whether its medium can be taken out.
+    pub removable: bool,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// How it is attached.
+    pub transport: Transport,
+    /// Model, without white space at its ends.
+    pub model: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// The RAID controller's driver, where it is behind one: then it is a volume or a disk that the controller hands on,
+    /// and how the disks of a volume are is not visible here.
+    pub raid_controller: Option<String>,
+    /// What is on it: signatures of partition tables and file systems, as sentences' parts. Empty: it is blank.
+    pub contents: Vec<String>,
+    /// The kind of firmware RAID that it is a member of, by libblkid's name, such as `isw_raid_member` (Intel).
+    pub firmware_raid: Option<String>,
+    /// What uses it now, as sentences' parts.
+    pub uses: Vec<String>,
+}
+
+impl Disk {
+    /// Device, size and what else tells it from others, for people.
+    pub fn title(&self) -> String {
+        let mut text = format!("{} ({}", self.device.display(), gigabytes(self.size_bytes));
+        for part in [&self.model, &self.serial].into_iter().flatten() {
+            text += &format!(", {part}");
+        }
+        text + ")"
+    }
+}
+
+/// Bytes in GB or TB as disks are sold.
+pub fn gigabytes(bytes: u64) -> String {
+    let gb = bytes as f64 / 1e9;
+    if gb < 1000.0 { format!("{gb:.0} GB") } else { format!("{:.1} TB", gb / 1e3) }
+}
+
+/// Why there is no inventory.
+#[derive(Debug, Error)]
+pub enum InventoryError {
+    /// `lsblk` cannot be run, or fails.
+    #[error("cannot ask lsblk for the disks: {0}")]
+    Run(std::io::Error),
+    /// What it printed is not understood.
+    #[error("lsblk's answer is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    blockdevices: Vec<Row>,
+}
+
+/// A row of `lsblk --json --bytes`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Row {
+    path: PathBuf,
+    #[serde(rename = "type")]
+    kind: String,
+    size: u64,
+    log_sec: u64,
+    opt_io: u64,
+    rota: bool,
+    rm: bool,
+    ro: bool,
+    tran: Option<String>,
+    model: Option<String>,
+    serial: Option<String>,
+    fstype: Option<String>,
+    pttype: Option<String>,
+    label: Option<String>,
+    partlabel: Option<String>,
+    #[serde(default)]
+    mountpoints: Vec<Option<String>>,
+    #[serde(default)]
+    children: Vec<Row>,
+}
+
+impl Row {
+    /// What is on it and its parts, and what they are used for.
+    fn collect(&self, contents: &mut Vec<String>, uses: &mut Vec<String>) {
+        let path = self.path.display();
+        if let Some(table) = &self.pttype
+            && self.kind == "disk"
+        {
+            contents.push(format!("a partition table ({table})"));
+        }
+        let name = self
+            .label
+            .as_ref()
+            .or(self.partlabel.as_ref())
+            .map_or(String::new(), |label| format!(" {label:?}"));
+        match (&self.fstype, self.kind.as_str()) {
+            (Some(fs), _) => contents.push(format!("{fs}{name} on {path}")),
+            (None, "part") => contents.push(format!("partition {path}{name}")),
+            (None, _) => {}
+        }
+        // The kernel has made something of it: md, device-mapper.
+        if !["disk", "part"].contains(&self.kind.as_str()) {
+            uses.push(format!("part of {} {path}", self.kind));
+        }
+        for place in self.mountpoints.iter().flatten() {
+            uses.push(match place.as_str() {
+                "[SWAP]" => format!("{path} is swap"),
+                place => format!("{path} is mounted at {place}"),
+            });
+        }
+        for child in &self.children {
+            child.collect(contents, uses);
+        }
+    }
+
+    /// Itself and all below it.
+    fn all(&self) -> Vec<&Row> {
+        std::iter::once(self).chain(self.children.iter().flat_map(Row::all)).collect()
+    }
+}
+
+/// Reads `lsblk`'s answer; `drivers`: the driver of a disk's controller, by device file. Disks without a medium, and what
+/// is no disk, are left out.
+///
+/// # Errors
+/// [`InventoryError::Answer`]
+pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Disk>, InventoryError> {
+    let answer: Answer = serde_json::from_str(answer)?;
+    let text = |text: &Option<String>| {
+        text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(String::from)
+    };
+    let disk = |row: &Row| {
+        let (mut contents, mut uses) = (Vec::new(), Vec::new());
+        row.collect(&mut contents, &mut uses);
+        let rows = row.all();
+        let mut kinds = rows.iter().filter_map(|row| row.fstype.as_deref());
+        Disk {
+            device: row.path.clone(),
+            size_bytes: row.size,
+            sector_bytes: row.log_sec,
+            optimal_io_bytes: row.opt_io,
+            rotational: row.rota,
+            removable: row.rm,
+            read_only: row.ro,
+            transport: match row.tran.as_deref() {
+                Some("nvme") => Transport::Nvme,
+                Some("sata" | "ata") => Transport::Ata,
+                Some("sas" | "spi" | "fc" | "iscsi") => Transport::Scsi,
+                Some("virtio") => Transport::Virtio,
+                Some("usb") => Transport::Usb,
+                _ => Transport::Other,
+            },
+            model: text(&row.model),
+            serial: text(&row.serial),
+            raid_controller: drivers
+                .get(&row.path)
+                .filter(|driver| RAID_DRIVERS.contains(&driver.as_str()))
+                .cloned(),
+            contents,
+            firmware_raid: kinds
+                .find(|kind| kind.ends_with(FIRMWARE_RAID) && *kind != LINUX_RAID)
+                .map(String::from),
+            uses,
+        }
+    };
+    let is_disk = |row: &&Row| row.kind == "disk" && row.size > 0;
+    Ok(answer.blockdevices.iter().filter(is_disk).map(disk).collect())
+}
+
+/// The disks of this machine.
+///
+/// # Errors
+/// [`InventoryError`]
+pub fn read() -> Result<Vec<Disk>, InventoryError> {
+    // Loop devices, RAM disks, floppies and drives for optical media are no disks to be laid out.
+    let answer = duct::cmd!("lsblk", "--json", "--bytes", "--exclude", "1,2,7,11", "--output", COLUMNS)
+        .env("LC_ALL", "C")
+        .read()
+        .map_err(InventoryError::Run)?;
+    parse(&answer, &drivers(Path::new("/sys/block")))
+}
+
+/// The driver of each disk's controller: of the nearest device above it that is on the PCI bus.
+fn drivers(block: &Path) -> BTreeMap<PathBuf, String> {
+    let mut drivers = BTreeMap::new();
+    for entry in fs::read_dir(block).into_iter().flatten().flatten() {
+        let Ok(device) = fs::canonicalize(entry.path()) else { continue };
+        let driver = device.ancestors().skip(1).find_map(|device| {
+            let is_pci = fs::read_link(device.join("subsystem")).is_ok_and(|bus| bus.ends_with("bus/pci"));
+            let driver = is_pci.then(|| fs::read_link(device.join("driver")).ok()).flatten()?;
+            Some(driver.file_name()?.to_string_lossy().into_owned())
+        });
+        if let Some(driver) = driver {
+            drivers.insert(Path::new("/dev").join(entry.file_name()), driver);
+        }
+    }
+    drivers
+}

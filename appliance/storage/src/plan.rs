@@ -1,0 +1,404 @@
+//! From the disks that are there to the layout that they get: which are taken, with which btrfs profile, how much room
+//! that gives, and why. One pure function; installer, unattended answers and first boot all call it.
+//!
+//! Nothing that holds anything is taken unless it was named and its loss was agreed to (design D15); what was named and
+//! cannot be had is an error, and never quietly something else.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::inventory::{Disk, Transport, gigabytes};
+use crate::layout::{self, MINIMUM_DISK_BYTES, Partition};
+
+/// How the machine boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// BIOS.
+    Bios,
+    /// UEFI, with Secure Boot or without.
+    Uefi,
+}
+
+/// Which disks somebody wants. All that is said must hold of a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Part of the model's name, in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Device file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// At least so many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_bytes: Option<u64>,
+    /// At most so many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+}
+
+impl Filter {
+    /// Whether it is about this disk.
+    pub fn matches(&self, disk: &Disk) -> bool {
+        let within = |part: &str, whole: &Option<String>| {
+            whole.as_ref().is_some_and(|whole| whole.to_lowercase().contains(&part.to_lowercase()))
+        };
+        self.model.as_ref().is_none_or(|model| within(model, &disk.model))
+            && self.serial.as_ref().is_none_or(|serial| disk.serial.as_ref() == Some(serial))
+            && self.path.as_ref().is_none_or(|path| *path == disk.device)
+            && self.min_bytes.is_none_or(|least| disk.size_bytes >= least)
+            && self.max_bytes.is_none_or(|most| disk.size_bytes <= most)
+    }
+}
+
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [
+            self.model.as_ref().map(|model| format!("model {model:?}")),
+            self.serial.as_ref().map(|serial| format!("serial {serial:?}")),
+            self.path.as_ref().map(|path| format!("path {}", path.display())),
+            self.min_bytes.map(|bytes| format!("at least {bytes} bytes")),
+            self.max_bytes.map(|bytes| format!("at most {bytes} bytes")),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What is wanted of the disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The disks; none: all that are blank and suit.
+    pub disks: Vec<Filter>,
+    /// Whether named disks must be blank, too.
+    pub require_empty: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self { disks: Vec::new(), require_empty: true }
+    }
+}
+
+/// How btrfs keeps *data* over the disks (design D5). Metadata, and *state*, are kept twice in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Once.
+    Single,
+    /// Twice, on two disks.
+    Raid1,
+    /// Twice, in stripes over four disks and more.
+    Raid10,
+}
+
+impl Profile {
+    /// btrfs's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
+        }
+    }
+
+    /// btrfs's word for metadata beside it.
+    pub fn metadata(self) -> &'static str {
+        match self {
+            Self::Single => "dup",
+            Self::Raid1 | Self::Raid10 => "raid1",
+        }
+    }
+}
+
+/// A disk that is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedDisk {
+    /// Which.
+    pub disk: Disk,
+    /// Its partitions. Every disk carries the boot set (design D4).
+    pub partitions: Vec<Partition>,
+}
+
+impl PlannedDisk {
+    /// Bytes of its part of *data*.
+    pub fn data_bytes(&self) -> u64 {
+        self.partitions.last().map_or(0, |data| data.size_bytes(self.disk.sector_bytes))
+    }
+}
+
+/// A disk that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Which.
+    pub disk: Disk,
+    /// Why.
+    pub reason: String,
+}
+
+/// The layout of a machine's disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What is taken, in the order of the inventory.
+    pub disks: Vec<PlannedDisk>,
+    /// How *data* is kept.
+    pub profile: Profile,
+    /// Bytes that *data* can hold.
+    pub usable_bytes: u64,
+    /// Why it is so, and what should be known, as sentences.
+    pub notes: Vec<String>,
+    /// What is not taken.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// No disk suits.
+    #[error("no disk can be used{}", reasons(.0))]
+    NoDisk(Vec<LeftOut>),
+    /// A wish that no disk fits.
+    #[error("no disk is {wish}; there are: {present}")]
+    NoMatch {
+        /// What was asked for.
+        wish: String,
+        /// What there is.
+        present: String,
+    },
+    /// A disk that was named and cannot be used.
+    #[error("{disk} was named and cannot be used: it {reason}")]
+    Unsuitable {
+        /// Which.
+        disk: String,
+        /// Why.
+        reason: String,
+    },
+    /// A disk that was named and holds something.
+    #[error(
+        "{disk} is not empty, it holds {contents}: name another, erase it, or say `require_empty: false`, \
+         and all of that is lost"
+    )]
+    NotEmpty {
+        /// Which.
+        disk: String,
+        /// What it holds.
+        contents: String,
+    },
+}
+
+fn reasons(left_out: &[LeftOut]) -> String {
+    match left_out {
+        [] => ": the machine has none".into(),
+        some => {
+            let each = some.iter().map(|out| format!("{} {}", out.disk.title(), out.reason));
+            format!(": {}", each.collect::<Vec<_>>().join("; "))
+        }
+    }
+}
+
+/// Disks whose shares of *data* differ by less than this part count as equal: makers differ by some sectors.
+const EQUAL_WITHIN: u64 = 100;
+
+/// Why a disk can be used by nobody's wish.
+fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
+    if let Some(kind) = &disk.firmware_raid {
+        return Some(format!(
+            "belongs to a RAID of the mainboard's firmware ({kind}): delete that RAID in the firmware and set the \
+             controller to AHCI; the mirror is made by the file system"
+        ));
+    }
+    if !disk.uses.is_empty() {
+        return Some(format!("is in use: {}", disk.uses.join(", ")));
+    }
+    if disk.read_only {
+        return Some("can only be read".into());
+    }
+    if disk.size_bytes < MINIMUM_DISK_BYTES {
+        return Some("is smaller than 20 GB".into());
+    }
+    if disk.sector_bytes == 4096 && firmware == Firmware::Bios {
+        return Some(
+            "has sectors of 4096 bytes, from which no BIOS boots: switch the machine to UEFI".into(),
+        );
+    }
+    if ![512, 4096].contains(&disk.sector_bytes) {
+        return Some(format!("has sectors of {} bytes; only 512 and 4096 are supported", disk.sector_bytes));
+    }
+    None
+}
+
+/// Why a disk is not taken by itself, but can be when it is named.
+fn reserve(disk: &Disk) -> Option<String> {
+    if disk.removable || disk.transport == Transport::Usb {
+        return Some("is removable or on USB; name it to use it".into());
+    }
+    if !disk.contents.is_empty() {
+        return Some(format!("is not empty: it holds {}", disk.contents.join(", ")));
+    }
+    None
+}
+
+/// Lays out the disks of a machine.
+///
+/// # Errors
+/// [`PlanError`]
+pub fn plan(inventory: &[Disk], wish: &Wish, firmware: Firmware) -> Result<Plan, PlanError> {
+    let mut notes = Vec::new();
+    let (taken, left_out) = if wish.disks.is_empty() {
+        choose(inventory, firmware)
+    } else {
+        named(inventory, wish, firmware, &mut notes)?
+    };
+    if taken.is_empty() {
+        return Err(PlanError::NoDisk(left_out));
+    }
+    let mut disks = Vec::new();
+    for disk in taken {
+        let alignment = alignment(disk, &mut notes);
+        let partitions =
+            layout::system_disk_aligned(disk.size_bytes, disk.sector_bytes, alignment).map_err(|error| {
+                PlanError::Unsuitable {
+                    disk: disk.title(),
+                    reason: format!("does not take the layout: {error}"),
+                }
+            })?;
+        if let Some(driver) = &disk.raid_controller {
+            notes.push(format!(
+                "{} is behind a RAID controller ({driver}): how its disks are is not visible here; watch the \
+                 controller's own report.",
+                disk.device.display()
+            ));
+        }
+        disks.push(PlannedDisk { disk: disk.clone(), partitions });
+    }
+    let (profile, usable_bytes) = profile(&disks, &mut notes);
+    Ok(Plan { disks, profile, usable_bytes, notes, left_out })
+}
+
+/// All that are blank and suit; of SSDs and hard disks only one kind.
+fn choose(inventory: &[Disk], firmware: Firmware) -> (Vec<&Disk>, Vec<LeftOut>) {
+    let (mut taken, mut left_out) = (Vec::new(), Vec::new());
+    for disk in inventory {
+        match hindrance(disk, firmware).or_else(|| reserve(disk)) {
+            Some(reason) => left_out.push(LeftOut { disk: disk.clone(), reason }),
+            None => taken.push(disk),
+        }
+    }
+    let room = |rotational| {
+        let sizes = taken.iter().filter(|disk| disk.rotational == rotational).map(|disk| disk.size_bytes);
+        mirrored(&sizes.collect::<Vec<_>>())
+    };
+    // With as much room either way, the faster ones.
+    let rotational = room(true) > room(false);
+    let (same, others): (Vec<_>, Vec<_>) = taken.into_iter().partition(|disk| disk.rotational == rotational);
+    let (is, are) = if rotational { ("an SSD", "hard disks") } else { ("a hard disk", "SSDs") };
+    left_out.extend(others.into_iter().map(|disk| LeftOut {
+        disk: disk.clone(),
+        reason: format!(
+            "is {is} and the others are {are}: a mirror is as slow as its slowest disk; name all to use them together"
+        ),
+    }));
+    (same, left_out)
+}
+
+/// What was named.
+fn named<'a>(
+    inventory: &'a [Disk],
+    wish: &Wish,
+    firmware: Firmware,
+    notes: &mut Vec<String>,
+) -> Result<(Vec<&'a Disk>, Vec<LeftOut>), PlanError> {
+    if let Some(unmet) = wish.disks.iter().find(|filter| !inventory.iter().any(|disk| filter.matches(disk))) {
+        let present: Vec<String> = inventory.iter().map(Disk::title).collect();
+        let present = if present.is_empty() { "none".into() } else { present.join(", ") };
+        return Err(PlanError::NoMatch { wish: unmet.to_string(), present });
+    }
+    let is_named = |disk: &&Disk| wish.disks.iter().any(|filter| filter.matches(disk));
+    let (taken, others): (Vec<_>, Vec<_>) = inventory.iter().partition(is_named);
+    for disk in &taken {
+        if let Some(reason) = hindrance(disk, firmware) {
+            return Err(PlanError::Unsuitable { disk: disk.title(), reason });
+        }
+        if !disk.contents.is_empty() {
+            let contents = disk.contents.join(", ");
+            if wish.require_empty {
+                return Err(PlanError::NotEmpty { disk: disk.title(), contents });
+            }
+            notes.push(format!("{} is erased: it holds {contents}.", disk.title()));
+        }
+    }
+    if taken.iter().any(|disk| disk.rotational) && taken.iter().any(|disk| !disk.rotational) {
+        notes.push("SSDs and hard disks are mixed: all is as slow as the hard disks.".into());
+    }
+    let reason = "was not named".to_owned();
+    let left_out = others.into_iter().map(|disk| LeftOut { disk: disk.clone(), reason: reason.clone() });
+    Ok((taken, left_out.collect()))
+}
+
+/// On multiples of what partitions start: 1 MiB, and the disk's optimal unit where that makes sense.
+fn alignment(disk: &Disk, notes: &mut Vec<String>) -> u64 {
+    let unit = disk.optimal_io_bytes;
+    if unit == 0 || layout::MIB.is_multiple_of(unit) {
+        return layout::MIB;
+    }
+    match layout::alignment(unit) {
+        Some(alignment) => alignment,
+        None => {
+            // Some USB bridges say 33553920.
+            notes.push(format!(
+                "{} says that it is best written in units of {unit} bytes, which makes no sense and is not followed.",
+                disk.device.display()
+            ));
+            layout::MIB
+        }
+    }
+}
+
+/// How much a mirror over disks of these sizes holds.
+fn mirrored(sizes: &[u64]) -> u64 {
+    let (sum, most) = (sizes.iter().sum::<u64>(), sizes.iter().copied().max().unwrap_or(0));
+    if sizes.len() < 2 { sum } else { (sum / 2).min(sum - most) }
+}
+
+fn profile(disks: &[PlannedDisk], notes: &mut Vec<String>) -> (Profile, u64) {
+    let sizes: Vec<u64> = disks.iter().map(PlannedDisk::data_bytes).collect();
+    let least = sizes.iter().copied().min().unwrap_or(0);
+    let most = sizes.iter().copied().max().unwrap_or(0);
+    let usable = mirrored(&sizes);
+    let equal = most - least <= least / EQUAL_WITHIN;
+    match disks {
+        [one] => {
+            if one.disk.raid_controller.is_none() {
+                notes.push("One disk: when it fails, the backups on it are lost; two make a mirror.".into());
+            }
+            (Profile::Single, usable)
+        }
+        [_, _] | [_, _, _] => {
+            unused(&sizes, usable, notes);
+            (Profile::Raid1, usable)
+        }
+        _ if equal => {
+            notes.push("Four equal disks and more: a mirror in stripes. Any one of them may fail.".into());
+            (Profile::Raid10, usable)
+        }
+        _ => {
+            notes.push("The disks differ in size, so they mirror without stripes.".into());
+            unused(&sizes, usable, notes);
+            (Profile::Raid1, usable)
+        }
+    }
+}
+
+fn unused(sizes: &[u64], usable: u64, notes: &mut Vec<String>) {
+    let left = sizes.iter().sum::<u64>() - 2 * usable;
+    if left > usable / EQUAL_WITHIN {
+        notes.push(format!(
+            "{} of the largest disk stay unused: nothing else is large enough to mirror them.",
+            gigabytes(left)
+        ));
+    }
+}
