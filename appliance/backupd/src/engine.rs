@@ -356,26 +356,29 @@ impl<'a> Follower<'a> {
         Ok(answer)
     }
 
-    /// Where nobody streams although both sides are there, the replica's log says whether that can pass.
+    /// Where nobody streams although both sides are there, or the replica does not start, its log says whether that can
+    /// pass.
     async fn look_at_stream(&mut self) {
         self.seen.broken_stream = match (&self.seen.monitor, &self.seen.replica) {
             // The replica was asked before the monitor, so an honest monitor is never behind.
             (MonitorView::Answers { position, slot_active, .. }, ReplicaView::Running { replayed, .. }) => {
                 match set_back(*replayed, *position) {
                     None if *slot_active => None,
-                    // If it cannot be asked now, then in the next round.
-                    None => self
-                        .shared
-                        .hostd
-                        .replica(self.peer.id)
-                        .await
-                        .ok()
-                        .and_then(|info| broken_stream(&info.log)),
+                    None => self.reason_in_log().await,
                     back => back,
                 }
             }
+            (MonitorView::Answers { .. }, ReplicaView::Down { reason: Some(_) }) => {
+                self.reason_in_log().await
+            }
             _ => None,
         };
+    }
+
+    /// Why the replica's stream cannot be continued, by its log. If that cannot be asked for now, then in the next round.
+    async fn reason_in_log(&self) -> Option<String> {
+        let info = self.shared.hostd.replica(self.peer.id).await.ok()?;
+        broken_stream(&info.log)
     }
 
     fn measure_lag(&mut self) {
@@ -468,6 +471,8 @@ impl<'a> Follower<'a> {
                 self.seen.copy_failure = None;
                 self.seen.broken_stream = None;
                 self.backed_up = false;
+                // They, and the log that names their reason, were the old replica's.
+                self.starts = 0;
                 self.step_backoff.succeeded();
                 self.copy_backoff.succeeded();
                 let message = format!("The full copy of monitor {} was made in {took:.0?}.", self.peer.id);

@@ -209,8 +209,13 @@ impl<'a> Asking<'a> {
                 .with_context(|| format!("cannot give {} to the verifier", folder.display()))?;
         }
         let run_dir = run.to_str().context("the run folder's path is not UTF-8")?;
-        let config =
-            CloneConfig { run_dir, control: &control, shared_buffers_mib: SHARED_BUFFERS_MIB, stays: false };
+        let config = CloneConfig {
+            run_dir,
+            control: &control,
+            timeline: backup.postgresql.timeline,
+            shared_buffers_mib: SHARED_BUFFERS_MIB,
+            stays: false,
+        };
         for (name, text) in [
             (POSTGRESQL_CONF, config.postgresql_conf()),
             (HBA_FILE, config.hba()),

@@ -251,7 +251,7 @@ impl<'a> Restore<'a> {
 
     fn data(&self) -> Swap {
         let (live, beside) = (self.host.data.clone(), self.host.work().join("pgdata"));
-        Swap { live, beside, id: self.id().to_owned() }
+        Swap { live, beside, id: self.id().to_owned(), owner: self.host.programs.owner }
     }
 
     /// The exchange of the configuration. The folder beside must be on the same file system, and not where the distribution
@@ -261,7 +261,8 @@ impl<'a> Restore<'a> {
         let version = live.parent()?;
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let hidden = format!(".{}-{}.restore", name(version)?, name(&live)?);
-        Some(Swap { beside: version.parent()?.join(hidden), live, id: self.id().to_owned() })
+        let beside = version.parent()?.join(hidden);
+        Some(Swap { beside, live, id: self.id().to_owned(), owner: self.host.programs.owner })
     }
 
     /// Takes the place of what is live and starts it: with the monitor's configuration, or, if it does not start with that,

@@ -173,8 +173,13 @@ impl Unpacked<'_> {
                 .with_context(|| format!("cannot give {} to PostgreSQL", folder.display()))?;
         }
         let run_dir = self.run.to_str().context("the run folder's path is not UTF-8")?;
-        let shared_buffers_mib = SHARED_BUFFERS_MIB;
-        let config = CloneConfig { run_dir, control: &control, shared_buffers_mib, stays: true };
+        let config = CloneConfig {
+            run_dir,
+            control: &control,
+            timeline: self.backup.postgresql.timeline,
+            shared_buffers_mib: SHARED_BUFFERS_MIB,
+            stays: true,
+        };
         for (name, text) in [
             (POSTGRESQL_CONF, config.postgresql_conf()),
             (HBA_FILE, config.hba()),

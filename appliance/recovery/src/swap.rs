@@ -21,6 +21,8 @@ pub struct Swap {
     pub beside: PathBuf,
     /// Id of the backup.
     pub id: String,
+    /// User and group number of PostgreSQL, which reads all that is in its data directory when it is copied.
+    pub owner: (u32, u32),
 }
 
 /// Where the restored folder is.
@@ -38,7 +40,7 @@ impl Swap {
     /// # Errors
     /// It cannot be written.
     pub fn mark(&self) -> Result<()> {
-        files::write(&self.beside.join(MARK), self.id.as_bytes(), 0o600, None).map(drop)
+        files::write(&self.beside.join(MARK), self.id.as_bytes(), 0o600, Some(self.owner)).map(drop)
     }
 
     /// Where the restored folder is.
@@ -99,6 +101,7 @@ mod tests {
             live: folder.path().join("main"),
             beside: folder.path().join("work/pgdata"),
             id: "20261125T120000Z".into(),
+            owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         };
         for (folder, content) in [(&swap.live, "old"), (&swap.beside, "restored")] {
             fs::create_dir_all(folder).unwrap();

@@ -25,9 +25,9 @@ use crate::download::failure_of;
 const SYNC_BYTES: u64 = 256 << 20;
 /// Granularity of a tar, in bytes.
 const BLOCK: u64 = 512;
-/// Files of the server that ran when the snapshot was made, which are left out: the number in the first may be that of the live
-/// database's server here, which would then be taken for the restored one's.
-const SERVER_FILES: [&str; 2] = ["postmaster.pid", "postmaster.opts"];
+/// Files that are left out: those of the server that ran when the snapshot was made (the number in the first may be that of
+/// the live database's server here, which would then be taken for the restored one's), and the mark of a restore before.
+const LEFT_OUT: [&str; 3] = ["postmaster.pid", "postmaster.opts", crate::swap::MARK];
 /// Permission bits that are taken over: the owner's, as initdb gives them. The backup server has opened its copy to its FTP;
 /// PostgreSQL would refuse a key of its own that others may read.
 const MODES: u32 = 0o700;
@@ -141,7 +141,7 @@ fn write_entry(name: &str, entry: &mut tar::Entry<'_, impl Read>, to: &Destinati
         }
         _ => return Err(refused()),
     };
-    if top == "pgdata" && SERVER_FILES.iter().any(|name| rest == Path::new(name)) {
+    if top == "pgdata" && LEFT_OUT.iter().any(|name| rest == Path::new(name)) {
         return Ok(());
     }
     match kind {

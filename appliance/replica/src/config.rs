@@ -43,6 +43,8 @@ impl ReplicaConfig<'_> {
         lines.extend([
             format!("primary_conninfo = '{conninfo}'"),
             format!("primary_slot_name = '{}'", self.source.slot),
+            // A monitor that was promoted is followed.
+            "recovery_target_timeline = 'latest'".into(),
             "wal_receiver_timeout = 30s".into(),
             "wal_receiver_status_interval = 2s".into(),
             "wal_retrieve_retry_interval = 2s".into(),
@@ -76,6 +78,8 @@ pub struct CloneConfig<'a> {
     pub run_dir: &'a str,
     /// The settings that hot standby takes over from the monitor.
     pub control: &'a ControlData,
+    /// The timeline that the backup was made on.
+    pub timeline: u32,
     /// PostgreSQL's memory for shared buffers, in MiB.
     pub shared_buffers_mib: u32,
     /// It is to stay, as what was restored; otherwise it proves a backup and is thrown away, and what a power cut would
@@ -91,6 +95,7 @@ impl CloneConfig<'_> {
             "unix_socket_permissions = 0700".into(),
             "primary_conninfo = ''".into(),
             "primary_slot_name = ''".into(),
+            format!("recovery_target_timeline = '{}'", self.control.recovery_timeline(self.timeline)),
             format!("fsync = {}", if self.stays { "on" } else { "off" }),
             "autovacuum = off".into(),
             "max_wal_size = 4GB".into(),
@@ -116,7 +121,6 @@ fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Vec<String> 
         "hot_standby = on".into(),
         // never holds back the monitor's vacuum
         "hot_standby_feedback = off".into(),
-        "recovery_target_timeline = 'latest'".into(),
         // At least the monitor's values, or replay stops (documentation, "Hot Standby: Administrator's Overview").
         format!("max_connections = {}", c.max_connections),
         format!("max_worker_processes = {}", c.max_worker_processes),

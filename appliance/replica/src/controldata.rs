@@ -10,6 +10,8 @@ pub struct ControlData {
     pub system_identifier: u64,
     /// Latest checkpoint's timeline.
     pub timeline: u32,
+    /// Timeline of the minimum recovery ending location; 0 where there is none.
+    pub min_recovery_timeline: u32,
     /// `Minimum recovery ending location`; 0/0 on a primary.
     pub min_recovery: LsnText,
     /// Database block size in bytes.
@@ -67,6 +69,7 @@ impl ControlData {
         Ok(Self {
             system_identifier: number("Database system identifier", text("Database system identifier")?)?,
             timeline: setting("Latest checkpoint's TimeLineID")?,
+            min_recovery_timeline: setting("Min recovery ending loc's timeline")?,
             min_recovery: number::<Lsn>(min_recovery, text(min_recovery)?)?.to_string(),
             block_size: setting("Database block size")?,
             checksums: setting("Data page checksum version")? != 0,
@@ -78,12 +81,20 @@ impl ControlData {
         })
     }
 
+    /// The timeline on which a backup that was made on timeline `made_on` is recovered. Not the latest that its `pg_wal` knows:
+    /// a monitor that went another way has left its history there, on which this data is not. One that was promoted
+    /// already is on a newer one than when it was made.
+    pub fn recovery_timeline(&self, made_on: u32) -> u32 {
+        made_on.max(self.timeline).max(self.min_recovery_timeline)
+    }
+
     /// Values for tests, those of a fresh cluster.
     #[cfg(test)]
     pub(crate) fn example() -> Self {
         Self {
             system_identifier: 7_549_000_000_000_000_001,
             timeline: 1,
+            min_recovery_timeline: 0,
             min_recovery: "0/0".into(),
             block_size: 8192,
             checksums: true,
@@ -105,6 +116,7 @@ pg_control version number:            1700
 Database system identifier:           7549000000000000001
 Latest checkpoint's TimeLineID:       1
 Minimum recovery ending location:     0/0
+Min recovery ending loc's timeline:   0
 max_connections setting:              100
 max_worker_processes setting:         8
 max_wal_senders setting:              10

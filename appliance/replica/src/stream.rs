@@ -8,13 +8,16 @@ use crate::Lsn;
 /// What a monitor did that is behind its replica.
 const SET_BACK: &str = "the monitor was set back to an older state than the replica has";
 
+/// What a monitor did that was promoted before the replica's position, such as a restored one.
+const DIVERGED: &str = "the monitor went another way than the replica (its timeline diverged)";
+
 /// Parts of lines after which the stream never continues.
-const BROKEN: [(&str, &str); 4] = [
+const BROKEN: [(&str, &str); 6] = [
     ("has already been removed", "the monitor does not have the WAL any more that the replica needs"),
-    (
-        "forked off current database system timeline",
-        "the monitor went another way than the replica (its timeline diverged)",
-    ),
+    ("forked off current database system timeline", DIVERGED),
+    // The same at the replica's next start, which fails: it has the monitor's history by then.
+    ("is not a child of this server's history", DIVERGED),
+    ("does not contain minimum recovery point", DIVERGED),
     ("is ahead of the WAL flush position", SET_BACK),
     ("is behind recovery timeline", "the monitor is behind the replica (its timeline is older)"),
 ];

@@ -49,9 +49,11 @@ impl Restored {
             &config,
             format!(
                 "listen_addresses = ''\nunix_socket_directories = '{socket}'\nhba_file = '{socket}/hba'\n\
-                 ident_file = '{socket}/ident'\nfsync = off\nhot_standby = on\nmax_connections = {}\n\
+                 ident_file = '{socket}/ident'\nfsync = off\nhot_standby = on\n\
+                 recovery_target_timeline = '{}'\nmax_connections = {}\n\
                  max_worker_processes = {}\nmax_wal_senders = {}\nmax_prepared_transactions = {}\n\
                  max_locks_per_transaction = {}\n",
+                control.recovery_timeline(backup.postgresql.timeline),
                 control.max_connections,
                 control.max_worker_processes,
                 control.max_wal_senders,

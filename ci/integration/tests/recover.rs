@@ -185,7 +185,8 @@ fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Resu
         fs::copy(lost.data().join(name), restored.join(name))?;
         chown(restored.join(name), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
     }
-    let swap = Swap { live: lost.data(), beside: restored, id: backup.id.clone() };
+    let swap =
+        Swap { live: lost.data(), beside: restored, id: backup.id.clone(), owner: (CLUSTER_ID, CLUSTER_ID) };
     swap.mark()?;
     assert!(swap.bring_in()?);
     lost.run_server()?;

@@ -1,8 +1,8 @@
 //! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
 
 use api::{BackupList, Client, CreateBackup, EventKind, Peer, Reason, Verification};
-use hostd::Request;
-use integration::{Monitor, Server, paired, run, wait_for, wait_until_replayed};
+use hostd::{Request, Step};
+use integration::{CHECKSUM, Monitor, Restored, Server, paired, run, wait_for, wait_until_replayed};
 use std::time::Duration;
 use tools::Toolbox;
 
@@ -80,6 +80,51 @@ fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
     let list = server.client()?.backups()?;
     // What was there before the monitor was set back is not lost.
     assert!(list.backups.iter().any(|backup| backup.reason == Reason::BeforeResync), "{list:?}");
+    Ok(())
+}
+
+#[test]
+fn a_monitor_that_went_another_way_is_followed_and_what_was_there_before_restores() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, mut server) = paired(&toolbox, ROWS)?;
+    monitor.stop()?;
+    monitor.keep()?;
+    monitor.run_server()?;
+    monitor.sql("insert into t select generate_series(1, 100000)")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    let before = monitor.sql(CHECKSUM)?;
+    // The privileged process ends in the midst of the backup before the resync: by then the replica has the monitor's
+    // history, and PostgreSQL does not start with it any more.
+    server.stop("TERM")?;
+    server.start_hostd_until(Some(Step::BackupNamed))?;
+    server.start_backupd()?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    // As a restore does it: an older state, promoted.
+    monitor.stop()?;
+    monitor.set_back()?;
+    std::fs::write(monitor.data().join("standby.signal"), "")?;
+    monitor.own_data()?;
+    monitor.run_server()?;
+    monitor.sql("select pg_promote()")?;
+    monitor.sql("insert into t values (-1)")?;
+    server.wait_for_end_of_hostd()?;
+    server.start_hostd()?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+
+    let client = server.client()?;
+    let list = client.backups()?.backups;
+    let found = list.iter().find(|backup| backup.reason == Reason::BeforeResync);
+    let protected = found.ok_or_else(|| anyhow::anyhow!("{list:?}"))?;
+    client.verify_backup(&protected.id)?;
+    wait_for("the proof of the backup before", 3 * MINUTE, || match client.backup(&protected.id) {
+        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let folder = server.backups(monitor.peer.id);
+    let index = vtar::Index::read_from(std::fs::File::open(folder.join(format!("{}.index", protected.id)))?)?;
+    let tar = std::sync::Arc::new(index).reader(folder.join(&protected.id))?;
+    assert_eq!(Restored::start(&toolbox, protected, tar)?.sql(CHECKSUM)?, before);
     Ok(())
 }
 
