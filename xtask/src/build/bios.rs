@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use storage::layout::{self, BIOS_BOOT_BYTES, MIB};
+use storage::table::MBR_CODE_BYTES;
 use tools::Toolbox;
 
 use crate::jobs::{Input, Job, Room};
@@ -37,8 +38,6 @@ const MODULES: [&str; 18] = [
     "terminal",
     "halt",
 ];
-/// Bytes of the boot sector before the disk signature and the protective MBR's partition table.
-pub const MBR_CODE_BYTES: usize = 440;
 /// A sector in bytes: BIOS boots from no other.
 const SECTOR_BYTES: usize = 512;
 
