@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::mount::MountFlags;
 use storage::contents::{self, Contents};
 use storage::disks::Selector;
+use storage::plan::Profile;
 use storage::{btrfs, mounts};
 
 use crate::places::Places;
@@ -94,7 +95,7 @@ pub fn attach(places: &Places, name: &str, target: &Path, flags: MountFlags, was
         Action::Make => {
             let why = if found == Contents::Blank { "is blank" } else { "was never finished" };
             say(name, &format!("{} {why}; making a btrfs", device.display()));
-            btrfs::make_single(&places.mkfs, device, name)?;
+            btrfs::make(&places.mkfs, &[device.as_path()], name, Profile::Single)?;
         }
         Action::Mount => say(name, &format!("{} holds a btrfs", device.display())),
     }

@@ -3,21 +3,26 @@
 //! mkfs.btrfs is never given `--force`: it refuses a device on which it recognises a file system, a second guard
 //! behind [`crate::contents`].
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::MountFlags;
 use thiserror::Error;
 
+use crate::plan::Profile;
+
 /// Why a file system cannot be made or mounted.
 #[derive(Debug, Error)]
 pub enum BtrfsError {
     /// mkfs.btrfs cannot be run or failed.
-    #[error("cannot make a btrfs on {device}: {cause}", device = device.display())]
+    #[error(
+        "cannot make a btrfs on {}: {cause}",
+        devices.iter().map(|device| device.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
     Make {
-        /// The partition.
-        device: PathBuf,
+        /// The partitions.
+        devices: Vec<PathBuf>,
         /// What mkfs.btrfs said.
         cause: String,
     },
@@ -40,28 +45,23 @@ pub enum BtrfsError {
 /// The program that makes a file system, found on PATH; tests name the tools tree's.
 pub const MKFS: &str = "mkfs.btrfs";
 
-/// Makes a btrfs on a single device by the program `mkfs`: data single, metadata DUP.
+/// Makes one btrfs over `devices` by the program `mkfs`, with the profiles of `profile` for data and metadata.
 ///
 /// # Errors
 /// [`BtrfsError::Make`] with mkfs's own words.
-pub fn make_single(mkfs: &Path, device: &Path, label: &str) -> Result<(), BtrfsError> {
+pub fn make(mkfs: &Path, devices: &[&Path], label: &str, profile: Profile) -> Result<(), BtrfsError> {
     // As text: duct takes a `Path` of one component for a file in the working folder, not for a name on PATH.
-    let output = duct::cmd!(
-        mkfs.as_os_str(),
-        "--quiet",
-        "--label",
-        label,
-        "--data",
-        "single",
-        "--metadata",
-        "dup",
-        device
-    )
-    .stdin_null()
-    .stdout_capture()
-    .stderr_capture()
-    .unchecked()
-    .run();
+    let mut arguments: Vec<&OsStr> =
+        ["--quiet", "--label", label, "--data", profile.name(), "--metadata", profile.metadata()]
+            .map(OsStr::new)
+            .into();
+    arguments.extend(devices.iter().map(|device| device.as_os_str()));
+    let output = duct::cmd(mkfs.as_os_str(), arguments)
+        .stdin_null()
+        .stdout_capture()
+        .stderr_capture()
+        .unchecked()
+        .run();
     let cause = match output {
         Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => {
@@ -74,7 +74,7 @@ pub fn make_single(mkfs: &Path, device: &Path, label: &str) -> Result<(), BtrfsE
         }
         Err(error) => format!("{}: {error}", mkfs.display()),
     };
-    Err(BtrfsError::Make { device: device.into(), cause })
+    Err(BtrfsError::Make { devices: devices.iter().map(|device| device.into()).collect(), cause })
 }
 
 /// How the data file system is mounted: nothing that came from a monitor is ever run from it.
