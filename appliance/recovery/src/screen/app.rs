@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use api::Progress;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use recovery::server::Before;
 use recovery::steps::{Event, Step};
 use replica::{CopyProgress, meter};
-
-/// Longest text that is typed, in characters.
-const INPUT_MAX: usize = 253;
+use screen::Typed;
+use screen::parts::edit;
+use screen::ratatui::crossterm::event::{KeyCode, KeyEvent};
 
 /// A backup as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +45,31 @@ pub struct Working {
     pub began: Option<(u64, Instant)>,
 }
 
+/// What the journal of a restore says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderWay {
+    /// What it is, as a sentence.
+    pub text: String,
+    /// The server is needed to go on.
+    pub needs_server: bool,
+    /// It is restored already.
+    pub is_live: bool,
+}
+
+/// A failure, and what is under way after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// What went wrong.
+    pub text: String,
+    /// Where it can go on.
+    pub under_way: Option<UnderWay>,
+}
+
 /// What is asked or shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Page {
     /// A restore was cut; whether it goes on.
-    UnderWay {
-        /// What it is, as a sentence.
-        text: String,
-        /// The server is needed to go on.
-        needs_server: bool,
-    },
+    UnderWay(UnderWay),
     /// The server's address.
     Address,
     /// The key that it shows.
@@ -95,10 +110,10 @@ pub enum Task {
     /// Restore the backup of this name; `None`: what is under way.
     Restore(Option<String>),
     /// Pair with the server again.
-    Pair,
+    Pair(Before),
     /// Remove the data that was there before.
     Confirm,
-    /// Give up what is under way.
+    /// Remove what is under way.
     Abandon,
     /// The restore is done: the node is a monitor from its next boot on.
     Settle,
@@ -116,27 +131,17 @@ pub enum Message {
     /// From a restore or a pairing that runs.
     Told(Event, Instant),
     /// A restore has ended.
-    Restored(Result<(), String>),
+    Restored(Result<(), Failed>),
     /// A pairing has ended.
     Paired(Result<(), String>),
-    /// The old data is removed, or not.
-    Confirmed(Result<(), String>),
-    /// What was under way is given up, or not.
-    Abandoned(Result<(), String>),
+    /// The old data is removed, or not. What should be known of it.
+    Confirmed(Result<Vec<String>, String>),
+    /// What was under way is removed, or not.
+    Abandoned(Result<(), Failed>),
     /// Nothing was done: another restore runs.
     Refused(String),
     /// The node is a monitor from now on, or could not be made one.
     Settled(Result<(), String>),
-}
-
-/// A typed secret, which no debug output shows.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Typed(pub String);
-
-impl std::fmt::Debug for Typed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Typed(…)")
-    }
 }
 
 /// The whole state.
@@ -154,8 +159,14 @@ pub struct App {
     pub error: Option<String>,
     /// What should be known of the restore.
     pub notes: Vec<String>,
+    /// The data that was there before is removed.
+    pub removed: bool,
+    /// A pairing has failed, perhaps because what the server has cannot be kept.
+    pub pairing_failed: bool,
     /// The program ends.
     pub ended: bool,
+    /// The page on which the last task was asked for.
+    asked_on: Page,
     fingerprint: String,
     /// What the server is asked for.
     aim: Aim,
@@ -175,13 +186,9 @@ enum Aim {
 }
 
 impl App {
-    /// The first page; `under_way`: what was cut, whether it needs the server, whether it is restored already.
-    pub fn new(under_way: Option<(String, bool, bool)>) -> Self {
-        let page = match under_way {
-            Some((_, _, true)) => Page::Restored,
-            Some((text, needs_server, _)) => Page::UnderWay { text, needs_server },
-            None => Page::Address,
-        };
+    /// The first page; `under_way`: what was cut.
+    pub fn new(under_way: Option<UnderWay>) -> Self {
+        let page = Self::page_of(under_way, Page::Address);
         Self {
             page,
             address: String::new(),
@@ -189,7 +196,10 @@ impl App {
             rows: Vec::new(),
             error: None,
             notes: Vec::new(),
+            removed: false,
+            pairing_failed: false,
             ended: false,
+            asked_on: Page::Address,
             fingerprint: String::new(),
             aim: Aim::Choose,
             opened: false,
@@ -212,20 +222,26 @@ impl App {
             }
             Message::Told(event, now) => self.told(event, now),
             Message::Restored(Ok(())) => self.page = Page::Restored,
-            Message::Restored(Err(error)) => self.fail(error, self.after_failure()),
+            Message::Restored(Err(failed)) | Message::Abandoned(Err(failed)) => {
+                let page = Self::page_of(failed.under_way, self.page_of_choice());
+                self.fail(failed.text, page);
+            }
             Message::Paired(Ok(())) => {
                 self.page = Page::Done;
                 return Some(Task::Settle);
             }
-            Message::Paired(Err(error)) => self.fail(error, Page::Restored),
-            Message::Confirmed(Ok(())) => {
-                self.notes.push("The data that was there before is removed.".into());
+            Message::Paired(Err(error)) => {
+                self.pairing_failed = true;
+                self.fail(error, Page::Restored);
+            }
+            Message::Confirmed(Ok(notes)) => {
+                self.notes.extend(notes);
+                self.removed = true;
                 self.page = Page::Done;
             }
             Message::Confirmed(Err(error)) => self.fail(error, Page::Done),
-            Message::Abandoned(Ok(())) => self.page = Page::Address,
-            Message::Abandoned(Err(error)) => self.fail(error, Page::Address),
-            Message::Refused(error) => self.fail(error, self.after_failure()),
+            Message::Abandoned(Ok(())) => self.page = self.page_of_choice(),
+            Message::Refused(error) => self.fail(error, self.asked_on.clone()),
             Message::Settled(Ok(())) => {}
             Message::Settled(Err(error)) => self.error = Some(error),
         }
@@ -237,16 +253,18 @@ impl App {
         self.page = page;
     }
 
-    /// Where a restore that failed can go on: chosen again, it does not begin anew.
-    fn after_failure(&self) -> Page {
-        if self.opened {
-            return Page::List { marked: 0 };
+    /// Where it goes on by what the journal says; `else_page`: nothing is under way.
+    fn page_of(under_way: Option<UnderWay>, else_page: Page) -> Page {
+        match under_way {
+            Some(UnderWay { is_live: true, .. }) => Page::Restored,
+            Some(under_way) => Page::UnderWay(under_way),
+            None => else_page,
         }
-        if self.fingerprint.is_empty() {
-            return Page::Address;
-        }
-        let text = "The restore was not finished; nothing of this machine has changed.".to_owned();
-        Page::UnderWay { text, needs_server: false }
+    }
+
+    /// Where a backup is chosen.
+    fn page_of_choice(&self) -> Page {
+        if self.opened { Page::List { marked: 0 } } else { Page::Address }
     }
 
     fn opened_with(&mut self, rows: Vec<Row>) -> Option<Task> {
@@ -258,7 +276,7 @@ impl App {
                 return None;
             }
             Aim::GoOn => Task::Restore(None),
-            Aim::Pair => Task::Pair,
+            Aim::Pair => Task::Pair(Before::Kept),
         };
         self.page = Page::Working(Working::default());
         Some(task)
@@ -285,15 +303,24 @@ impl App {
     }
 
     fn key(&mut self, key: KeyEvent) -> Option<Task> {
-        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+        if screen::is_interrupt(key) {
             self.ended = true;
             return None;
         }
         // The error was seen.
         self.error = None;
-        match (self.page.clone(), key.code) {
-            (Page::UnderWay { needs_server, .. }, KeyCode::Enter) => {
-                if needs_server {
+        let page = self.page.clone();
+        let task = self.key_on(page.clone(), key.code);
+        if task.is_some() {
+            self.asked_on = page;
+        }
+        task
+    }
+
+    fn key_on(&mut self, page: Page, code: KeyCode) -> Option<Task> {
+        match (page, code) {
+            (Page::UnderWay(under_way), KeyCode::Enter) => {
+                if under_way.needs_server && !self.opened {
                     self.aim = Aim::GoOn;
                     self.page = Page::Address;
                     return None;
@@ -301,7 +328,7 @@ impl App {
                 self.page = Page::Working(Working::default());
                 return Some(Task::Restore(None));
             }
-            (Page::UnderWay { .. }, KeyCode::Char('g')) => {
+            (Page::UnderWay(_), KeyCode::Char('a')) => {
                 self.page = Page::Waiting("Removing what the restore has made …");
                 return Some(Task::Abandon);
             }
@@ -342,16 +369,20 @@ impl App {
             (Page::Restored, KeyCode::Enter) => {
                 if self.opened {
                     self.page = Page::Working(Working::default());
-                    return Some(Task::Pair);
+                    return Some(Task::Pair(Before::Kept));
                 }
                 self.aim = Aim::Pair;
                 self.page = Page::Address;
+            }
+            (Page::Restored, KeyCode::Char('w')) if self.pairing_failed => {
+                self.page = Page::Working(Working::default());
+                return Some(Task::Pair(Before::MayBeLost));
             }
             (Page::Restored, KeyCode::Char('s')) => {
                 self.page = Page::Done;
                 return Some(Task::Settle);
             }
-            (Page::Done, KeyCode::Char('c')) => {
+            (Page::Done, KeyCode::Char('c')) if !self.removed => {
                 self.page = Page::Waiting("Removing the data that was there before …");
                 return Some(Task::Confirm);
             }
@@ -362,21 +393,20 @@ impl App {
     }
 }
 
-/// Types into a line.
-fn edit(text: &mut String, code: KeyCode) {
-    match code {
-        KeyCode::Char(typed) if text.chars().count() < INPUT_MAX && !typed.is_control() => text.push(typed),
-        KeyCode::Backspace => drop(text.pop()),
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn app(under_way: Option<(&str, bool, bool)>) -> App {
-        App::new(under_way.map(|(text, needs_server, is_live)| (text.to_owned(), needs_server, is_live)))
+    fn app(needs_server_and_is_live: Option<(bool, bool)>) -> App {
+        App::new(needs_server_and_is_live.map(under_way))
+    }
+
+    fn under_way((needs_server, is_live): (bool, bool)) -> UnderWay {
+        UnderWay { text: "Cut.".into(), needs_server, is_live }
+    }
+
+    fn failed(needs_server_and_is_live: Option<(bool, bool)>) -> Failed {
+        Failed { text: "It failed.".into(), under_way: needs_server_and_is_live.map(under_way) }
     }
 
     fn row(name: &str, obstacles: &[&str]) -> Row {
@@ -435,10 +465,12 @@ mod tests {
         assert_eq!(app.page, Page::Preflight(row("old", &[])));
         assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(Some("old".into()))));
         app.update(Message::Restored(Ok(())));
-        assert_eq!(typed(&mut app, "Enter"), Some(Task::Pair));
+        assert_eq!(typed(&mut app, "Enter"), Some(Task::Pair(Before::Kept)));
         assert_eq!(app.update(Message::Paired(Ok(()))), Some(Task::Settle));
         assert_eq!(typed(&mut app, "c"), Some(Task::Confirm));
-        app.update(Message::Confirmed(Ok(())));
+        app.update(Message::Confirmed(Ok(vec!["A note.".into()])));
+        assert_eq!((&app.page, app.notes.as_slice()), (&Page::Done, &["A note.".to_owned()][..]));
+        assert_eq!(typed(&mut app, "c"), None, "there is nothing more to remove");
         typed(&mut app, "Enter");
         assert!(app.ended);
     }
@@ -458,13 +490,30 @@ mod tests {
         typed(&mut app, "right Enter");
         app.update(Message::Opened(Ok(vec![row("x", &[])])));
         typed(&mut app, "Enter Enter");
-        app.update(Message::Restored(Err("damaged".into())));
+        app.update(Message::Refused("another console".into()));
+        assert!(matches!(app.page, Page::Preflight(_)), "{:?}", app.page);
+        typed(&mut app, "Enter");
+        app.update(Message::Restored(Err(failed(None))));
+        assert_eq!(app.page, Page::List { marked: 0 }, "it has not begun");
+        typed(&mut app, "Enter Enter");
+        app.update(Message::Restored(Err(failed(Some((true, false))))));
+        assert_eq!(app.page, Page::UnderWay(under_way((true, false))));
+        assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(None)), "the server is known");
+        app.update(Message::Restored(Err(failed(Some((false, false))))));
+        assert_eq!(typed(&mut app, "a"), Some(Task::Abandon));
+        app.update(Message::Abandoned(Err(failed(Some((false, false))))));
+        assert_eq!(app.page, Page::UnderWay(under_way((false, false))));
+        typed(&mut app, "a");
+        app.update(Message::Abandoned(Ok(())));
         assert_eq!(app.page, Page::List { marked: 0 });
         typed(&mut app, "Enter Enter");
         app.update(Message::Restored(Ok(())));
+        assert_eq!(typed(&mut app, "w"), None, "it is tried with the backup first");
         typed(&mut app, "Enter");
         app.update(Message::Paired(Err("no".into())));
         assert_eq!(app.page, Page::Restored);
+        assert_eq!(typed(&mut app, "w"), Some(Task::Pair(Before::MayBeLost)));
+        app.update(Message::Paired(Err("no".into())));
         assert_eq!(typed(&mut app, "s"), Some(Task::Settle));
         assert_eq!(app.page, Page::Done);
     }
@@ -472,20 +521,20 @@ mod tests {
     #[test]
     fn what_was_cut_goes_on() {
         // After the download the server is not needed.
-        assert_eq!(typed(&mut app(Some(("x", false, false))), "Enter"), Some(Task::Restore(None)));
-        assert_eq!(typed(&mut app(Some(("x", false, false))), "g"), Some(Task::Abandon));
+        assert_eq!(typed(&mut app(Some((false, false))), "Enter"), Some(Task::Restore(None)));
+        assert_eq!(typed(&mut app(Some((false, false))), "a"), Some(Task::Abandon));
         // Before its end it is asked for, and then nothing is chosen.
-        let mut cut = app(Some(("x", true, false)));
+        let mut cut = app(Some((true, false)));
         typed(&mut cut, "Enter a Enter");
         cut.update(Message::Looked(Ok("k".into())));
         typed(&mut cut, "y p Enter");
         assert_eq!(cut.update(Message::Opened(Ok(vec![]))), Some(Task::Restore(None)));
         // Restored and not paired: the server is asked for first.
-        let mut live = app(Some(("x", false, true)));
+        let mut live = app(Some((false, true)));
         typed(&mut live, "Enter a Enter");
         live.update(Message::Looked(Ok("k".into())));
         typed(&mut live, "y p Enter");
-        assert_eq!(live.update(Message::Opened(Ok(vec![]))), Some(Task::Pair));
+        assert_eq!(live.update(Message::Opened(Ok(vec![]))), Some(Task::Pair(Before::Kept)));
     }
 
     #[test]

@@ -1,52 +1,41 @@
 //! How a page looks. Eighty columns and 24 lines are enough, as a serial console has no more.
 
-use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout};
-use ratatui::style::{Modifier, Style};
-use ratatui::text::{Line, Text};
-use ratatui::widgets::{Block, Gauge, List, ListState, Paragraph, Wrap};
+use recovery::checks::gigabytes;
+use screen::parts::{self, field};
+use screen::ratatui::Frame;
+use screen::ratatui::layout::{Constraint, Layout, Rect};
+use screen::ratatui::style::Modifier;
+use screen::ratatui::text::{Line, Text};
+use screen::ratatui::widgets::{Block, Borders, List, ListState, Paragraph, Wrap};
 
 use super::app::{App, Page, Row, Working};
 
-const TITLE: &str = " Restore from backup ";
+const TITLE: &str = "Restore from backup";
 
 /// Draws it.
 pub fn draw(app: &App, frame: &mut Frame<'_>) {
-    let height = app.error.as_ref().map_or(0, |error| lines_of(error, frame.area().width));
-    let [page, error, keys] =
-        Layout::vertical([Constraint::Fill(1), Constraint::Length(height), Constraint::Length(1)])
-            .areas(frame.area());
-    let block = Block::bordered().title(TITLE).title_style(Modifier::BOLD);
-    let inside = block.inner(page);
-    frame.render_widget(block, page);
+    let inside = parts::page(frame, TITLE, app.error.as_deref(), keys_of(app));
     match &app.page {
         Page::List { marked } => list(app, *marked, frame, inside),
         Page::Working(working) => work(app, working, frame, inside),
         _ => frame.render_widget(Paragraph::new(text(app)).wrap(Wrap { trim: false }), inside),
     }
-    if let Some(message) = &app.error {
-        let message = Paragraph::new(message.as_str()).wrap(Wrap { trim: true });
-        frame.render_widget(message.style(Style::new().add_modifier(Modifier::REVERSED)), error);
-    }
-    frame.render_widget(Line::from(keys_of(&app.page)), keys);
 }
 
-/// Lines that an error takes at most: words do not break where lines end, so a line is not always full.
-fn lines_of(error: &str, width: u16) -> u16 {
-    let full = error.chars().count() / usize::from((width * 3 / 4).max(1)) + 1;
-    u16::try_from(full).unwrap_or(u16::MAX).min(10)
-}
-
-fn keys_of(page: &Page) -> &'static str {
-    match page {
-        Page::UnderWay { .. } => " Enter go on · g give up · Ctrl-C leave",
+fn keys_of(app: &App) -> &'static str {
+    match &app.page {
+        Page::UnderWay(_) => " Enter continue · a abandon · Ctrl-C leave",
         Page::Address => " Enter next · Ctrl-C leave",
         Page::Fingerprint(_) => " y it is the same · Esc back · Ctrl-C leave",
         Page::Password => " Enter next · Esc back · Ctrl-C leave",
         Page::List { .. } => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
         Page::Preflight(_) => " Enter restore · Esc back · Ctrl-C leave",
         Page::Working(_) => " Ctrl-C leave: it goes on when this is started again",
+        Page::Restored if app.pairing_failed => {
+            " Enter pair · w pair without that backup · s skip · Ctrl-C leave"
+        }
         Page::Restored => " Enter pair · s skip · Ctrl-C leave",
+        Page::Done if app.removed => " Enter leave",
         Page::Done => " c remove the old data · Enter leave",
         Page::Waiting(_) => " Ctrl-C leave",
     }
@@ -55,10 +44,14 @@ fn keys_of(page: &Page) -> &'static str {
 fn text(app: &App) -> Text<'_> {
     let mut lines: Vec<Line<'_>> = Vec::new();
     match &app.page {
-        Page::UnderWay { text, .. } => {
-            lines.push(text.as_str().into());
+        Page::UnderWay(under_way) => {
+            lines.push(under_way.text.as_str().into());
             lines.push("".into());
-            lines.push("It can go on where it was, or be given up: then what it has made is removed.".into());
+            lines.push(
+                "It can continue where it was, or be abandoned: then what it has made is removed, and the machine has \
+                 what it had before."
+                    .into(),
+            );
         }
         Page::Address => {
             lines.push("Address or name of the backup server:".into());
@@ -79,7 +72,7 @@ fn text(app: &App) -> Text<'_> {
         Page::Password => {
             lines.push("Password of user backup:".into());
             lines.push("".into());
-            lines.push(field(&"•".repeat(app.password.0.chars().count())));
+            lines.push(field(&app.password.dots()));
         }
         Page::Preflight(row) => preflight(row, &mut lines),
         Page::Restored => {
@@ -96,6 +89,10 @@ fn text(app: &App) -> Text<'_> {
             lines.push("Done. The monitor is restored and runs.".into());
             notes(app, &mut lines);
             lines.push("".into());
+            if app.removed {
+                lines.push("What was there before is removed.".into());
+                return lines.into();
+            }
             lines.push(
                 "The data that was there before is kept until you remove it, here or later with `monitor-link restore \
                  confirm`."
@@ -106,10 +103,6 @@ fn text(app: &App) -> Text<'_> {
         Page::List { .. } | Page::Working(_) => {}
     }
     Text::from(lines)
-}
-
-fn field(text: &str) -> Line<'static> {
-    Line::from(format!("  {text}█"))
 }
 
 fn notes<'a>(app: &'a App, lines: &mut Vec<Line<'a>>) {
@@ -137,7 +130,7 @@ fn preflight(row: &Row, lines: &mut Vec<Line<'_>>) {
     }
 }
 
-fn list(app: &App, marked: usize, frame: &mut Frame<'_>, area: ratatui::layout::Rect) {
+fn list(app: &App, marked: usize, frame: &mut Frame<'_>, area: Rect) {
     let [rows, details] = Layout::vertical([Constraint::Fill(1), Constraint::Length(6)]).areas(area);
     if app.rows.is_empty() {
         frame.render_widget(Paragraph::new("The backup server has no backups."), rows);
@@ -148,7 +141,7 @@ fn list(app: &App, marked: usize, frame: &mut Frame<'_>, area: ratatui::layout::
         let size = gigabytes(row.bytes);
         format!("{can} {}  {}  {:>10}  {size:>9}  {}", row.id, row.created, row.version, row.verified)
     });
-    let list = List::new(lines).highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let list = List::new(lines).highlight_style(parts::marked());
     let mut state = ListState::default().with_selected(Some(marked));
     frame.render_stateful_widget(list, rows, &mut state);
     let Some(row) = app.rows.get(marked) else { return };
@@ -156,11 +149,11 @@ fn list(app: &App, marked: usize, frame: &mut Frame<'_>, area: ratatui::layout::
     if !row.comment.is_empty() {
         text.push(row.comment.as_str().into());
     }
-    let details_block = Block::new().borders(ratatui::widgets::Borders::TOP);
+    let details_block = Block::new().borders(Borders::TOP);
     frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }).block(details_block), details);
 }
 
-fn work(app: &App, working: &Working, frame: &mut Frame<'_>, area: ratatui::layout::Rect) {
+fn work(app: &App, working: &Working, frame: &mut Frame<'_>, area: Rect) {
     let [step, bar, figures, rest] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(1),
@@ -171,15 +164,8 @@ fn work(app: &App, working: &Working, frame: &mut Frame<'_>, area: ratatui::layo
     let sentence = working.step.map_or("Looking at what is there …", recovery::steps::Step::sentence);
     frame.render_widget(Line::from(sentence), step);
     if let Some(progress) = &working.progress {
-        let ratio = f64::from(progress.percent.min(100)) / 100.0;
-        frame.render_widget(Gauge::default().ratio(ratio), bar);
-        let left = progress.seconds_left.map_or(String::new(), |left| format!(", {} left", time(left)));
-        let text = format!(
-            "{} of {}, {} MB/s{left}",
-            gigabytes(progress.done),
-            gigabytes(progress.total),
-            progress.rate / 1_000_000
-        );
+        frame.render_widget(parts::bar(progress.done, progress.total), bar);
+        let text = parts::figures(progress.done, progress.total, progress.rate, progress.seconds_left);
         frame.render_widget(Line::from(text), figures);
     } else if let Some((lsn, target)) = &working.replayed {
         frame.render_widget(Line::from(format!("WAL is replayed to {lsn}, needed is {target}")), figures);
@@ -189,23 +175,12 @@ fn work(app: &App, working: &Working, frame: &mut Frame<'_>, area: ratatui::layo
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), rest);
 }
 
-fn gigabytes(bytes: u64) -> String {
-    format!("{}.{:02} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 10_000_000)
-}
-
-fn time(seconds: u64) -> String {
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes} min"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ratatui::Terminal;
-    use ratatui::backend::TestBackend;
+    use crate::screen::app::UnderWay;
+    use screen::ratatui::Terminal;
+    use screen::ratatui::backend::TestBackend;
 
     fn shown(app: &App) -> String {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
@@ -255,7 +230,10 @@ mod tests {
             (Page::Working(working), &["50%", "1.17 GB of 2.34 GB, 105 MB/s, 1 min 15 s left"]),
             (Page::Restored, &["restored and runs", "s skip"]),
             (Page::Done, &["kept until you remove it", "c remove the old data"]),
-            (Page::UnderWay { text: "Cut.".into(), needs_server: true }, &["Cut.", "g give up"]),
+            (
+                Page::UnderWay(UnderWay { text: "Cut.".into(), needs_server: true, is_live: false }),
+                &["Cut.", "a abandon"],
+            ),
         ];
         for (page, parts) in table {
             app.page = page;
