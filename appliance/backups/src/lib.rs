@@ -17,4 +17,6 @@ pub mod schedule;
 pub use catalog::{Entry, PARTIAL_PREFIX, list, monitor, monitors};
 pub use disarm::disarm;
 pub use id::{BackupId, BackupIdError};
-pub use manifest::{ManifestError, id_beside, index_path, manifest_path, read_manifest, write_manifest};
+pub use manifest::{
+    ManifestError, id_beside, index_path, manifest_path, parse_manifest, read_manifest, write_manifest,
+};

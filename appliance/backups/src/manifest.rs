@@ -25,6 +25,16 @@ pub enum ManifestError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A newer version wrote it.
+    #[error(
+        "manifest {path}: its format is {format}, this version reads up to {MANIFEST_FORMAT}; update this machine"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
     /// It says something else than its place.
     #[error("manifest {path} is damaged: {problem}")]
     Contradiction {
@@ -68,20 +78,32 @@ pub fn read_manifest(folder: &Path, id: &BackupId) -> Result<Manifest, ManifestE
     if size > MANIFEST_MAX {
         return Err(contradiction(format!("it has {size} bytes, more than any manifest")));
     }
-    let text = fs::read(&path).map_err(io)?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|source| ManifestError::Malformed { path: path.clone(), source })?;
-    let backup = &manifest.backup;
-    if backup.format > MANIFEST_FORMAT {
-        return Err(contradiction(format!(
-            "its format is {}, this version reads up to {MANIFEST_FORMAT}; update the backup server",
-            backup.format
-        )));
+    parse_manifest(&path, &fs::read(&path).map_err(io)?, id)
+}
+
+/// Reads the text of the manifest of `id`; `path` is where it is from.
+///
+/// # Errors
+/// No manifest, of a newer form, or of another backup.
+pub fn parse_manifest(path: &Path, text: &[u8], id: &BackupId) -> Result<Manifest, ManifestError> {
+    let contradiction = |problem: String| ManifestError::Contradiction { path: path.to_owned(), problem };
+    let malformed = |source| ManifestError::Malformed { path: path.to_owned(), source };
+    // First the form alone: what a newer version wrote may look damaged to this one.
+    let form: Form = serde_json::from_slice(text).map_err(malformed)?;
+    if form.format > MANIFEST_FORMAT {
+        return Err(ManifestError::Newer { path: path.to_owned(), format: form.format });
     }
-    if backup.id != id.as_str() {
-        return Err(contradiction(format!("it is of backup {:?}", backup.id)));
+    let manifest: Manifest = serde_json::from_slice(text).map_err(malformed)?;
+    if manifest.backup.id != id.as_str() {
+        return Err(contradiction(format!("it is of backup {:?}", manifest.backup.id)));
     }
     Ok(manifest)
+}
+
+/// What manifests of every form have.
+#[derive(serde::Deserialize)]
+struct Form {
+    format: u32,
 }
 
 /// Writes the manifest of a backup beside its snapshot, readable by its owner and group (`None`: whoever runs this).
@@ -133,9 +155,7 @@ pub(crate) mod tests {
         let id: BackupId = "20261123T205430Z".parse().unwrap();
         let other = serde_json::to_string(&backup("20261123T205431Z")).unwrap();
         let newer = serde_json::to_string(&Backup { format: 2, ..backup(id.as_str()) }).unwrap();
-        for (text, problem) in
-            [("{", "damaged"), (&*other, "of backup"), (&*newer, "update the backup server")]
-        {
+        for (text, problem) in [("{", "damaged"), (&*other, "of backup"), (&*newer, "update this machine")] {
             fs::write(manifest_path(folder.path(), &id), text).unwrap();
             let error = read_manifest(folder.path(), &id).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");

@@ -16,6 +16,8 @@ pub struct Machine {
     pub postgresql_major: u32,
     /// Version of the GNU C library, such as `2.41`: text sorts by it.
     pub libc: String,
+    /// Architecture of the processor, as Rust names it.
+    pub architecture: &'static str,
     /// What `locale -a` prints.
     pub locales: BTreeSet<String>,
     /// Free bytes where the data directory lies.
@@ -33,6 +35,20 @@ pub fn obstacles(backup: &Backup, machine: &Machine) -> Vec<String> {
     differs("monitor version", &backup.monitor.version, &machine.monitor_version);
     let major = |major: u32| major.to_string();
     differs("PostgreSQL", &major(backup.postgresql.major), &major(machine.postgresql_major));
+    if let Some(architecture) = &backup.postgresql.architecture
+        && architecture != machine.architecture
+    {
+        found.push(format!(
+            "It is of a machine with architecture {architecture}, and this one has {}: its data files cannot be read here.",
+            machine.architecture
+        ));
+    }
+    if backup.postgresql.superuser.is_none() {
+        found.push(
+            "No superuser of its database may log in, so nobody could recover it: take one that was made when there was one."
+                .into(),
+        );
+    }
     for collation in &backup.postgresql.collations {
         if let Some(there) = collation.version.as_deref().filter(|_| collation.provider == "c")
             && there != machine.libc
@@ -55,7 +71,7 @@ pub fn obstacles(backup: &Backup, machine: &Machine) -> Vec<String> {
     if needed > machine.free_bytes {
         found.push(format!(
             "It needs {}, and {} are free beside the old data: make room or take a larger disk.",
-            gigabytes(needed.saturating_add(99_999_999)), // rounded up, or both would read the same
+            gigabytes(needed.saturating_add(9_999_999)), // rounded up, or both would read the same
             gigabytes(machine.free_bytes)
         ));
     }
@@ -82,8 +98,8 @@ fn is_installed(name: &str, locales: &BTreeSet<String>) -> bool {
 }
 
 /// Bytes as people read them.
-fn gigabytes(bytes: u64) -> String {
-    format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000)
+pub fn gigabytes(bytes: u64) -> String {
+    format!("{}.{:02} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 10_000_000)
 }
 
 #[cfg(test)]
@@ -97,6 +113,7 @@ mod tests {
             monitor_version: "1.2".into(),
             postgresql_major: 17,
             libc: "2.41".into(),
+            architecture: "x86_64",
             locales: ["C", "de_DE.utf8", "nb_NO@euro"].map(str::to_owned).into(),
             free_bytes: 10_000_000_000,
         }
@@ -126,6 +143,7 @@ mod tests {
                 flushed_lsn: "0/1".into(),
                 block_size: 8192,
                 checksums: true,
+                architecture: Some("x86_64".into()),
                 collations: vec![collation("c", "de_DE.UTF-8", Some("2.41"))],
             },
             sizes: Sizes { files: 9_000_000_000, tar: 9_100_000_000 },
@@ -147,8 +165,14 @@ mod tests {
             ),
             (|_, m| m.postgresql_major = 16, &["PostgreSQL 17, and this machine has 16"]),
             (|_, m| m.libc = "2.36".into(), &["sorts by C library 2.41, and this machine has 2.36"]),
+            (|b, _| b.postgresql.architecture = None, &[]),
+            (|_, m| m.architecture = "aarch64", &["architecture x86_64, and this one has aarch64"]),
+            (|b, _| b.postgresql.superuser = None, &["No superuser of its database may log in"]),
             (|_, m| m.locales.clear(), &["needs the locale de_DE.UTF-8, which is not installed here"]),
-            (|_, m| m.free_bytes = 9_536_870_911, &["needs 9.6 GB, and 9.5 GB are free beside the old data"]),
+            (
+                |_, m| m.free_bytes = 9_536_870_911,
+                &["needs 9.54 GB, and 9.53 GB are free beside the old data"],
+            ),
             (|_, m| m.free_bytes = 9_536_870_912, &[]),
             (
                 |b, _| {

@@ -11,10 +11,12 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+/// The main configuration file.
+pub const MAIN_CONF: &str = "postgresql.conf";
 /// What ALTER SYSTEM writes.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
 /// Configuration that may lie in a data directory.
-pub const IN_DATA: [&str; 4] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", AUTO_CONF];
+pub const IN_DATA: [&str; 4] = [MAIN_CONF, "pg_hba.conf", "pg_ident.conf", AUTO_CONF];
 
 /// Which file of the data directory this path of the monitor's is. That of ALTER SYSTEM is always there, wherever that was.
 fn name_in_data(path: &Path, data: &Path) -> Option<&'static str> {
@@ -50,15 +52,29 @@ pub fn sort<'a>(
     (taken, left)
 }
 
+/// A main configuration file that names `data` as data directory: the monitor's may have been elsewhere. What is said last
+/// counts (PostgreSQL documentation, "Parameter Interaction via the Configuration File").
+pub fn with_data_directory(text: &str, data: &Path) -> String {
+    let quoted = data.to_string_lossy().replace('\'', "''");
+    let line = format!("data_directory = '{quoted}'");
+    let names_one = |line: &&str| {
+        let setting = line.trim_start();
+        setting.get(.."data_directory".len()).is_some_and(|name| name.eq_ignore_ascii_case("data_directory"))
+    };
+    match text.lines().rev().find(names_one) {
+        Some(last) if last.split('#').next().unwrap_or(last).trim() == line => text.to_owned(),
+        _ => format!("{}\n{line} # this machine's\n", text.trim_end_matches('\n')),
+    }
+}
+
 /// Makes `beside` a copy of the live configuration folder with `files` in it. What stood at `beside` is an attempt that was
 /// cut: it goes first.
 ///
 /// # Errors
-/// Those of the file system; something that is no file, folder or link is in the folder.
-pub fn make(live: &Path, beside: &Path, files: &BTreeMap<PathBuf, &str>) -> Result<()> {
-    if beside.exists() {
-        fs::remove_dir_all(beside).with_context(|| format!("cannot remove {}", beside.display()))?;
-    }
+/// Those of the file system; something that is no file, folder or link is in the folder; a file would come through a
+/// link to somewhere else.
+pub fn make(live: &Path, beside: &Path, files: &BTreeMap<PathBuf, String>) -> Result<()> {
+    files::remove_folder(beside)?;
     copy(live, beside)?;
     let folder = fs::metadata(live).with_context(|| format!("cannot read {}", live.display()))?;
     let folder_owner = (folder.uid(), folder.gid());
@@ -68,9 +84,18 @@ pub fn make(live: &Path, beside: &Path, files: &BTreeMap<PathBuf, &str>) -> Resu
         let owner = old.as_ref().map_or(folder_owner, |old| (old.uid(), old.gid()));
         // Access rules and user maps are nobody else's business; so is what nobody knows.
         let mode = old.as_ref().map_or(0o640, |old| old.mode() & 0o777);
-        let parent = path.parent().unwrap_or(beside);
-        if !parent.is_dir() {
-            files::folder(parent, 0o755, folder_owner)?;
+        let mut folder = beside.to_owned();
+        for component in name.parent().into_iter().flat_map(Path::components) {
+            folder.push(component);
+            match fs::symlink_metadata(&folder) {
+                Ok(found) if found.is_symlink() => bail!(
+                    "{} is a link, and the monitor's {} would be written through it: replace it by a folder",
+                    live.join(folder.strip_prefix(beside).unwrap_or(&folder)).display(),
+                    name.display()
+                ),
+                Ok(_) => {}
+                Err(_) => files::folder(&folder, 0o755, folder_owner).map(drop)?,
+            }
         }
         files::write(&path, text.as_bytes(), mode, Some(owner))?;
     }
@@ -146,11 +171,12 @@ mod tests {
         fs::set_permissions(live.join("infimonitor.key"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::set_permissions(live.join("postgresql.conf"), fs::Permissions::from_mode(0o644)).unwrap();
         symlink("/var/log/postgresql", live.join("log")).unwrap();
-        let files = BTreeMap::from([
-            ("postgresql.conf".into(), "port = 2\n"),
-            ("conf.d/tuning.conf".into(), "work_mem = '8MB'\n"),
-            ("more/deep.conf".into(), ""),
-        ]);
+        let files = [
+            ("postgresql.conf", "port = 2\n"),
+            ("conf.d/tuning.conf", "work_mem = '8MB'\n"),
+            ("more/deep.conf", ""),
+        ];
+        let files = files.map(|(name, text)| (name.into(), text.to_owned())).into();
         for _ in 0..2 {
             make(&live, &beside, &files).unwrap();
             let read = |name: &str| fs::read_to_string(beside.join(name)).unwrap();
@@ -165,5 +191,33 @@ mod tests {
             assert_eq!(fs::read_link(beside.join("log")).unwrap(), Path::new("/var/log/postgresql"));
             assert_eq!(fs::read_to_string(live.join("postgresql.conf")).unwrap(), "port = 1\n");
         }
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let (live, beside) = (root.path().join("main"), root.path().join("main.restored"));
+        fs::create_dir_all(&live).unwrap();
+        fs::create_dir(root.path().join("elsewhere")).unwrap();
+        symlink(root.path().join("elsewhere"), live.join("conf.d")).unwrap();
+        let error = make(&live, &beside, &[("conf.d/x.conf".into(), String::new())].into()).unwrap_err();
+        assert!(error.to_string().contains("main/conf.d is a link"), "{error}");
+        assert_eq!(fs::read_dir(root.path().join("elsewhere")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_data_directory_is_this_machines() {
+        let line = "data_directory = '/srv/it''s'";
+        let added = format!("{line} # this machine's\n");
+        for (text, expected) in [
+            ("port = 1\n", format!("port = 1\n{added}")),
+            ("data_directory = '/other'\n", format!("data_directory = '/other'\n{added}")),
+            ("Data_Directory '/other'", format!("Data_Directory '/other'\n{added}")),
+            ("# data_directory = '/srv/it''s'", format!("# data_directory = '/srv/it''s'\n{added}")),
+        ] {
+            assert_eq!(with_data_directory(text, Path::new("/srv/it's")), expected);
+        }
+        let right = format!("a = 1\ndata_directory = '/x'\n {line}\t# here\nb = 2\n");
+        assert_eq!(with_data_directory(&right, Path::new("/srv/it's")), right);
     }
 }

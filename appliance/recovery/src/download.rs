@@ -183,13 +183,23 @@ impl Source {
         let (sender, receiver) = sync_channel(0);
         let source = self.clone();
         thread::spawn(move || {
-            let chunk_bytes = tar.digests.as_ref().map_or(DIGEST_CHUNK_BYTES, |digests| digests.chunk_bytes);
+            let name = tar.name.clone();
+            let chunk_bytes =
+                match tar.digests.as_ref().map_or(DIGEST_CHUNK_BYTES, |digests| digests.chunk_bytes) {
+                    bytes @ 1..=DIGEST_CHUNK_BYTES => bytes,
+                    bytes => {
+                        // More would be kept in memory.
+                        let problem = format!("its manifest has hashes of {bytes} bytes each");
+                        sender.send(Err(Failure::Damaged { name, problem })).ok();
+                        return;
+                    }
+                };
             let mut fetcher = Fetcher { source, tar, session: None };
             let (mut chunk, mut skip) = first_chunk(from, chunk_bytes);
             while chunk.saturating_mul(chunk_bytes) < fetcher.tar.bytes {
                 let fetched = fetcher.chunk(chunk, chunk_bytes).map(|mut bytes| {
                     bytes.drain(..skip.min(bytes.len()));
-                    bytes
+                    Some(bytes)
                 });
                 let failed = fetched.is_err();
                 // Fails when nobody reads any more.
@@ -198,14 +208,15 @@ impl Source {
                 }
                 (chunk, skip) = (chunk + 1, 0);
             }
+            sender.send(Ok(None)).ok();
         });
-        Checked { receiver, current: Vec::new(), given: 0 }
+        Checked { receiver, current: Vec::new(), given: 0, ended: false }
     }
 }
 
 /// Where an offset lies: the number of the chunk, and how much of it is not wanted.
 fn first_chunk(from: u64, chunk_bytes: u64) -> (u64, usize) {
-    let chunk = from.checked_div(chunk_bytes).unwrap_or(0);
+    let chunk = from / chunk_bytes;
     (chunk, usize::try_from(from - chunk * chunk_bytes).unwrap_or(usize::MAX))
 }
 
@@ -271,7 +282,7 @@ impl Fetcher {
         };
         for _ in 0..TRIES {
             let bytes = self.range(range.clone())?;
-            let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = files::hex(&Sha256::digest(&bytes));
             if expected.as_ref().is_none_or(|expected| *expected == hash) {
                 return Ok(bytes);
             }
@@ -342,18 +353,25 @@ impl Fetcher {
 /// Checked content. Its errors carry a [`Failure`] (see [`failure_of`]).
 #[derive(Debug)]
 pub struct Checked {
-    receiver: Receiver<Result<Vec<u8>, Failure>>,
+    /// `None`: all was sent.
+    receiver: Receiver<Result<Option<Vec<u8>>, Failure>>,
     current: Vec<u8>,
     given: usize,
+    ended: bool,
 }
 
 impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.given == self.current.len() {
+            if self.ended {
+                return Ok(0);
+            }
             match self.receiver.recv() {
-                Ok(Ok(chunk)) => (self.current, self.given) = (chunk, 0),
+                Ok(Ok(Some(chunk))) => (self.current, self.given) = (chunk, 0),
+                Ok(Ok(None)) => self.ended = true,
                 Ok(Err(failure)) => return Err(io::Error::other(failure)),
-                Err(_) => return Ok(0), // all was sent
+                // Not the end of the file: whoever sends has broken down, or has said why before.
+                Err(_) => return Err(io::Error::other("the download has stopped")),
             }
         }
         let rest = &self.current[self.given..];
@@ -381,6 +399,5 @@ mod tests {
         for (from, expected) in [(0, (0, 0)), (3, (0, 3)), (4, (1, 0)), (9, (2, 1))] {
             assert_eq!(first_chunk(from, 4), expected);
         }
-        assert_eq!(first_chunk(9, 0).0, 0);
     }
 }

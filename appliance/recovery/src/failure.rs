@@ -66,10 +66,23 @@ pub enum Failure {
         /// Why, as sentences.
         obstacles: Vec<String>,
     },
+    /// The server knows us, and does not do it now.
+    #[error("backup server {endpoint} refuses: {message}")]
+    Refused {
+        /// `address:port`
+        endpoint: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// This machine does not let us.
     #[error("{0:#}")]
     Here(#[from] anyhow::Error),
 }
+
+/// The exit statuses of the program, for its help. The words are those of [`Failure::exit_status`].
+pub const EXIT_STATUSES: &str = "0 done, 1 this machine does not let it, 2 wrong command line,\n\
+    3 the server does not answer, 4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged,\n\
+    8 no such backup, 9 the server refuses it now";
 
 impl Failure {
     /// The exit status of the program, which scripts tell kinds by; 2 is clap's for a wrong command line.
@@ -82,6 +95,7 @@ impl Failure {
             Self::Unsuitable { .. } => 6,
             Self::Damaged { .. } => 7,
             Self::NoSuchBackup { .. } | Self::Missing { .. } => 8,
+            Self::Refused { .. } => 9,
         }
     }
 }

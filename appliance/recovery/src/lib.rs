@@ -24,4 +24,4 @@ pub mod swap;
 pub mod trust;
 pub mod unpack;
 
-pub use failure::Failure;
+pub use failure::{EXIT_STATUSES, Failure};

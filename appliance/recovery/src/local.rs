@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ use crate::checks::Machine;
 use crate::restore::{Host, Service};
 use crate::start::Programs;
 
-/// The monitor's application: if there is such a program, it is run with `stop` before PostgreSQL is stopped for a restore,
-/// and with `start` when the restored one runs.
-pub const APPLICATION: &str = "/etc/monitor-link/application";
+/// The monitor's application: the first of these programs that is there is run with `stop` before PostgreSQL is stopped for a
+/// restore, and with `start` when the restored one runs. Our own node's `/etc` is part of its image; its `/var/lib` is not.
+pub const APPLICATION: [&str; 2] = ["/etc/monitor-link/application", "/var/lib/monitor-link/application"];
 const RUN: &str = "/run/infimonitor-recovery";
 /// How long a start may take: what was restored was stopped in order, and has nothing to recover.
 const START_PATIENCE: Duration = Duration::from_secs(300);
@@ -34,7 +34,7 @@ pub struct Local {
     data: PathBuf,
     configuration: PathBuf,
     programs: Programs,
-    application: PathBuf,
+    application: Option<&'static Path>,
 }
 
 impl Local {
@@ -46,6 +46,7 @@ impl Local {
         if !rustix::process::geteuid().is_root() {
             bail!("a restore exchanges PostgreSQL's data and configuration: run it as root");
         }
+        monitor_link::start::wait()?;
         let cluster = cluster::choose(&cluster::list()?, wanted)?;
         let Cluster { version, name, .. } = &cluster;
         let show = ["--short", version, name, "show", "data_directory"];
@@ -72,7 +73,8 @@ impl Local {
             owner: (metadata.uid(), metadata.gid()),
         };
         let configuration = Path::new("/etc/postgresql").join(version).join(name);
-        Ok(Self { cluster, data, configuration, programs, application: APPLICATION.into() })
+        let application = APPLICATION.map(Path::new).into_iter().find(|path| path.exists());
+        Ok(Self { cluster, data, configuration, programs, application })
     }
 
     /// It, for a restore.
@@ -97,7 +99,7 @@ impl Local {
     }
 
     /// What [`crate::checks`] decides by. What a restore that is under way has made already counts as free: it goes on, or
-    /// is given up.
+    /// is abandoned.
     ///
     /// # Errors
     /// A program that should tell cannot be run.
@@ -112,6 +114,7 @@ impl Local {
             monitor_version: setup::monitor_version(),
             postgresql_major: major.parse().with_context(|| format!("PostgreSQL's version is {major:?}"))?,
             libc: libc.trim().trim_start_matches("glibc").trim().to_owned(),
+            architecture: std::env::consts::ARCH,
             locales: locales.lines().map(str::to_owned).collect::<BTreeSet<_>>(),
             free_bytes: (space.f_bavail * space.f_frsize).saturating_add(self.host().made_bytes()?),
         })
@@ -138,16 +141,23 @@ impl Local {
     }
 
     fn application(&self, action: &str) -> Result<()> {
-        if !self.application.exists() {
-            return Ok(());
+        let Some(program) = self.application else { return Ok(()) };
+        // Without pipes: what it starts lives on and would hold them open.
+        let mut command = Command::new(program);
+        command.arg(action).stdin(Stdio::null()).stdout(std::io::stderr());
+        let status = command.status().with_context(|| format!("cannot run {}", program.display()))?;
+        if !status.success() {
+            bail!("the monitor's application does not {action}: {} {action}: {status}", program.display());
         }
-        cluster::run(Command::new(&self.application).arg(action))
-            .with_context(|| format!("cannot {action} the monitor's application"))
-            .map(drop)
+        Ok(())
     }
 }
 
 impl Service for Local {
+    fn runs(&self) -> Result<bool> {
+        self.is_online()
+    }
+
     fn stop(&self) -> Result<()> {
         self.application("stop")?;
         if self.is_online()? {
@@ -167,12 +177,17 @@ impl Service for Local {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
             match psql.value("select pg_is_in_recovery()") {
-                Ok(answer) if answer == "f" => return Ok(()),
+                Ok(answer) if answer == "f" => break,
                 Ok(_) if Instant::now() >= deadline => bail!("PostgreSQL runs, and takes no writes"),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 _ => thread::sleep(Duration::from_millis(300)),
             }
         }
+        let served = psql.value("show data_directory")?;
+        if fs::canonicalize(&served).ok().as_deref() != Some(&self.data) {
+            bail!("PostgreSQL serves {served} instead of {}", self.data.display());
+        }
+        Ok(())
     }
 
     fn start_application(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use recovery::Failure;
+use recovery::{EXIT_STATUSES, Failure};
 use rustix::fs::FlockOperation;
 
 /// Held while the program runs: two restores at once would be in each other's way.
@@ -29,9 +29,8 @@ const LOCK: &str = "/run/infimonitor-recovery.lock";
     monitor-link restore --server <SERVER> --fingerprint <FINGERPRINT> --password-file <FILE> [OPTIONS]\n       \
     monitor-link restore <COMMAND>")]
 #[command(
-    after_help = "Without options it asks on a full screen. What was cut goes on when it is called again.\n\
-    Exit status: 0 done, 1 this machine does not let it, 2 wrong command line, 3 the server does not answer,\n\
-    4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged, 8 no such backup."
+    after_help = format!("Without options it asks on a full screen. What was cut goes on when it is called again.\n\
+    Exit status: {EXIT_STATUSES}.")
 )]
 struct Arguments {
     /// Cluster as VERSION/NAME where there are several, such as 17/main

@@ -2,18 +2,23 @@
 //!
 //! Everything is made beside the live data, in `<data directory>.restore`, where a journal says how far it is. Until the
 //! exchange nothing of the machine is touched; after it the old data lies there, until somebody confirms. What does not
-//! start is taken back, so that a failure leaves the machine as it was.
+//! start is taken back, so that a failure leaves the machine as it was; so does who abandons it.
+//!
+//! Tablespaces stay where they were unpacked, so each attempt has a folder of its own for them,
+//! `<data directory>.tablespaces-<id>-<attempt>`: a backup may be restored where it was restored before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use api::Manifest;
+use anyhow::{Context, Result, anyhow, bail};
+use api::{Backup, Manifest};
+use backups::BackupId;
 use files::Document;
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{AUTO_CONF, IN_DATA};
+use crate::configuration::{AUTO_CONF, IN_DATA, MAIN_CONF};
 use crate::start::{Programs, Unpacked};
 use crate::swap::{Place, Swap};
 use crate::unpack::{Destination, unpack};
@@ -21,9 +26,12 @@ use crate::{Failure, configuration};
 
 /// Version of the journal's form.
 const FORMAT: u32 = 1;
+const JOURNAL: &str = "journal.json";
 
 /// The monitor's PostgreSQL and what depends on it.
 pub trait Service {
+    /// Whether PostgreSQL runs.
+    fn runs(&self) -> Result<bool>;
     /// Stops the application, then PostgreSQL; either may be stopped already.
     fn stop(&self) -> Result<()>;
     /// Starts PostgreSQL and waits until it takes writes.
@@ -66,11 +74,16 @@ pub enum Stage {
 struct Journal {
     manifest: Manifest,
     stage: Stage,
+    /// Number of the folder for the tablespaces.
+    attempt: u32,
+    /// PostgreSQL ran when it came to the exchange: it runs again when that is taken back.
+    ran: bool,
 }
 
 /// A restore of one backup on one machine.
 pub struct Restore<'a> {
     host: &'a Host<'a>,
+    id: BackupId,
     journal: Journal,
     document: Document<Journal>,
 }
@@ -86,32 +99,112 @@ impl Host<'_> {
         beside(&self.data, ".restore-removed")
     }
 
-    /// Bytes of what a restore has made so far.
+    /// Bytes of what a restore has made beside the live data so far.
+    ///
+    /// # Errors
+    /// Those of the file system; the journal cannot be read.
+    pub fn made_bytes(&self) -> Result<u64> {
+        let Some(restore) = Restore::under_way(self)? else { return Ok(0) };
+        if matches!(restore.stage(), Stage::Swapping | Stage::Live) {
+            return Ok(0);
+        }
+        let made = files::bytes_below(&self.work().join("pgdata"), None)?;
+        Ok(made + files::bytes_below(&restore.tablespaces(), None)?)
+    }
+
+    /// Goes on with a removal that was cut; `None`: there is none. Returns what is left and should be known, as sentences.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn made_bytes(&self) -> Result<u64> {
-        let work = self.work();
-        let mut bytes = files::bytes_below(&work.join("pgdata"), None)?;
-        if let Some(journal) = self.document().load()?.value {
-            bytes += files::bytes_below(&self.tablespaces(&journal.manifest.backup.id), None)?;
+    pub fn finish_removal(&self) -> Result<Option<Vec<String>>> {
+        let removed = self.removed();
+        if removed.symlink_metadata().is_err() {
+            return Ok(None);
         }
-        Ok(bytes)
+        let mut notes = Vec::new();
+        // As long as the journal is there, it says what else belongs to it. What is wrong with it is that it was removed.
+        if let Some(journal) = self.journal(&removed).load()?.value {
+            match journal.stage {
+                Stage::Live => notes = self.remove_old_tablespaces(&removed.join("pgdata"))?,
+                _ => files::remove_folder(&self.tablespaces(id_of(&journal.manifest)?, journal.attempt))?,
+            }
+        }
+        files::remove_folder(&removed)?;
+        Ok(Some(notes))
     }
 
-    fn remove_work(&self) -> Result<()> {
-        remove(&self.removed())?;
+    /// Removes the tablespaces of a data directory that a restore has made, unless the live one uses them.
+    fn remove_old_tablespaces(&self, old: &Path) -> Result<Vec<String>> {
+        let live = tablespaces_of(&self.data)?;
+        let mut notes = Vec::new();
+        for tablespace in tablespaces_of(old)?.difference(&live) {
+            let folder = tablespace.parent().filter(|folder| self.is_of_a_restore(folder));
+            let Some(folder) = folder else {
+                notes.push(format!(
+                    "Tablespace {} of the old database is left as it is: remove it when nothing else uses it.",
+                    tablespace.display()
+                ));
+                continue;
+            };
+            files::remove_folder(tablespace)?;
+            // Gone with its last tablespace.
+            match fs::remove_dir(folder) {
+                Err(error) if !matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) => {
+                    return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(notes)
+    }
+
+    fn remove_work(&self) -> Result<Vec<String>> {
+        self.finish_removal()?;
         files::rename(&self.work(), &self.removed())?;
-        remove(&self.removed())
+        Ok(self.finish_removal()?.unwrap_or_default())
     }
 
-    fn document(&self) -> Document<Journal> {
-        Document::new(self.work().join("journal.json"), FORMAT, 0o600)
+    fn journal(&self, folder: &Path) -> Document<Journal> {
+        Document::new(folder.join(JOURNAL), FORMAT, 0o600)
     }
 
-    fn tablespaces(&self, id: &str) -> PathBuf {
-        beside(&self.data, &format!(".tablespaces-{id}"))
+    fn tablespaces(&self, id: BackupId, attempt: u32) -> PathBuf {
+        beside(&self.data, &format!("{TABLESPACES}{}-{attempt}", id.as_str()))
     }
+
+    /// Whether a folder is one of [`Self::tablespaces`].
+    fn is_of_a_restore(&self, folder: &Path) -> bool {
+        let begins = beside(&self.data, TABLESPACES);
+        let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        folder.parent() == begins.parent()
+            && text(folder).zip(text(&begins)).is_some_and(|(name, begin)| name.starts_with(&begin))
+    }
+}
+
+/// What the folders of restored tablespaces have after the data directory's name.
+const TABLESPACES: &str = ".tablespaces-";
+
+/// Where a data directory's tablespaces are.
+fn tablespaces_of(data: &Path) -> Result<BTreeSet<PathBuf>> {
+    let folder = data.join("pg_tblspc");
+    let cannot = || format!("cannot read {}", folder.display());
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.with_context(cannot)?,
+    };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let path = entry.with_context(cannot)?.path();
+        if path.is_symlink() {
+            found.insert(fs::read_link(&path).with_context(cannot)?);
+        }
+    }
+    Ok(found)
+}
+
+/// A backup's id as one: it becomes part of paths.
+fn id_of(manifest: &Manifest) -> Result<BackupId> {
+    Ok(manifest.backup.id.parse()?)
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -126,7 +219,7 @@ impl<'a> Restore<'a> {
     /// # Errors
     /// Its journal cannot be read.
     pub fn under_way(host: &'a Host<'a>) -> Result<Option<Self>> {
-        let document = host.document();
+        let document = host.journal(&host.work());
         let loaded = document.load()?;
         if let (None, Some(problem)) = (&loaded.value, loaded.problem) {
             bail!(
@@ -134,43 +227,49 @@ impl<'a> Restore<'a> {
                 host.work().display()
             );
         }
-        let journal = loaded.value;
-        Ok(journal.map(|journal| Self { host, journal, document }))
+        let Some(journal) = loaded.value else { return Ok(None) };
+        let id = id_of(&journal.manifest)?;
+        Ok(Some(Self { host, id, journal, document }))
     }
 
     /// Begins the restore of a backup, or goes on with it. One of another backup that has not come to the exchange is
-    /// given up.
+    /// abandoned.
     ///
     /// # Errors
     /// Another one has taken the live data's place and was not confirmed yet.
     pub fn begin(host: &'a Host<'a>, manifest: &Manifest) -> Result<Self> {
         if let Some(other) = Self::under_way(host)? {
-            let id = &other.journal.manifest.backup.id;
-            if *id == manifest.backup.id {
+            if other.is_of(&manifest.backup) {
                 return Ok(other);
             }
             if matches!(other.journal.stage, Stage::Swapping | Stage::Live) {
                 bail!(
-                    "backup {id} was restored here and the data before it is still kept in {}; confirm that first",
+                    "backup {} was restored here and the data before it is still kept in {}; confirm that first",
+                    other.journal.manifest.backup.id,
                     host.work().display()
                 );
             }
-            other.give_up()?;
+            other.abandon(Written::Kept)?;
         }
-        remove(&host.removed())?;
+        host.finish_removal()?;
         let work = host.work();
-        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-        let mut there = fs::read_dir(&work).with_context(|| format!("cannot read {}", work.display()))?;
-        if there.next().is_some() {
+        if work.symlink_metadata().is_ok() {
             bail!(
                 "{} is not of a restore: look at it, and remove it or give it another name",
                 work.display()
             );
         }
-        let journal = Journal { manifest: manifest.clone(), stage: Stage::Unpacking(0) };
-        let mut restore = Self { host, journal, document: host.document() };
-        restore.set(Stage::Unpacking(0))?;
-        Ok(restore)
+        let id = id_of(manifest)?;
+        let is_free = |attempt: &u32| host.tablespaces(id.clone(), *attempt).symlink_metadata().is_err();
+        let attempt = (1..).find(is_free).context("there is no free name for the tablespaces")?;
+        let journal = Journal { manifest: manifest.clone(), stage: Stage::Unpacking(0), attempt, ran: false };
+        // Under the name of what is removed until its journal is there: a cut leaves nothing that could not be told.
+        let made = host.removed();
+        // PostgreSQL's user comes through, and cannot say what root removes.
+        files::folder(&made, 0o750, (rustix::process::geteuid().as_raw(), host.programs.owner.1))?;
+        host.journal(&made).save(&journal)?;
+        files::rename(&made, &work)?;
+        Ok(Self { host, id, journal, document: host.journal(&work) })
     }
 
     /// How far it is.
@@ -183,13 +282,18 @@ impl<'a> Restore<'a> {
         &self.journal.manifest
     }
 
+    /// Whether it is of this backup: two monitors' may have the same id.
+    pub fn is_of(&self, backup: &Backup) -> bool {
+        self.manifest().backup.full_name() == backup.full_name()
+    }
+
     fn set(&mut self, stage: Stage) -> Result<()> {
         self.journal.stage = stage;
         self.document.save(&self.journal)
     }
 
-    fn id(&self) -> &str {
-        &self.journal.manifest.backup.id
+    fn tablespaces(&self) -> PathBuf {
+        self.host.tablespaces(self.id.clone(), self.journal.attempt)
     }
 
     /// Unpacks what is missing; `open` gives the tar from a byte on.
@@ -201,10 +305,10 @@ impl<'a> Restore<'a> {
         let work = self.host.work();
         let destination = Destination {
             pgdata: work.join("pgdata"),
-            tablespaces: self.host.tablespaces(self.id()),
+            tablespaces: self.tablespaces(),
             owner: self.host.programs.owner,
         };
-        let name = format!("{}.tar", self.id());
+        let name = format!("{}.tar", self.manifest().backup.full_name());
         unpack(&name, open(from), from, &destination, |reached| self.set(Stage::Unpacking(reached)))?;
         self.set(Stage::Unpacked)?;
         Ok(())
@@ -229,7 +333,6 @@ impl<'a> Restore<'a> {
             backup: &self.journal.manifest.backup,
         };
         let notes = unpacked.recover(replayed)?;
-        self.put_back()?;
         self.data().mark()?;
         self.set(Stage::Ready)?;
         Ok(notes)
@@ -251,7 +354,7 @@ impl<'a> Restore<'a> {
 
     fn data(&self) -> Swap {
         let (live, beside) = (self.host.data.clone(), self.host.work().join("pgdata"));
-        Swap { live, beside, id: self.id().to_owned(), owner: self.host.programs.owner }
+        Swap { live, beside, name: self.manifest().backup.full_name(), owner: self.host.programs.owner }
     }
 
     /// The exchange of the configuration. The folder beside must be on the same file system, and not where the distribution
@@ -262,66 +365,94 @@ impl<'a> Restore<'a> {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let hidden = format!(".{}-{}.restore", name(version)?, name(&live)?);
         let beside = version.parent()?.join(hidden);
-        Some(Swap { beside, live, id: self.id().to_owned(), owner: self.host.programs.owner })
+        let name = self.manifest().backup.full_name();
+        Some(Swap { beside, live, name, owner: self.host.programs.owner })
     }
 
     /// Takes the place of what is live and starts it: with the monitor's configuration, or, if it does not start with that,
     /// with the one that is here. Returns what should be known.
     ///
     /// # Errors
-    /// It starts with neither: then all is as it was, and runs.
+    /// It starts with neither: then all is as it was.
     pub fn bring_in(&mut self) -> Result<Vec<String>, Failure> {
-        if !matches!(self.stage(), Stage::Ready | Stage::Swapping) {
-            return Ok(Vec::new());
-        }
-        self.set(Stage::Swapping)?;
-        self.host.service.stop()?;
-        self.data().bring_in()?;
-        let (taken, left) = match &self.host.configuration {
-            Some(folder) => {
-                configuration::sort(&self.journal.manifest.configuration, folder, &self.host.data)
-            }
-            None => Default::default(),
+        let mut notes = match self.stage() {
+            Stage::Ready => self.make_ready()?,
+            Stage::Swapping => Vec::new(),
+            _ => return Ok(Vec::new()),
         };
-        let mut notes = Vec::new();
-        if !left.is_empty() {
-            let left = left.join(", ");
-            notes.push(format!(
-                "Configuration files of the monitor that have no place here are not taken over: {left}."
-            ));
+        let Err(error) = self.take_place(&mut notes) else { return Ok(notes) };
+        Err(match self.take_back() {
+            Ok(true) => error.context("what was restored is not live; what was there before is back and runs"),
+            Ok(false) => error.context("what was restored is not live; what was there before is back, and stopped as it was"),
+            Err(second) => anyhow!(
+                "what was restored is not live ({error:#}), and what was there before does not run either ({second:#}); \
+                 `monitor-link restore continue` tries again, `monitor-link restore abandon` goes back"
+            ),
         }
-        let configuration = self.configuration().filter(|_| !taken.is_empty());
-        if let Some(swap) = &configuration
-            && !matches!(swap.place(), Ok(Place::Live))
-        {
-            configuration::make(&swap.live, &swap.beside, &taken)?;
-            swap.mark()?;
+        .into())
+    }
+
+    /// The last things that can be done while the old database serves. Returns what should be known.
+    fn make_ready(&mut self) -> Result<Vec<String>> {
+        self.put_back()?;
+        let mut notes = Vec::new();
+        if let Some(swap) = self.configuration() {
+            let configuration = &self.journal.manifest.configuration;
+            let (taken, left) = configuration::sort(configuration, &swap.live, &self.host.data);
+            if !left.is_empty() {
+                let left = left.join(", ");
+                notes.push(format!(
+                    "Configuration files of the monitor that have no place here are not taken over: {left}."
+                ));
+            }
+            if taken.is_empty() {
+                files::remove_folder(&swap.beside)?;
+            } else {
+                let taken = taken.into_iter().map(|(name, text)| {
+                    let is_main = name == Path::new(MAIN_CONF);
+                    let text = match is_main {
+                        true => configuration::with_data_directory(text, &self.host.data),
+                        false => text.to_owned(),
+                    };
+                    (name, text)
+                });
+                configuration::make(&swap.live, &swap.beside, &taken.collect::<BTreeMap<_, _>>())?;
+                swap.mark()?;
+            }
+        }
+        self.journal.ran = self.host.service.runs()?;
+        self.set(Stage::Swapping)?;
+        Ok(notes)
+    }
+
+    /// The exchange of the configuration, if some was made ready.
+    fn ready_configuration(&self) -> Result<Option<Swap>> {
+        let Some(swap) = self.configuration() else { return Ok(None) };
+        Ok(swap.place()?.map(|_| swap))
+    }
+
+    fn take_place(&mut self, notes: &mut Vec<String>) -> Result<()> {
+        let service = self.host.service;
+        service.stop()?;
+        self.data().bring_in()?;
+        let configuration = self.ready_configuration()?;
+        if let Some(swap) = &configuration {
             swap.bring_in()?;
         }
-        if let Err(first) = self.host.service.start() {
+        if let Err(first) = service.start() {
             if let Err(second) = self.start_with_own_configuration(configuration.as_ref()) {
-                self.host.service.stop()?;
-                self.data().bring_back()?;
-                self.host
-                    .service
-                    .start()
-                    .context("what was restored does not start, nor what was there before")?;
-                self.host.service.start_application()?;
-                self.set(Stage::Ready)?;
-                return Err(Failure::Here(
-                    second
-                        .context("what was restored does not start; what was there before is back and runs"),
-                ));
+                bail!(
+                    "it starts neither with the monitor's configuration ({first:#}) nor with this machine's ({second:#})"
+                );
             }
             notes.push(format!(
                 "It does not start with the monitor's configuration ({first:#}); it runs with this machine's."
             ));
         }
-        self.set(Stage::Live)?;
-        if let Err(error) = self.host.service.start_application() {
+        if let Err(error) = service.start_application() {
             notes.push(format!("The monitor's application does not start: {error:#}."));
         }
-        Ok(notes)
+        self.set(Stage::Live)
     }
 
     fn start_with_own_configuration(&self, configuration: Option<&Swap>) -> Result<()> {
@@ -334,40 +465,129 @@ impl<'a> Restore<'a> {
         self.host.service.start()
     }
 
-    /// Removes what was there before the restore: whoever restored is content.
+    /// Brings back what was there before, and starts it if it ran. Returns whether it runs.
+    fn take_back(&mut self) -> Result<bool> {
+        let service = self.host.service;
+        let mut is_live = false;
+        let swaps = [Some(self.data()), self.ready_configuration()?];
+        for swap in swaps.iter().flatten() {
+            is_live |= swap.place_of_ready()? == Place::Live;
+        }
+        if is_live {
+            service.stop()?;
+            for swap in swaps.iter().flatten() {
+                swap.bring_back()?;
+            }
+        }
+        self.set(Stage::Ready)?;
+        if self.journal.ran {
+            service.start()?;
+            service.start_application()?;
+        }
+        Ok(self.journal.ran)
+    }
+
+    /// Removes what was there before the restore: whoever restored is content. Returns what should be known.
     ///
     /// # Errors
     /// It is not live yet; those of the file system.
-    pub fn confirm(self) -> Result<()> {
+    pub fn confirm(self) -> Result<Vec<String>> {
         if self.stage() != Stage::Live {
-            bail!("backup {} is not restored yet; what is here is the live data", self.id());
+            bail!("backup {} is not restored yet; what is here is the live data", self.id.as_str());
         }
         if let Some(swap) = self.configuration() {
-            remove(&swap.beside)?;
+            files::remove_folder(&swap.beside)?;
             files::remove(&swap.live.join(crate::swap::MARK))?;
         }
         files::remove(&self.host.data.join(crate::swap::MARK))?;
         self.host.remove_work()
     }
 
-    /// Removes all that was made, and leaves the machine as it was.
+    /// Removes all that was made, and leaves the machine as it was before.
     ///
     /// # Errors
-    /// It has come to the exchange; those of the file system.
-    pub fn give_up(self) -> Result<()> {
-        if matches!(self.stage(), Stage::Swapping | Stage::Live) {
-            bail!("backup {} has taken the live data's place; go on with it", self.id());
+    /// It is live, and what was written since is to be kept; those of the file system and of the start of what was there
+    /// before.
+    pub fn abandon(mut self, written: Written) -> Result<()> {
+        match (self.stage(), written) {
+            (Stage::Live, Written::Kept) => bail!(
+                "backup {} is restored and live, and what was written since would be lost: `monitor-link restore abandon \
+                 --live` means that, and brings back what was there before; `monitor-link restore confirm` keeps what is live",
+                self.id.as_str()
+            ),
+            (Stage::Swapping | Stage::Live, _) => drop(self.take_back()?),
+            _ => {}
         }
-        remove(&self.host.tablespaces(self.id()))?;
-        self.host.remove_work()
+        if let Some(swap) = self.configuration() {
+            files::remove_folder(&swap.beside)?;
+        }
+        self.host.remove_work().map(drop)
     }
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+/// What becomes of what was written since a restored database is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It must not be lost.
+    Kept,
+    /// It may go with the restored database.
+    Lost,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    struct Nothing;
+
+    impl Service for Nothing {
+        fn runs(&self) -> Result<bool> {
+            Ok(false)
         }
-        _ => Ok(()),
+        fn stop(&self) -> Result<()> {
+            Ok(())
+        }
+        fn start(&self) -> Result<()> {
+            Ok(())
+        }
+        fn start_application(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn with_the_old_data_go_only_tablespaces_that_a_restore_made_and_nobody_uses() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, old) = (root.path().join("main"), root.path().join("main.restore-removed/pgdata"));
+        let at = |name: &str| root.path().join(name);
+        for folder in
+            ["main.tablespaces-x-1/1", "main.tablespaces-x-2/2", "main.tablespaces-x-2/3", "elsewhere"]
+        {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        for (folder, number, target) in [
+            (&old, "1", "main.tablespaces-x-1/1"),
+            (&old, "2", "main.tablespaces-x-2/2"),
+            (&old, "3", "main.tablespaces-x-2/3"),
+            (&old, "4", "elsewhere"),
+            (&data, "3", "main.tablespaces-x-2/3"),
+        ] {
+            fs::create_dir_all(folder.join("pg_tblspc")).unwrap();
+            symlink(at(target), folder.join("pg_tblspc").join(number)).unwrap();
+        }
+        let programs = Programs { as_owner: Vec::new(), folder: "/".into(), owner: (0, 0) };
+        let host = Host { data, configuration: None, programs, run: "/run/x".into(), service: &Nothing };
+        let notes = host.remove_old_tablespaces(&old).unwrap();
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].contains("elsewhere of the old database is left"), "{notes:?}");
+        for (name, stays) in [
+            ("main.tablespaces-x-1", false),
+            ("main.tablespaces-x-2/2", false),
+            ("main.tablespaces-x-2/3", true),
+            ("elsewhere", true),
+        ] {
+            assert_eq!(at(name).exists(), stays, "{name}");
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! The backup server as whoever restores sees it: its list by the API, manifests and tars by FTP, one key for both.
 
+use std::path::Path;
+
 use api::{
     Backup, BackupList, Client, ClientError, CreateBackup, Manifest, Peer, Secret, SetPin, State,
     Verification,
 };
+
+use backups::{BackupId, ManifestError, parse_manifest};
 
 use crate::Failure;
 use crate::checks::{Machine, obstacles};
@@ -106,14 +110,20 @@ impl Server {
     /// # Errors
     /// As [`Source::fetch`]; [`Failure::Damaged`]: it is not a manifest, or not this backup's.
     pub fn manifest(&self, backup: &Backup) -> Result<Manifest, Failure> {
-        let name = format!("{}.json", self.stem(backup));
+        let name = format!("{}.json", backup.full_name());
+        let id: BackupId = backup.id.parse().map_err(anyhow::Error::from)?;
         let bytes = self.source.fetch(&name)?;
-        let damaged = |problem: String| Failure::Damaged { name: name.clone(), problem };
-        let manifest: Manifest = serde_json::from_slice(&bytes)
-            .map_err(|error| damaged(format!("it is no manifest that this program knows ({error})")))?;
-        let found = &manifest.backup;
-        if (&found.id, found.monitor.id) != (&backup.id, backup.monitor.id) {
-            return Err(damaged(format!("it is of backup {} of monitor {}", found.id, found.monitor.id)));
+        let damaged = |problem| Failure::Damaged { name: name.clone(), problem };
+        let manifest = parse_manifest(Path::new(&name), &bytes, &id).map_err(|error| match error {
+            ManifestError::Newer { .. } => {
+                Failure::Unsuitable { id: backup.id.clone(), obstacles: vec![format!("{error}.")] }
+            }
+            ManifestError::Contradiction { problem, .. } => damaged(problem),
+            ManifestError::Malformed { source, .. } => damaged(source.to_string()),
+            ManifestError::Io { .. } => Failure::Here(error.into()),
+        })?;
+        if manifest.backup.monitor.id != backup.monitor.id {
+            return Err(damaged(format!("it is of monitor {}", manifest.backup.monitor.id)));
         }
         Ok(manifest)
     }
@@ -121,53 +131,54 @@ impl Server {
     /// The tar of a backup from byte `from` on.
     pub fn tar(&self, manifest: &Manifest, from: u64) -> Checked {
         let tar = Tar {
-            name: format!("{}.tar", self.stem(&manifest.backup)),
+            name: format!("{}.tar", manifest.backup.full_name()),
             bytes: manifest.backup.sizes.tar,
             digests: manifest.digests.clone(),
         };
         self.source.stream(tar, from)
     }
 
-    /// File name without its ending: two monitors' backups may have the same id.
-    fn stem(&self, backup: &Backup) -> String {
-        stem(&self.list.backups, backup)
-    }
-
     /// Pairs a restored monitor: what the server has of it until now is kept first, as a pinned backup. Returns the id of
     /// that backup, or why there is none.
     ///
     /// # Errors
-    /// As [`Self::open`], and what the server refuses.
-    pub fn pair(&self, peer: &Peer) -> Result<Result<String, String>, Failure> {
+    /// As [`Self::open`]; [`Failure::Refused`]: also where that backup cannot be made and `before` must be kept.
+    pub fn pair(&self, peer: &Peer, before: Before) -> Result<Result<String, String>, Failure> {
         let refused = |error| refused(&self.address, error);
         let status = self.client.status().map_err(refused)?;
         let kept = match (&status.state, &status.peer) {
             (State::NotConnected, _) | (_, None) => Err("the server follows no monitor".to_owned()),
-            _ => self
-                .client
-                .create_backup(&CreateBackup { comment: COMMENT.into() })
-                .and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }))
-                .map(|backup| backup.id)
-                .map_err(|error| error.to_string()),
+            _ => {
+                let kept = self
+                    .client
+                    .create_backup(&CreateBackup { comment: COMMENT.into() })
+                    .and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }));
+                match (kept, before) {
+                    (Ok(backup), _) => Ok(backup.id),
+                    (Err(error), Before::MayBeLost) => Err(error.to_string()),
+                    (Err(error), Before::Kept) => return Err(refused(error)),
+                }
+            }
         };
         self.client.pair(peer).map_err(refused)?;
         Ok(kept)
     }
 }
 
+/// What becomes of what the server has of the monitor until it is paired again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It is kept as a pinned backup, or nothing is paired.
+    Kept,
+    /// It is kept if that is possible.
+    MayBeLost,
+}
+
 fn refused(address: &Address, error: ClientError) -> Failure {
     match error {
         ClientError::Refused { endpoint, status: 401 | 429, .. } => Failure::Password { endpoint },
-        ClientError::Refused { .. } => Failure::Here(error.into()),
+        ClientError::Refused { endpoint, message, .. } => Failure::Refused { endpoint, message },
         ClientError::NoAnswer { cause, .. } => Failure::Unreachable { endpoint: address.endpoint(), cause },
-    }
-}
-
-/// The name under which FTP has a backup.
-fn stem(all: &[Backup], backup: &Backup) -> String {
-    match all.iter().filter(|other| other.id == backup.id).count() {
-        0 | 1 => backup.id.clone(),
-        _ => format!("{}_{}", backup.id, backup.monitor.id),
     }
 }
 

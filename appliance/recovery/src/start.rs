@@ -3,32 +3,33 @@
 //!
 //! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]).
 
-use std::fs::{self, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use api::Backup;
-use replica::{CloneConfig, ControlData, HBA_FILE, IDENT_FILE, Lsn, POSTGRESQL_CONF, clone_conninfo};
+use replica::{
+    CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, POSTGRESQL_CONF, PROMOTE, REPLAYED, Reached,
+    Replay, clone_conninfo, psql_arguments,
+};
 
 use crate::Failure;
 
-/// Recovery that does not move for so long has come to the end of its WAL.
-const STALLED: Duration = Duration::from_secs(300);
 /// Time between two looks at the recovery.
 const POLL: Duration = Duration::from_millis(200);
 /// Memory for shared buffers: the live database beside it keeps its own.
 const SHARED_BUFFERS_MIB: u32 = 128;
-/// Seconds that a start or a stop may take; a stop writes a checkpoint.
-const PATIENCE_SECONDS: &str = "86400";
+/// Seconds that a stop may take: it writes a checkpoint.
+const STOP_SECONDS: &str = "86400";
+/// Seconds that are waited for a start: after it, a server either recovers or has ended.
+const START_SECONDS: &str = "60";
+const NO_START: &str = "PostgreSQL does not start from it";
 /// Lines of the server's log that go into an error.
 const REASON_LINES: usize = 3;
-/// Database that every cluster has.
-const DATABASE: &str = "template1";
 
 /// How PostgreSQL's programs are run.
 #[derive(Debug, Clone)]
@@ -95,14 +96,15 @@ impl Unpacked<'_> {
         // It inherits the streams: a pipe would never end.
         let config = format!("-c config_file={}", self.run.join(POSTGRESQL_CONF).display());
         let mut command = self.programs.command("pg_ctl")?;
-        // Until it recovers, or has ended: before, there is nothing by which to tell that it runs.
-        command.args(["--wait", "--silent", "--timeout", PATIENCE_SECONDS, "-D"]).arg(self.pgdata());
+        // Its waiting ends when the recovery is consistent, which may be long after, or never, if WAL is missing. Before the
+        // time is over, there may be nothing by which to tell that it runs.
+        command.args(["--wait", "--silent", "--timeout", START_SECONDS, "-D"]).arg(self.pgdata());
         command.arg("-l").arg(&log).arg("-o").arg(config).arg("start");
         let started =
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot run pg_ctl")?;
-        let result = match started.success() {
+        let result = match started.success() || self.runs()? {
             true => self.until_promoted(replayed).and_then(|()| Ok(self.notes()?)),
-            false => Err(self.damaged("PostgreSQL does not start from it")),
+            false => Err(self.damaged(NO_START)),
         };
         match result {
             Ok(notes) => {
@@ -138,7 +140,7 @@ impl Unpacked<'_> {
 
     fn stop(&self, mode: &str) -> Result<()> {
         let stop = |command: &mut Command| {
-            command.args(["--wait", "--silent", "--timeout", PATIENCE_SECONDS, "-m", mode, "-D"]);
+            command.args(["--wait", "--silent", "--timeout", STOP_SECONDS, "-m", mode, "-D"]);
             command.arg(self.pgdata()).arg("stop");
         };
         self.programs.output("pg_ctl", stop).context("cannot stop the restored database").map(drop)
@@ -158,19 +160,10 @@ impl Unpacked<'_> {
             command.arg(self.pgdata());
         })?;
         let control = ControlData::parse(&printed)?;
-        match fs::remove_dir_all(self.run) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", self.run.display()));
-            }
-            _ => {}
-        }
-        let (user, group) = self.programs.owner;
-        let socket = self.run.join("socket");
-        fs::create_dir_all(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
-        for folder in [self.run, &socket] {
-            chown(folder, Some(user), Some(group))
-                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o700)))
-                .with_context(|| format!("cannot give {} to PostgreSQL", folder.display()))?;
+        files::remove_folder(self.run)?;
+        let owner = self.programs.owner;
+        for folder in [self.run, &self.run.join("socket")] {
+            files::folder(folder, 0o700, owner)?;
         }
         let run_dir = self.run.to_str().context("the run folder's path is not UTF-8")?;
         let config = CloneConfig {
@@ -180,24 +173,19 @@ impl Unpacked<'_> {
             shared_buffers_mib: SHARED_BUFFERS_MIB,
             stays: true,
         };
-        for (name, text) in [
-            (POSTGRESQL_CONF, config.postgresql_conf()),
-            (HBA_FILE, config.hba()),
-            (IDENT_FILE, String::new()),
-        ] {
-            files::write(&self.run.join(name), text.as_bytes(), 0o600, Some((user, group)))?;
+        for (name, text) in config.files() {
+            files::write(&self.run.join(name), text.as_bytes(), 0o600, Some(owner))?;
         }
         Ok(())
     }
 
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
     fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        let Some(superuser) = self.backup.postgresql.superuser.as_deref() else {
-            bail!("the backup's manifest names no superuser that may log in");
-        };
+        let superuser = self.backup.postgresql.superuser.as_deref();
+        let superuser = superuser.context("the backup's manifest names no superuser that may log in")?;
         let conninfo = clone_conninfo(&self.run.join("socket").to_string_lossy(), superuser, database);
         self.programs.output("psql", |command| {
-            command.args(["-XAtq0", "--no-password", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &conninfo]);
+            command.args(psql_arguments(&conninfo, sql));
         })
     }
 
@@ -208,30 +196,24 @@ impl Unpacked<'_> {
             .flushed_lsn
             .parse()
             .map_err(|_| self.damaged("its manifest's WAL position is none"))?;
-        let (mut last, mut moved) = (None, Instant::now());
+        let mut replay = Replay::new(flushed, Instant::now());
         loop {
             // An error is a server that does not let us in yet, or has ended.
-            match self.sql(DATABASE, "select pg_catalog.pg_last_wal_replay_lsn()") {
-                Ok(said) => {
-                    let at = said.trim_matches(['\0', '\n']).parse::<Lsn>();
-                    let at = at.map_err(|_| self.damaged("PostgreSQL does not recover it"))?;
+            let said = self.sql(EVERY_CLUSTERS_DATABASE, REPLAYED).ok();
+            if said.is_none() && !self.runs()? {
+                return Err(self.damaged(NO_START));
+            }
+            match replay.saw(said.as_deref(), Instant::now()).map_err(|problem| self.damaged(&problem))? {
+                Reached::Nothing => {}
+                Reached::Lsn(at) => replayed(at, flushed),
+                Reached::Target(at) => {
                     replayed(at, flushed);
-                    if at >= flushed {
-                        break;
-                    }
-                    if last != Some(at) {
-                        (last, moved) = (Some(at), Instant::now());
-                    }
-                    if moved.elapsed() > STALLED {
-                        return Err(self.damaged(&format!("its WAL ends at {at}, before {flushed}")));
-                    }
+                    break;
                 }
-                Err(_) if !self.runs()? => return Err(self.damaged("PostgreSQL does not start from it")),
-                Err(_) => {}
             }
             thread::sleep(POLL);
         }
-        let promoted = self.sql(DATABASE, "select pg_catalog.pg_promote(true, 3600)")?;
+        let promoted = self.sql(EVERY_CLUSTERS_DATABASE, PROMOTE)?;
         if promoted.starts_with('t') {
             return Ok(());
         }
@@ -242,7 +224,7 @@ impl Unpacked<'_> {
     fn notes(&self) -> Result<Vec<String>> {
         let databases = "select datname from pg_catalog.pg_database where datallowconn \
             and datcollversion <> pg_catalog.pg_database_collation_actual_version(oid) order by 1";
-        let found = self.sql(DATABASE, databases)?;
+        let found = self.sql(EVERY_CLUSTERS_DATABASE, databases)?;
         let note = |name: &str| {
             format!("Text in database {name} sorts differently here: run REINDEX DATABASE in it.")
         };

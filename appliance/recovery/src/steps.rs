@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::local::Local;
 use crate::restore::{Restore, Stage};
-use crate::server::Server;
+use crate::server::{Before, Server};
 use crate::{Failure, checks};
 
 /// What is told while a restore runs.
@@ -85,7 +85,7 @@ pub fn restore(
     let id = &manifest.backup.id;
     let host = local.host();
     let obstacles = checks::obstacles(&manifest.backup, &local.facts()?);
-    let under_way = Restore::under_way(&host)?.filter(|restore| restore.manifest().backup.id == *id);
+    let under_way = Restore::under_way(&host)?.filter(|restore| restore.is_of(&manifest.backup));
     // What came so far was judged before it began, and its space is taken.
     if !obstacles.is_empty() && under_way.is_none_or(|restore| matches!(restore.stage(), Stage::Unpacking(_)))
     {
@@ -129,6 +129,7 @@ pub fn pair(
     server: &Server,
     manifest: &Manifest,
     address: Option<&Host>,
+    before: Before,
     tell: &mut Tell<'_>,
 ) -> Result<(), Failure> {
     tell(Event::Step { step: Step::Pair });
@@ -137,7 +138,7 @@ pub fn pair(
     let options =
         setup::Options { server: host, address: address.cloned(), cluster: Some(local.name()), ca: None };
     let peer: Peer = setup::run(&options)?;
-    let text = match server.pair(&peer)? {
+    let text = match server.pair(&peer, before)? {
         Ok(id) => {
             format!("What the backup server had of this monitor is kept as backup {id}, which is pinned.")
         }

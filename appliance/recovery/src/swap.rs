@@ -4,12 +4,11 @@
 //! carries in itself, so that every step can be done again without being done twice. What was there before has
 //! afterwards the restored folder's old place, until somebody confirms that it may go; the same exchange brings it back.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-/// A file in the restored folder that holds the backup's id. PostgreSQL leaves files alone that it does not know.
+/// A file in the restored folder that holds the backup's full name. PostgreSQL leaves files alone that it does not know.
 pub const MARK: &str = "infimonitor-restore";
 
 /// A restored folder and the place that it takes. Both lie on one file system.
@@ -19,8 +18,8 @@ pub struct Swap {
     pub live: PathBuf,
     /// Where the restored one was made; after the exchange, where the old one is.
     pub beside: PathBuf,
-    /// Id of the backup.
-    pub id: String,
+    /// Full name of the backup.
+    pub name: String,
     /// User and group number of PostgreSQL, which reads all that is in its data directory when it is copied.
     pub owner: (u32, u32),
 }
@@ -40,31 +39,26 @@ impl Swap {
     /// # Errors
     /// It cannot be written.
     pub fn mark(&self) -> Result<()> {
-        files::write(&self.beside.join(MARK), self.id.as_bytes(), 0o600, Some(self.owner)).map(drop)
+        files::write(&self.beside.join(MARK), self.name.as_bytes(), 0o600, Some(self.owner)).map(drop)
     }
 
-    /// Where the restored folder is.
+    /// Where the restored folder is; `None`: none was made ready.
     ///
     /// # Errors
-    /// At neither place, or it cannot be told.
-    pub fn place(&self) -> Result<Place> {
+    /// It cannot be told.
+    pub fn place(&self) -> Result<Option<Place>> {
         for (folder, place) in [(&self.live, Place::Live), (&self.beside, Place::Beside)] {
-            if files::read(&folder.join(MARK))?.as_deref() == Some(self.id.as_str()) {
-                return Ok(place);
+            if files::read(&folder.join(MARK))?.as_deref() == Some(self.name.as_str()) {
+                return Ok(Some(place));
             }
         }
-        bail!(
-            "the restored backup {} is neither at {} nor at {}",
-            self.id,
-            self.live.display(),
-            self.beside.display()
-        )
+        Ok(None)
     }
 
     /// Puts the restored folder in its place, if it is not there already. Returns whether it did.
     ///
     /// # Errors
-    /// As [`Self::place`], and those of the file system; then nothing has changed.
+    /// As [`Self::place`]; none was made ready; those of the file system. Then nothing has changed.
     pub fn bring_in(&self) -> Result<bool> {
         self.bring_to(Place::Live)
     }
@@ -77,15 +71,22 @@ impl Swap {
         self.bring_to(Place::Beside)
     }
 
+    /// Where the restored folder is, which must have been made ready.
+    ///
+    /// # Errors
+    /// As [`Self::bring_in`].
+    pub fn place_of_ready(&self) -> Result<Place> {
+        self.place()?.with_context(|| {
+            let (live, beside) = (self.live.display(), self.beside.display());
+            format!("the restored backup {} is neither at {live} nor at {beside}", self.name)
+        })
+    }
+
     fn bring_to(&self, wanted: Place) -> Result<bool> {
-        if self.place()? == wanted {
+        if self.place_of_ready()? == wanted {
             return Ok(false);
         }
-        files::exchange(&self.beside, &self.live)?; // syncs the live one's folder
-        let folder = self.beside.parent().unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .with_context(|| format!("cannot bring {} to the disk", folder.display()))?;
+        files::exchange(&self.beside, &self.live)?;
         Ok(true)
     }
 }
@@ -100,7 +101,7 @@ mod tests {
         let swap = Swap {
             live: folder.path().join("main"),
             beside: folder.path().join("work/pgdata"),
-            id: "20261125T120000Z".into(),
+            name: "20261125T120000Z".into(),
             owner: (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()),
         };
         for (folder, content) in [(&swap.live, "old"), (&swap.beside, "restored")] {
@@ -118,12 +119,12 @@ mod tests {
     fn it_goes_in_once_and_back_once() {
         let (_folder, swap) = swap();
         swap.mark().unwrap();
-        assert_eq!(swap.place().unwrap(), Place::Beside);
+        assert_eq!(swap.place().unwrap(), Some(Place::Beside));
         assert!(!swap.bring_back().unwrap());
         for done in [true, false] {
             assert_eq!(swap.bring_in().unwrap(), done);
             assert_eq!(contents(&swap), ["restored", "old"]);
-            assert_eq!(swap.place().unwrap(), Place::Live);
+            assert_eq!(swap.place().unwrap(), Some(Place::Live));
         }
         for done in [true, false] {
             assert_eq!(swap.bring_back().unwrap(), done);
@@ -135,8 +136,9 @@ mod tests {
     fn what_is_not_ready_or_another_backup_changes_nothing() {
         let (_folder, swap) = swap();
         assert!(swap.bring_in().is_err());
+        assert_eq!(swap.place().unwrap(), None);
         swap.mark().unwrap();
-        let other = Swap { id: "20261126T120000Z".into(), ..swap.clone() };
+        let other = Swap { name: "20261126T120000Z".into(), ..swap.clone() };
         let error = other.bring_in().unwrap_err().to_string();
         assert!(error.contains("backup 20261126T120000Z is neither at"), "{error}");
         fs::rename(&swap.live, swap.live.with_extension("gone")).unwrap();

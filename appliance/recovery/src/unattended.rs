@@ -4,15 +4,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use api::{Backup, Host, Secret, Verification};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use recovery::Failure;
-use recovery::checks::obstacles;
+use recovery::checks::{gigabytes, obstacles};
 use recovery::local::Local;
-use recovery::restore::{Restore, Stage};
-use recovery::server::{Address, LATEST, Server};
+use recovery::restore::{Restore, Stage, Written};
+use recovery::server::{Address, Before, LATEST, Server};
 use recovery::steps::{self, Event};
 use recovery::trust::Fingerprint;
 use serde_json::json;
@@ -45,8 +45,12 @@ pub enum Command {
     Status,
     /// Removes the data that was there before the restore: whoever restored is content
     Confirm,
-    /// Gives up a restore that has not taken the live data's place, and removes what it made
-    Abandon,
+    /// Goes back to what was there before: removes what the restore made
+    Abandon {
+        /// Also where it is live: what was written since is lost
+        #[arg(long)]
+        live: bool,
+    },
 }
 
 #[derive(Args)]
@@ -102,6 +106,9 @@ pub struct Restoring {
     /// way there
     #[arg(long, requires = "pair")]
     address: Option<Host>,
+    /// Pair even where the server cannot keep what it has of the monitor as a backup
+    #[arg(long, requires = "pair")]
+    pair_without_backup: bool,
     /// Progress as JSON lines on standard output
     #[arg(long, requires = "server")]
     json: bool,
@@ -116,12 +123,7 @@ impl Restoring {
     }
 
     pub fn run(&self, access: &Access, cluster: Option<&str>) -> Result<(), Failure> {
-        let told = self.restore(access, cluster);
-        if let (Err(failure), true) = (&told, self.json) {
-            let (status, text) = (failure.exit_status(), failure.to_string());
-            say(&json!({ "event": "failed", "status": status, "text": text }).to_string())?;
-        }
-        told
+        telling_failure(self.json, self.restore(access, cluster))
     }
 
     fn restore(&self, access: &Access, cluster: Option<&str>) -> Result<(), Failure> {
@@ -136,7 +138,9 @@ impl Restoring {
         };
         let manifest = match going_on {
             // The newest one may be another by now; what was begun is meant.
-            Some((manifest, stage)) if wanted == LATEST || wanted == manifest.backup.id => {
+            Some((manifest, stage))
+                if [LATEST, &manifest.backup.id, &manifest.backup.full_name()].contains(&wanted) =>
+            {
                 let text = sentence(&manifest.backup, stage, &local);
                 teller.tell(&Event::Note { text: format!("{text} It goes on.") });
                 manifest
@@ -145,7 +149,9 @@ impl Restoring {
         };
         steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
         if self.pair {
-            steps::pair(&local, &server, &manifest, self.address.as_ref(), &mut |event| teller.tell(&event))?;
+            let before = if self.pair_without_backup { Before::MayBeLost } else { Before::Kept };
+            let address = self.address.as_ref();
+            steps::pair(&local, &server, &manifest, address, before, &mut |event| teller.tell(&event))?;
         }
         local.become_monitor()?;
         teller.done(&local, &manifest.backup.id)?;
@@ -184,16 +190,7 @@ impl Command {
                 Ok(())
             }
             Self::List { access, json } => list(&access.open()?, &Local::find(cluster)?, *json),
-            Self::Continue { json } => {
-                let _lock = crate::lock()?;
-                let local = Local::find(cluster)?;
-                let manifest = under_way(&local)?.0;
-                let mut teller = Teller::new(*json);
-                steps::restore(&local, None, &manifest, &mut |event| teller.tell(&event))?;
-                local.become_monitor()?;
-                teller.done(&local, &manifest.backup.id)?;
-                Ok(())
-            }
+            Self::Continue { json } => telling_failure(*json, go_on(cluster, *json)),
             Self::Status => {
                 let local = Local::find(cluster)?;
                 let host = local.host();
@@ -208,22 +205,53 @@ impl Command {
                 let _lock = crate::lock()?;
                 let local = Local::find(cluster)?;
                 let host = local.host();
-                let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
-                restore.confirm()?;
-                say("The data that was there before is removed.")?;
+                let cut = host.finish_removal()?;
+                let notes = match (Restore::under_way(&host)?, cut) {
+                    (Some(restore), _) => restore.confirm()?,
+                    (None, Some(notes)) => notes,
+                    (None, None) => return Err(anyhow!("no restore is under way here").into()),
+                };
+                for note in notes {
+                    say(&note)?;
+                }
+                say("What was there before is removed.")?;
                 Ok(())
             }
-            Self::Abandon => {
+            Self::Abandon { live } => {
                 let _lock = crate::lock()?;
                 let local = Local::find(cluster)?;
                 let host = local.host();
                 let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
-                restore.give_up()?;
-                say("What the restore made is removed; the live data was not touched.")?;
+                restore.abandon(if *live { Written::Lost } else { Written::Kept })?;
+                say("What the restore made is removed; the machine has what it had before.")?;
                 Ok(())
             }
         }
     }
+}
+
+fn go_on(cluster: Option<&str>, json: bool) -> Result<(), Failure> {
+    let _lock = crate::lock()?;
+    let local = Local::find(cluster)?;
+    let manifest = {
+        let host = local.host();
+        let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
+        restore.manifest().clone()
+    };
+    let mut teller = Teller::new(json);
+    steps::restore(&local, None, &manifest, &mut |event| teller.tell(&event))?;
+    local.become_monitor()?;
+    teller.done(&local, &manifest.backup.id)?;
+    Ok(())
+}
+
+/// Says a failure as an event too, where events are wanted.
+fn telling_failure(json: bool, result: Result<(), Failure>) -> Result<(), Failure> {
+    if let (Err(failure), true) = (&result, json) {
+        let (status, text) = (failure.exit_status(), failure.to_string());
+        say(&json!({ "event": "failed", "status": status, "text": text }).to_string())?;
+    }
+    result
 }
 
 /// What the journal says, for people.
@@ -243,12 +271,6 @@ pub fn sentence(backup: &Backup, stage: Stage, local: &Local) -> String {
     }
 }
 
-fn under_way(local: &Local) -> Result<(api::Manifest, Stage)> {
-    let host = local.host();
-    let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
-    Ok((restore.manifest().clone(), restore.stage()))
-}
-
 fn list(server: &Server, local: &Local, as_json: bool) -> Result<(), Failure> {
     let machine = local.facts()?;
     if as_json {
@@ -262,10 +284,10 @@ fn list(server: &Server, local: &Local, as_json: bool) -> Result<(), Failure> {
     }
     for backup in server.backups() {
         let Backup { id, created, monitor, sizes, .. } = backup;
-        let gigabytes = sizes.files as f64 / 1e9;
+        let bytes = gigabytes(sizes.files);
         let created = created.strftime("%Y-%m-%d %H:%M UTC");
         let verified = verification(&backup.verification);
-        say(&format!("{id}  {created}  monitor {}  {gigabytes:.1} GB  {verified}", monitor.version))?;
+        say(&format!("{id}  {created}  monitor {}  {bytes}  {verified}", monitor.version))?;
         for obstacle in obstacles(backup, &machine) {
             say(&format!("    {obstacle}"))?;
         }

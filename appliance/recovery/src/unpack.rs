@@ -22,7 +22,7 @@ use crate::Failure;
 use crate::download::failure_of;
 
 /// Between two points at which all is brought to the disk, in bytes.
-const SYNC_BYTES: u64 = 256 << 20;
+const SYNC_BYTES: u64 = 128 << 20;
 /// Granularity of a tar, in bytes.
 const BLOCK: u64 = 512;
 /// Files that are left out: those of the server that ran when the snapshot was made (the number in the first may be that of

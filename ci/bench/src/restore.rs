@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
                     let files = basebackup(&toolbox, &monitor, &target)?;
                     (files, files + until_writable(&toolbox, &target)?)
                 }
-                _ => ours(&toolbox, &source, &manifest, &target)?,
+                _ => ours(&toolbox, &monitor, &source, &manifest, &target)?,
             });
             std::fs::remove_dir_all(&target)?;
             settle(server.data())?;
@@ -105,8 +105,14 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
     ])
 }
 
-/// As the recovery program does it, each chunk checked.
-fn ours(toolbox: &Toolbox, source: &Source, manifest: &Manifest, target: &Path) -> Result<Times> {
+/// As the recovery program does it, each chunk checked: it is recovered beside, stopped, and started in its place.
+fn ours(
+    toolbox: &Toolbox,
+    monitor: &Monitor,
+    source: &Source,
+    manifest: &Manifest,
+    target: &Path,
+) -> Result<Times> {
     let started = Instant::now();
     let destination = Destination {
         pgdata: target.join("pgdata"),
@@ -127,7 +133,13 @@ fn ours(toolbox: &Toolbox, source: &Source, manifest: &Manifest, target: &Path) 
     let run = run.path().join("run");
     let unpacked = Unpacked { programs: &programs, folder: target, run: &run, backup: &manifest.backup };
     unpacked.recover(|_, _| ())?;
-    Ok((files, started.elapsed().as_secs_f64()))
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "server.crt", "server.key"] {
+        let path = destination.pgdata.join(name);
+        std::fs::copy(monitor.data().join(name), &path)?;
+        std::os::unix::fs::chown(&path, Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+    }
+    let recovered = started.elapsed().as_secs_f64();
+    Ok((files, recovered + until_writable(toolbox, &destination.pgdata)?))
 }
 
 /// Starts a server in `data`; gives seconds until it has recovered and takes writes.

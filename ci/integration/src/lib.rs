@@ -140,10 +140,17 @@ pub fn monitor_with_rows(toolbox: &tools::Toolbox, rows: u32) -> Result<Monitor>
 
 /// The same, and a backup server that follows it.
 pub fn paired(toolbox: &tools::Toolbox, rows: u32) -> Result<(Monitor, Server)> {
-    let (monitor, server) = (monitor_with_rows(toolbox, rows)?, Server::start(toolbox)?);
+    let monitor = monitor_with_rows(toolbox, rows)?;
+    let server = followed(toolbox, &monitor)?;
+    Ok((monitor, server))
+}
+
+/// A backup server that follows a monitor.
+pub fn followed(toolbox: &tools::Toolbox, monitor: &Monitor) -> Result<Server> {
+    let server = Server::start(toolbox)?;
     server.client()?.pair(&monitor.peer)?;
     server.wait_for_state(&["synchronized"], Duration::from_secs(60))?;
-    Ok((monitor, server))
+    Ok(server)
 }
 
 /// Waits until the replica has the rows of the monitor's table `t`, and gives their [`CHECKSUM`].

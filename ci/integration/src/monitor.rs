@@ -141,6 +141,17 @@ impl Monitor {
         self.folder.path().join("pgdata")
     }
 
+    /// Makes a tablespace at `location`, a new folder, with table `far` in it, which has `there`.
+    pub fn add_tablespace(&self, location: &Path) -> Result<()> {
+        std::fs::create_dir(location)?;
+        chown(location, Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+        self.sql(&format!("create tablespace elsewhere location '{}'", location.display()))?;
+        self.sql(
+            "create table far tablespace elsewhere as select 'there' as place; grant select on far to public",
+        )
+        .map(drop)
+    }
+
     /// Gives what a test has put into the data directory to the server's user.
     pub fn own_data(&self) -> Result<()> {
         let owner = format!("{CLUSTER_ID}:{CLUSTER_ID}");

@@ -1,7 +1,7 @@
 //! A backup's tar, started as a PostgreSQL cluster: the proof that it restores.
 //!
 //! The recipe of the facts on starting a copy: as a standby first, so that the server replays to a consistent point
-//! and says so, then promoted. The recovery program will do the same on a real machine.
+//! and says so, then promoted. The recovery program does the same (`recovery::start`).
 
 use crate::monitor::{as_cluster_user, query};
 use crate::{CLUSTER_ID, Process, run, test_folder, wait_for};

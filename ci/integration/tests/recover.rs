@@ -1,15 +1,17 @@
-//! The way back, with a real PostgreSQL: a backup's tar is unpacked and recovered as the recovery program does it.
+//! The way back, with a real PostgreSQL: a backup's tar is unpacked, recovered and takes the live data's place as the
+//! recovery program does it.
 
 #![allow(clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
 use anyhow::{Context, Result, bail};
 use api::{CreateBackup, Manifest};
 use integration::{
-    CHECKSUM, CLUSTER_ID, Monitor, Server, paired, programs, test_folder, wait_until_replayed,
+    CHECKSUM, CLUSTER_ID, Monitor, Server, followed, monitor_with_rows, programs, test_folder,
+    wait_until_replayed,
 };
 use recovery::Failure;
 use recovery::configuration::IN_DATA;
-use recovery::restore::{Host, Restore, Service, Stage};
+use recovery::restore::{Host, Restore, Service, Stage, Written};
 use recovery::start::Unpacked;
 use recovery::swap::{Place, Swap};
 use recovery::unpack::{Destination, unpack};
@@ -39,7 +41,9 @@ struct Kept {
 
 impl Kept {
     fn make(toolbox: &Toolbox) -> Result<Self> {
-        let (monitor, server) = paired(toolbox, 1000)?;
+        let monitor = monitor_with_rows(toolbox, 1000)?;
+        monitor.add_tablespace(&monitor.data().with_file_name("tablespace"))?;
+        let server = followed(toolbox, &monitor)?;
         let rows = wait_until_replayed(toolbox, &server, &monitor)?;
         let backup = server.client()?.create_backup(&CreateBackup::default())?;
         let folder = server.data().join("backups").join(monitor.peer.id.to_string());
@@ -68,6 +72,10 @@ struct Failing {
 }
 
 impl Service for Failing {
+    fn runs(&self) -> Result<bool> {
+        Ok(self.monitor.borrow().sql("select 1").is_ok())
+    }
+
     fn stop(&self) -> Result<()> {
         self.application_runs.set(false);
         self.monitor.borrow_mut().stop()
@@ -116,8 +124,8 @@ fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> 
     let mut restore = Restore::begin(&host, &kept.manifest)?;
     assert!(restore.unpack(|_| kept.tar_from(0).take(5_000_000)).is_err());
     drop(restore);
-    // Given up, nothing is left.
-    reopened()?.give_up()?;
+    // Abandoned, nothing is left.
+    reopened()?.abandon(Written::Kept)?;
     assert!(!host.work().exists() && Restore::under_way(&host)?.is_none());
 
     // Another process each time, as after a power cut.
@@ -149,14 +157,46 @@ fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> 
     assert!(service.application_runs.get());
     // The old data is kept until it is confirmed, also from another restore.
     assert_eq!(reopened()?.stage(), Stage::Live);
-    assert!(reopened()?.give_up().is_err());
+    assert!(reopened()?.abandon(Written::Kept).is_err());
     let mut other = kept.manifest.clone();
     other.backup.id = "20200101T000000Z".into();
     assert!(Restore::begin(&host, &other).is_err());
-    reopened()?.confirm()?;
+    assert_eq!(reopened()?.confirm()?, Vec::<String>::new());
     assert!(!host.work().exists() && !data.join("infimonitor-restore").exists());
     assert_eq!(sql(CHECKSUM)?, kept.rows);
+
+    // The same backup once more: the live tablespace is in nobody's way, and goes with its database.
+    assert_eq!(tablespaces(&data)?.len(), 1);
+    assert_eq!(sql("select place from far")?, "there");
+    sql("update far set place = 'here'")?;
+    Restore::begin(&host, &kept.manifest)?.unpack(|from| kept.tar_from(from))?;
+    reopened()?.recover(|_, _| ())?;
+    assert_eq!(tablespaces(&data)?.len(), 2);
+    reopened()?.bring_in()?;
+    assert_eq!(sql("select place from far")?, "there");
+    // Whoever is not content goes back, from the live one too.
+    assert!(reopened()?.abandon(Written::Kept).is_err());
+    reopened()?.abandon(Written::Lost)?;
+    assert!(Restore::under_way(&host)?.is_none() && !data.join("infimonitor-restore").exists());
+    assert_eq!((sql("select place from far")?, tablespaces(&data)?.len()), ("here".into(), 1));
+    let first = tablespaces(&data)?;
+    Restore::begin(&host, &kept.manifest)?.unpack(|from| kept.tar_from(from))?;
+    reopened()?.recover(|_, _| ())?;
+    reopened()?.bring_in()?;
+    reopened()?.confirm()?;
+    assert_eq!(sql("select place from far")?, "there");
+    let last = tablespaces(&data)?;
+    assert!(last.len() == 1 && last != first, "{first:?} {last:?}");
     Ok(())
+}
+
+/// The folders of restored tablespaces beside a data directory.
+fn tablespaces(data: &Path) -> Result<Vec<PathBuf>> {
+    let beginning = format!("{}.tablespaces-", data.display());
+    let folder = data.parent().context("a data directory is in a folder")?;
+    let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let paths: Vec<PathBuf> = entries.collect::<Result<_>>()?;
+    Ok(paths.into_iter().filter(|path| path.to_string_lossy().starts_with(&beginning)).collect())
 }
 
 #[test]
@@ -185,8 +225,12 @@ fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Resu
         fs::copy(lost.data().join(name), restored.join(name))?;
         chown(restored.join(name), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
     }
-    let swap =
-        Swap { live: lost.data(), beside: restored, id: backup.id.clone(), owner: (CLUSTER_ID, CLUSTER_ID) };
+    let swap = Swap {
+        live: lost.data(),
+        beside: restored,
+        name: backup.full_name(),
+        owner: (CLUSTER_ID, CLUSTER_ID),
+    };
     swap.mark()?;
     assert!(swap.bring_in()?);
     lost.run_server()?;
@@ -195,7 +239,7 @@ fn a_backup_is_recovered_beside_and_takes_the_place_of_a_lost_database() -> Resu
     // And back: what was there before is still whole.
     lost.stop()?;
     assert!(swap.bring_back()?);
-    assert_eq!(swap.place()?, Place::Beside);
+    assert_eq!(swap.place()?, Some(Place::Beside));
     lost.run_server()?;
     assert!(lost.sql(CHECKSUM).is_err(), "the old database has no table t");
     Ok(())

@@ -2,7 +2,9 @@
 
 use api::{BackupList, Client, CreateBackup, EventKind, Peer, Reason, Verification};
 use hostd::{Request, Step};
-use integration::{CHECKSUM, Monitor, Restored, Server, paired, run, wait_for, wait_until_replayed};
+use integration::{
+    CHECKSUM, Monitor, Restored, Server, paired, query_replica, run, wait_for, wait_until_replayed,
+};
 use std::time::Duration;
 use tools::Toolbox;
 
@@ -125,6 +127,30 @@ fn a_monitor_that_went_another_way_is_followed_and_what_was_there_before_restore
     let index = vtar::Index::read_from(std::fs::File::open(folder.join(format!("{}.index", protected.id)))?)?;
     let tar = std::sync::Arc::new(index).reader(folder.join(&protected.id))?;
     assert_eq!(Restored::start(&toolbox, protected, tar)?.sql(CHECKSUM)?, before);
+    Ok(())
+}
+
+#[test]
+fn a_tablespace_made_while_it_is_followed_comes_along() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox, ROWS)?;
+    // The replica has a /tmp of its own: there is no such place, as on another machine.
+    let place = tempfile::tempdir_in("/tmp")?;
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    monitor.add_tablespace(&place.path().join("tablespace"))?;
+    wait_for("the table in the tablespace", 3 * MINUTE, || {
+        match query_replica(&toolbox, &server, &monitor, "select place from far") {
+            Ok(answer) if answer == "there" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .map_err(|error| error.context(server.logs()))?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    let events = server.client()?.events(None)?.events;
+    let said = events
+        .iter()
+        .any(|event| event.message.contains("has a tablespace that the replica was copied without"));
+    assert!(said, "{events:?}");
     Ok(())
 }
 

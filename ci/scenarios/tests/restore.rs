@@ -20,6 +20,8 @@ mod full {
     /// The program; the rest of its options follow.
     const RESTORE: &str = "monitor-link restore --server 192.168.77.2";
 
+    /// The monitor's application, as a node has it.
+    const APPLICATION: &str = "/var/lib/monitor-link/application";
     /// The key of a terminal.
     const ENTER: &str = "\r";
 
@@ -104,6 +106,11 @@ mod full {
             node.screendump(&lab.folder().join("first-page.png"))?;
             println!("asks at its console {:.1?} after it was switched on", lost.elapsed());
 
+            node.run_ok(
+                &format!("mkdir -p /var/lib/monitor-link && printf '#!/bin/sh\\necho $1 >>{APPLICATION}.log\\n' >{APPLICATION} && chmod 755 {APPLICATION}"),
+                COMMAND,
+            )?;
+
             // What is wrong is said, and changes nothing.
             node.run_ok("umask 77; echo backup >/run/password; echo wrong >/run/wrong", COMMAND)?;
             let other_key = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -184,7 +191,7 @@ mod full {
             node.boot_again()?;
             let screen = wait_until("the page after the cut", LONG, || {
                 let screen = node.serial_screen()?;
-                ensure!(screen.contains("go on") || screen.contains("restored and runs"), "\n{screen}");
+                ensure!(screen.contains("continue") || screen.contains("restored and runs"), "\n{screen}");
                 Ok(screen)
             })?;
             println!("after the power cut in the exchange:\n{screen}");
@@ -195,6 +202,9 @@ mod full {
             let restored = sql(&node, &checksum_sql(), LONG)?;
             ensure!(restored == expected, "{restored}\nand not\n{expected}");
             println!("restored {:.1?} after the loss", lost.elapsed());
+
+            let application = node.run_ok(&format!("cat {APPLICATION}.log"), COMMAND)?;
+            ensure!(application.ends_with("stop\nstart"), "the application was not told: {application:?}");
 
             // It is paired at the console, under the lost monitor's UUID.
             node.type_on_serial(ENTER)?;
@@ -217,7 +227,7 @@ mod full {
 
             // The old data goes when somebody says so, and the node is a monitor from its next boot on.
             node.type_on_serial("c")?;
-            page(&node, "The data that was there before is removed", LONG)?;
+            page(&node, "What was there before is removed", LONG)?;
             node.type_on_serial(ENTER)?;
             node.wait_for_serial("login:", LONG)?;
             node.reboot(BOOT)?;
