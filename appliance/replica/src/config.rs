@@ -104,16 +104,21 @@ impl CloneConfig<'_> {
         lines.join("\n") + "\n"
     }
 
-    /// `pg_hba.conf`: everybody who reaches the socket, which is the clone's own user alone.
-    pub fn hba(&self) -> String {
-        "local all all trust\n".into()
+    /// The files for the run folder, by name. `pg_hba.conf` lets in everybody who reaches the socket, which is the clone's own
+    /// user alone.
+    pub fn files(&self) -> [(&'static str, String); 3] {
+        [
+            (POSTGRESQL_CONF, self.postgresql_conf()),
+            (HBA_FILE, "local all all trust\n".into()),
+            (IDENT_FILE, String::new()),
+        ]
     }
 }
 
 /// What every cluster here runs under: reachable on a local socket only, and nothing that came with the database runs.
 fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Vec<String> {
     vec![
-        "# Written by the backup server at each start; changes are lost.".to_owned(),
+        "# Written at each start; changes are lost.".to_owned(),
         format!("hba_file = '{run}/{HBA_FILE}'"),
         format!("ident_file = '{run}/{IDENT_FILE}'"),
         "listen_addresses = ''".into(),

@@ -80,7 +80,7 @@ impl Source {
     }
 }
 
-/// The connection string for a clone under verification. Its options win over what the database sets for its users and
+/// The connection string for a clone that is verified or restored. Its options win over what the database sets for its users and
 /// databases: no time limit of theirs, no trigger at login, no schema before PostgreSQL's own.
 pub fn clone_conninfo(socket_dir: &str, user: &str, database: &str) -> String {
     let options = "-c event_triggers=off -c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off \

@@ -10,6 +10,7 @@ mod controldata;
 mod headroom;
 mod lsn;
 mod progress;
+mod replay;
 mod state;
 mod step;
 mod stream;
@@ -22,6 +23,7 @@ pub use controldata::{ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
+pub use replay::{EVERY_CLUSTERS_DATABASE, PROMOTE, REPLAYED, Reached, Replay, psql_arguments};
 pub use state::{
     FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
     SYNCHRONIZED_SECONDS, is_full, state,

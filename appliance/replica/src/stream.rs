@@ -1,7 +1,7 @@
 //! What the replica's own log says of a stream that cannot be continued, although both servers run.
 //!
 //! PostgreSQL shows it nowhere else: the WAL receiver ends and is started anew for ever. The texts are those of
-//! PostgreSQL 17 with `lc_messages = C` (xlogrecovery.c, walreceiver.c, walsender.c).
+//! PostgreSQL 17 with `lc_messages = C` (xlogrecovery.c, walreceiver.c, walsender.c, tablespace.c).
 
 use crate::Lsn;
 
@@ -11,14 +11,19 @@ const SET_BACK: &str = "the monitor was set back to an older state than the repl
 /// What a monitor did that was promoted before the replica's position, such as a restored one.
 const DIVERGED: &str = "the monitor went another way than the replica (its timeline diverged)";
 
+/// A tablespace lies where the monitor has it, and there is no such place here; a copy is told another one.
+const TABLESPACE: &str = "the monitor has a tablespace that the replica was copied without";
+
 /// Parts of lines after which the stream never continues.
-const BROKEN: [(&str, &str); 6] = [
+const BROKEN: [(&str, &str); 8] = [
     ("has already been removed", "the monitor does not have the WAL any more that the replica needs"),
     ("forked off current database system timeline", DIVERGED),
     // The same at the replica's next start, which fails: it has the monitor's history by then.
     ("is not a child of this server's history", DIVERGED),
     ("does not contain minimum recovery point", DIVERGED),
     ("is ahead of the WAL flush position", SET_BACK),
+    ("Create this directory for the tablespace before restarting the server", TABLESPACE),
+    ("could not set permissions on directory", TABLESPACE),
     ("is behind recovery timeline", "the monitor is behind the replica (its timeline is older)"),
 ];
 
@@ -93,6 +98,10 @@ mod tests {
                 "FATAL:  could not receive data from WAL stream: ERROR:  requested starting point 0/5000000 is ahead of \
                  the WAL flush position of this server 0/4000000",
                 Some("was set back"),
+            ),
+            (
+                "HINT:  Create this directory for the tablespace before restarting the server.",
+                Some("has a tablespace"),
             ),
             ("LOG:  started streaming WAL from primary at 0/3000000 on timeline 1", None),
             ("FATAL:  could not connect to the primary server: connection refused", None),
