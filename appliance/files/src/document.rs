@@ -111,7 +111,7 @@ impl<T: Serialize + DeserializeOwned> Document<T> {
         };
         if stored.format > self.format {
             bail!(
-                "{} was written by a newer version (format {}, this one reads up to {}); update the backup server",
+                "{} was written by a newer version (format {}, this one reads up to {}); update this machine",
                 path.display(),
                 stored.format,
                 self.format

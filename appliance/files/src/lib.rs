@@ -97,16 +97,19 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("{} has its name, but it cannot be synced to the disk", to.display()))
 }
 
-/// Exchanges the names of what is at `one` and at `other`, in one folder, in one step and durably.
+/// Exchanges the names of what is at `one` and at `other`, on one file system, in one step and durably: both folders are
+/// synced.
 ///
 /// # Errors
 /// Those of the file system; one of them may not be there.
 pub fn exchange(one: &Path, other: &Path) -> Result<()> {
-    let folder = other.parent().unwrap_or(Path::new("."));
     let exchange = || -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
-        File::open(folder)?.sync_all()
+        for path in [one, other] {
+            File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
     };
     exchange().with_context(|| format!("cannot exchange {} and {}", one.display(), other.display()))
 }
@@ -145,6 +148,16 @@ pub fn folder(path: &Path, mode: u32, (user, group): Owner) -> Result<bool> {
     Ok(true)
 }
 
+/// Removes a folder with all that is in it, if it is there. Links in it are not followed.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    unless_missing(fs::remove_dir_all(path))
+        .with_context(|| format!("cannot remove {}", path.display()))
+        .map(drop)
+}
+
 /// Reads a text file; `None` if it is not there.
 ///
 /// # Errors
@@ -176,6 +189,11 @@ pub fn bytes_below(folder: &Path, left_out: Option<&Path>) -> Result<u64> {
         };
     }
     Ok(bytes)
+}
+
+/// Bytes in hexadecimal, lower case, as `sha256sum` writes digests.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

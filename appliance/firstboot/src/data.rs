@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, anyhow};
 use provisioning::Role;
-use storage::btrfs;
+use storage::{btrfs, recorded};
 
 use crate::places::Places;
 use crate::report::{problem, say};
-use crate::state;
+use crate::state::{self, Volume};
 
 /// Stands in *state* since *data* was made.
 const MADE: &str = "data-made";
@@ -31,7 +31,11 @@ fn attach(places: &Places, role: Role) -> Result<()> {
     let made = places.setting(MADE);
     let target = places.in_root("data");
     let was_made = made.try_exists().with_context(|| format!("cannot look for {}", made.display()))?;
-    state::attach(places, "data", &target, btrfs::DATA_FLAGS, was_made).map_err(|error| {
+    let plan = files::read(&places.setting(recorded::FILE))?;
+    let plan = plan.map(|text| serde_json::from_str(&text)).transpose();
+    let plan = plan.with_context(|| format!("{} is damaged", places.setting(recorded::FILE).display()))?;
+    let volume = Volume { name: "data", target: &target, flags: btrfs::DATA_FLAGS, was_made, plan };
+    state::attach(places, &volume).map_err(|error| {
         if was_made {
             anyhow!("{error:#}. To begin with an empty one, remove {}", made.display())
         } else {

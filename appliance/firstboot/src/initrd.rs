@@ -1,11 +1,11 @@
 //! `firstboot initrd`: from the mounted root to a machine that knows who it is.
 
 use anyhow::{Context, Result};
-use provisioning::Identity;
+use provisioning::{Identity, Role};
 
 use crate::places::Places;
 use crate::report::problem;
-use crate::{machine_id, provision, settings, state};
+use crate::{machine_id, medium, provision, settings, state};
 
 /// Runs the steps of the initrd.
 ///
@@ -13,6 +13,9 @@ use crate::{machine_id, provision, settings, state};
 /// Only if nothing at all can be mounted as `/var`; everything else is reported and the boot goes on.
 pub fn run(places: &Places) -> Result<()> {
     std::fs::create_dir_all(places.runtime("")).context("cannot make /run/infimonitor")?;
+    if medium::booted(places)?.is_some() {
+        return installer(places);
+    }
     let has_state = state::mount(places)?;
     let identity = machine(places, has_state);
     let target = match &identity {
@@ -24,6 +27,18 @@ pub fn run(places: &Places) -> Result<()> {
         note(places, "hostname-problem", settings::host_name(places));
         note(places, "root-password-problem", settings::root_password(places));
     }
+    note(places, "network-problem", settings::network(places));
+    Ok(())
+}
+
+/// Of the installation medium: nothing of the machine's disks is touched, and nothing is kept.
+fn installer(places: &Places) -> Result<()> {
+    state::in_memory(places)?;
+    let id =
+        machine_id::ensure(places).and_then(|file| settings::bind(&file, &places.in_root("etc/machine-id")));
+    note(places, "machine-id-problem", id);
+    let target = format!("{}.target", Role::Installer.name());
+    note(places, "role-problem", settings::target(places, &target));
     note(places, "network-problem", settings::network(places));
     Ok(())
 }

@@ -5,6 +5,9 @@
 //!    password.
 //! 2. [`system`]: certificate, password file, *data* file system.
 //!
+//! A machine that was booted of the installation medium has none of these: [`medium`] opens its root, and its `/var` is
+//! memory.
+//!
 //! Every step looks first, says what it found and what it does, and may be run again: a power cut at any point is
 //! mended by the next boot, because `identity.json` is written last and each file appears whole or not at all
 //! (design D15). Nothing that carries data is ever formatted. What goes wrong is written to a file in
@@ -12,9 +15,11 @@
 //!
 //! The steps take their paths from [`Places`], so that tests run them against a folder.
 
+pub mod boot_sector;
 pub mod data;
 pub mod initrd;
 pub mod machine_id;
+pub mod medium;
 pub mod places;
 pub mod provision;
 pub mod report;

@@ -1,19 +1,20 @@
-//! `firstboot initrd|system`: see the library's documentation for what each does.
+//! `firstboot medium|initrd|system`: see the library's documentation for what each does.
 //!
 //! Exit status 0 also when something is wrong with state or data: the console must come up and say so (design D4).
 
 use std::process::ExitCode;
 
-use firstboot::{Places, initrd, system};
+use firstboot::{Places, initrd, medium, system};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["medium"] => medium::run(&Places::initrd()),
         ["initrd"] => initrd::run(&Places::initrd()),
         ["system"] => system::run(&Places::system()),
         _ => {
             eprintln!(
-                "usage: firstboot initrd|system\n  initrd: mounts state, gives the machine its id and role\n  system: TLS certificate, password, data file system"
+                "usage: firstboot medium|initrd|system\n  medium: finds the installation medium that was booted\n  initrd: mounts state, gives the machine its id and role\n  system: TLS certificate, password, data file system"
             );
             return ExitCode::from(2);
         }

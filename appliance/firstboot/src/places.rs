@@ -40,6 +40,10 @@ pub struct Places {
     pub kmsg: PathBuf,
     /// The program that makes a btrfs.
     pub mkfs: PathBuf,
+    /// The program for btrfs devices that are there.
+    pub btrfs: PathBuf,
+    /// The program that puts firewall rules into force.
+    pub nft: PathBuf,
     /// sysfs and device files.
     pub devices: Devices,
     /// How long the disk is waited for.
@@ -67,6 +71,8 @@ impl Places {
             smbios: Path::new("/").join(smbios::TABLE),
             kmsg: "/dev/kmsg".into(),
             mkfs: storage::btrfs::MKFS.into(),
+            btrfs: storage::btrfs::BTRFS.into(),
+            nft: firewall::NFT.into(),
             devices: Devices::default(),
             patience: PATIENCE,
             ids: IDS,
@@ -111,6 +117,8 @@ pub(crate) mod testing {
             smbios: at("DMI"),
             kmsg: at("kmsg"),
             mkfs: storage::btrfs::MKFS.into(),
+            btrfs: storage::btrfs::BTRFS.into(),
+            nft: "cat".into(), // reads the rules to their end
             devices: Devices { sys: at("sys"), dev: at("dev") },
             patience: Duration::ZERO,
             ids: Ids { root: me, shadow: group, backupd: me, infimonitor: group },

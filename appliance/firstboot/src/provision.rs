@@ -5,7 +5,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use auth::{DEFAULT_PASSWORD, hash_password, write_password_file};
 use jiff::Timestamp;
-use provisioning::{Answers, Identity, Role, smbios};
+use provisioning::answers::FILE as ANSWERS;
+use provisioning::{Answers, Identity, Role};
 use uuid::Uuid;
 
 use crate::places::Places;
@@ -22,20 +23,29 @@ const TABLE_BYTES: usize = 1 << 20;
 pub fn ensure(places: &Places) -> Result<Identity> {
     if let Some(identity) = identity(places)? {
         say("identity", &format!("is there: role {}, id {}", identity.role.name(), identity.id));
+        files::remove(&places.setting(ANSWERS))?;
         return Ok(identity);
     }
-    let answers = match answers(places)? {
-        Some(answers) => {
-            say("identity", &format!("is missing; answers in SMBIOS: role {}", answers.role.name()));
-            answers
-        }
-        None => {
-            let answers = Answers::unattended_default();
-            say("identity", &format!("is missing, and no answers in SMBIOS; role {}", answers.role.name()));
-            answers
-        }
+    let (answers, whose) = match (installers(places)?, smbios(places)) {
+        // Whoever installed the machine has answered for it.
+        (Some(answers), _) => (answers, "the installer's answers"),
+        (None, answers) => match answers? {
+            Some(answers) => (answers, "answers in SMBIOS"),
+            None => (Answers::unattended_default(), "no answers"),
+        },
     };
-    apply(places, &answers)
+    say("identity", &format!("is missing; {whose}: role {}", answers.role.name()));
+    let identity = apply(places, &answers)?;
+    files::remove(&places.setting(ANSWERS))?;
+    Ok(identity)
+}
+
+/// What the installer left.
+fn installers(places: &Places) -> Result<Option<Answers>> {
+    let path = places.setting(ANSWERS);
+    let text = files::read(&path)?;
+    let answers = text.map(|text| Answers::from_yaml(&text)).transpose();
+    answers.with_context(|| format!("{} is wrong; install anew", path.display()))
 }
 
 /// The identity that is stored.
@@ -50,7 +60,7 @@ pub fn identity(places: &Places) -> Result<Option<Identity>> {
     Ok(Some(identity))
 }
 
-fn answers(places: &Places) -> Result<Option<Answers>> {
+fn smbios(places: &Places) -> Result<Option<Answers>> {
     let table = match fs::read(&places.smbios) {
         Ok(table) => table,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -59,7 +69,7 @@ fn answers(places: &Places) -> Result<Option<Answers>> {
         }
     };
     let table = &table[..table.len().min(TABLE_BYTES)];
-    smbios::answers_in_table(table)
+    provisioning::smbios::answers_in_table(table)
         .context("the provisioning data is wrong; the machine stays unprovisioned until it is mended")
 }
 
@@ -107,6 +117,7 @@ fn password(places: &Places, answers: &Answers) -> Result<()> {
 mod tests {
     use super::*;
     use crate::places::testing::places;
+    use provisioning::smbios;
     use std::os::unix::fs::MetadataExt;
 
     const ARGON: &str =
@@ -181,6 +192,17 @@ mod tests {
         assert_eq!(ensure(&places).unwrap().role, Role::BackupServer);
         assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "second\n");
         assert!(has_default_password(&places), "a password of the first attempt stayed");
+    }
+
+    #[test]
+    fn what_the_installer_left_goes_before_smbios_and_is_gone_afterwards() {
+        let (_dir, places) = places();
+        fs::write(&places.smbios, table("role: backup-server\nhostname: other")).unwrap();
+        fs::create_dir_all(places.setting("")).unwrap();
+        fs::write(places.setting(ANSWERS), "role: monitor\nhostname: m1\ninstall: {}\n").unwrap();
+        assert_eq!(ensure(&places).unwrap().role, Role::Monitor);
+        assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "m1\n");
+        assert!(!places.setting(ANSWERS).exists());
     }
 
     #[test]

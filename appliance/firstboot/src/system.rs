@@ -5,7 +5,7 @@ use provisioning::Role;
 
 use crate::places::Places;
 use crate::report::{problem, say};
-use crate::{data, provision, tls};
+use crate::{boot_sector, data, provision, tls};
 
 /// Runs the steps of the running system.
 ///
@@ -13,7 +13,9 @@ use crate::{data, provision, tls};
 /// `/run` cannot be written. Everything else is reported, and the boot goes on.
 pub fn run(places: &Places) -> Result<()> {
     std::fs::create_dir_all(places.runtime("")).context("cannot make /run/infimonitor")?;
-    let identity = match provision::identity(places) {
+    let identity = provision::identity(places);
+    firewall(places, identity.as_ref().ok().and_then(Option::as_ref).map(|identity| identity.role));
+    let identity = match identity {
         Ok(Some(identity)) => identity,
         Ok(None) => {
             say("system", "the machine has no identity; nothing to do");
@@ -29,8 +31,24 @@ pub fn run(places: &Places) -> Result<()> {
     }
     if identity.role != Role::Installer {
         data::ensure(places, identity.role);
+        if let Err(error) = boot_sector::ensure(places) {
+            problem(places, "boot-sector-problem", &format!("{error:#}. Another disk may not boot"));
+        }
     }
     Ok(())
+}
+
+/// Before there is a network: nothing but the ports of the role is open, and without a role none.
+fn firewall(places: &Places, role: Option<Role>) {
+    match firewall::apply(&places.nft, &firewall::ruleset(role, None)) {
+        Ok(()) => {
+            let of = role.map_or("a machine without role", Role::name);
+            say("firewall", &format!("the rules of {of} are in force"));
+        }
+        Err(error) => {
+            problem(places, "firewall-problem", &format!("{error:#}. Every port that is listened on is open"))
+        }
+    }
 }
 
 /// Folders and certificate of the role; the password is made with the identity.

@@ -18,10 +18,14 @@ use firstboot::{Places, data, machine_id, provision, settings, state, system};
 use provisioning::Role;
 use storage::disks::Devices;
 use storage::layout::{self, MINIMUM_DISK_BYTES};
-use storage::mounts;
+use storage::plan::Profile;
+use storage::recorded::{self, Recorded};
+use storage::{btrfs, contents, mounts};
 use tools::Toolbox;
 
 const GUID: &str = "8c5f2a30-1111-4222-8333-444455556666";
+/// Of a second disk.
+const OTHER_GUID: &str = "8c5f2a30-1111-4222-8333-444455556667";
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -54,8 +58,10 @@ impl Machine {
         fs::write(at("root/etc/shadow"), "root:!:20000:0:99999:7:::\n").unwrap();
         fs::write(at("cmdline"), format!("infimonitor.slot=a infimonitor.disk={GUID}")).unwrap();
         fs::write(at("kmsg"), "").unwrap();
-        fs::write(at("mkfs.btrfs"), wrapper("mkfs.btrfs")).unwrap();
-        fs::set_permissions(at("mkfs.btrfs"), fs::Permissions::from_mode(0o755)).unwrap();
+        for program in ["mkfs.btrfs", "btrfs"] {
+            fs::write(at(program), wrapper(program)).unwrap();
+            fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
         let places = Places {
             root: at("root"),
             run: at("run"),
@@ -63,24 +69,26 @@ impl Machine {
             smbios: at("DMI"),
             kmsg: at("kmsg"),
             mkfs: at("mkfs.btrfs"),
+            btrfs: at("btrfs"),
+            nft: "cat".into(), // the rules of this machine are not ours
             devices: Devices { sys: at("sys"), dev: at("dev") },
             patience: Duration::from_secs(1),
             ids: Ids { root: 0, shadow: 42, backupd: 971, infimonitor: 973 },
         };
         let mut machine = Self { dir, places, loops: Vec::new() };
-        machine.add_disk();
+        machine.add_disk("vda", GUID);
         machine
     }
 
-    fn add_disk(&mut self) {
-        let disk = self.dir.path().join("dev/vda");
+    fn add_disk(&mut self, name: &str, guid: &str) {
+        let disk = self.dir.path().join("dev").join(name);
         let file = File::options().create_new(true).read(true).write(true).open(&disk).unwrap();
         file.set_len(MINIMUM_DISK_BYTES).unwrap();
         let mut table = gpt::GptConfig::new()
             .writable(true)
-            .create_from_device(file, Some(GUID.parse().unwrap()))
+            .create_from_device(file, Some(guid.parse().unwrap()))
             .unwrap();
-        let sysfs = self.dir.path().join("sys/block/vda");
+        let sysfs = self.dir.path().join("sys/block").join(name);
         fs::create_dir_all(sysfs.join("queue")).unwrap();
         fs::write(sysfs.join("size"), (MINIMUM_DISK_BYTES / 512).to_string()).unwrap();
         fs::write(sysfs.join("queue/logical_block_size"), "512").unwrap();
@@ -100,18 +108,34 @@ impl Machine {
             };
             entries.insert(number, entry);
             if ["state", "data"].contains(&p.name) {
-                let image = self.dir.path().join(p.name);
+                let partition = format!("{name}{number}");
+                let image = self.dir.path().join(&partition);
                 File::create_new(&image).unwrap().set_len(p.size_bytes(512)).unwrap();
-                let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
-                symlink(&device, self.dir.path().join(format!("dev/vda{number}"))).unwrap();
-                self.loops.push(device);
-                let partition = sysfs.join(format!("vda{number}"));
+                self.plug_in(&partition);
+                let partition = sysfs.join(partition);
                 fs::create_dir_all(&partition).unwrap();
                 fs::write(partition.join("partition"), number.to_string()).unwrap();
             }
         }
         table.update_partitions(entries).unwrap();
         drop(table.write().unwrap());
+    }
+
+    /// Makes a partition's device appear.
+    fn plug_in(&mut self, partition: &str) {
+        let image = self.dir.path().join(partition);
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image));
+        symlink(&device, self.dir.path().join("dev").join(partition)).unwrap();
+        self.loops.push(device);
+    }
+
+    /// Makes it vanish.
+    fn pull_out(&mut self, partition: &str) {
+        let link = self.dir.path().join("dev").join(partition);
+        let device = fs::read_link(&link).unwrap();
+        fs::remove_file(&link).unwrap();
+        run(Command::new("losetup").arg("--detach").arg(&device));
+        self.loops.retain(|other| Path::new(other) != device);
     }
 
     /// What the initrd and the system do at a boot. Returns whether *state* is there.
@@ -293,4 +317,65 @@ fn a_file_system_whose_making_was_cut_off_is_made_again() {
     machine.patch(10, 65_536 + 64, b"!BHRfS_M");
     assert!(machine.boot());
     assert!(machine.places.in_root("data/backups").is_dir());
+}
+
+#[test]
+fn a_mirror_is_used_without_a_disk_and_a_disk_that_was_away_is_not_mounted_in() {
+    let mut machine = Machine::new();
+    machine.add_disk("vdb", OTHER_GUID);
+    let dev = machine.dir.path().join("dev");
+    // As the installer leaves it.
+    let state = ["vda9", "vdb9"].map(|name| dev.join(name));
+    let paths = state.each_ref().map(PathBuf::as_path);
+    btrfs::make(&machine.places.mkfs, &paths, "state", Profile::Raid1).unwrap();
+    let var = machine.places.in_root("var");
+    btrfs::mount(&state, &var, btrfs::STATE_FLAGS, false).unwrap();
+    let disks = [GUID, OTHER_GUID].map(|guid| guid.parse().unwrap()).into();
+    let plan = Recorded { profile: Profile::Raid1, disks };
+    let file = machine.places.setting(recorded::FILE);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
+    rustix::mount::unmount(&var, rustix::mount::UnmountFlags::empty()).unwrap();
+
+    let superblock = |partition: &str| {
+        let mut device = File::open(dev.join(partition)).unwrap();
+        contents::superblock(&contents::read_head(&mut device).unwrap()).unwrap()
+    };
+    let problem = |machine: &Machine, name: &str| fs::read_to_string(machine.places.runtime(name)).ok();
+    assert!(machine.boot());
+    assert_eq!(problem(&machine, "data-degraded"), None);
+    machine.shut_down();
+    let both = [superblock("vda10"), superblock("vdb10")];
+    assert_eq!(
+        (both[0].fsid, both[0].num_devices, both[0].generation),
+        (both[1].fsid, 2, both[1].generation)
+    );
+
+    // One is pulled out.
+    for partition in ["vdb9", "vdb10"] {
+        machine.pull_out(partition);
+    }
+    assert!(machine.boot());
+    for name in ["state-degraded", "data-degraded"] {
+        let text = problem(&machine, name).unwrap();
+        assert!(text.contains("without 1 of its 2 disks"), "{text}");
+    }
+    fs::write(machine.places.in_root("data/written-meanwhile"), "x").unwrap();
+    machine.shut_down();
+
+    // It is put back, and even started from.
+    for partition in ["vdb9", "vdb10"] {
+        machine.plug_in(partition);
+    }
+    let left_behind = superblock("vdb10");
+    for guid in [GUID, OTHER_GUID] {
+        fs::write(&machine.places.command_line, format!("infimonitor.slot=a infimonitor.disk={guid}"))
+            .unwrap();
+        assert!(machine.boot());
+        let text = problem(&machine, "data-degraded").unwrap();
+        assert!(text.contains("vdb10 was away"), "{text}");
+        assert!(machine.places.in_root("data/written-meanwhile").exists());
+        machine.shut_down();
+        assert_eq!(superblock("vdb10"), left_behind, "it was mounted in");
+    }
 }

@@ -9,10 +9,11 @@ use uuid::Uuid;
 /// and md (1.1, 1.2) all lie in here.
 pub const PROBE_BYTES: usize = 1 << 20;
 
-/// Where btrfs keeps its first superblock (64 KiB) plus the offset of the magic in it (64), in bytes.
-const BTRFS_MAGIC_OFFSET: usize = 65_536 + 64;
-/// And that of the file system's UUID (32).
-const BTRFS_FSID_OFFSET: usize = 65_536 + 32;
+/// Where btrfs keeps its first superblock, in bytes; the offsets of its fields are those of `struct btrfs_super_block`
+/// (btrfs documentation, "On-disk format").
+const BTRFS_SUPERBLOCK: usize = 64 << 10;
+/// Where the magic is.
+const BTRFS_MAGIC_OFFSET: usize = BTRFS_SUPERBLOCK + 0x40;
 const BTRFS_MAGIC: &[u8; 8] = b"_BHRfS_M";
 /// mkfs.btrfs writes this magic first and the real one when it is done (BTRFS_MAGIC_TEMPORARY in btrfs-progs).
 const BTRFS_MAGIC_TEMPORARY: &[u8; 8] = b"!BHRfS_M";
@@ -45,10 +46,32 @@ pub fn classify(head: &[u8]) -> Contents {
     }
 }
 
-/// UUID of the finished btrfs of which a partition with this head is a member: the same on all of its devices.
-pub fn btrfs_uuid(head: &[u8]) -> Option<Uuid> {
-    let fsid = head.get(BTRFS_FSID_OFFSET..BTRFS_FSID_OFFSET + 16)?;
-    (classify(head) == Contents::Btrfs).then(|| Uuid::from_slice(fsid).ok())?
+/// What a member of a btrfs says of itself and of the file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superblock {
+    /// UUID of the file system: the same on all of its devices.
+    pub fsid: Uuid,
+    /// Number of the last transaction that this member has.
+    pub generation: u64,
+    /// How many members there are.
+    pub num_devices: u64,
+    /// Number of this one, which it keeps.
+    pub devid: u64,
+}
+
+/// The superblock of a partition with this head, if it holds a finished btrfs.
+pub fn superblock(head: &[u8]) -> Option<Superblock> {
+    if classify(head) != Contents::Btrfs {
+        return None;
+    }
+    let field = |at: usize, bytes: usize| head.get(BTRFS_SUPERBLOCK + at..BTRFS_SUPERBLOCK + at + bytes);
+    let number = |at| Some(u64::from_le_bytes(field(at, 8)?.try_into().ok()?));
+    Some(Superblock {
+        fsid: Uuid::from_slice(field(0x20, 16)?).ok()?,
+        generation: number(0x48)?,
+        num_devices: number(0x88)?,
+        devid: number(0xc9)?,
+    })
 }
 
 /// Reads the head of a partition.
@@ -102,15 +125,20 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_btrfs_have_its_uuid() {
+    fn a_superblock_is_read_where_btrfs_has_it() {
         let fsid = Uuid::from_u128(7);
-        let table = [
-            (head(&[(BTRFS_MAGIC_OFFSET, BTRFS_MAGIC), (BTRFS_FSID_OFFSET, fsid.as_bytes())]), Some(fsid)),
-            (head(&[(BTRFS_FSID_OFFSET, fsid.as_bytes())]), None),
-            (vec![], None),
+        let at = |offset: usize| BTRFS_SUPERBLOCK + offset;
+        let fields: [(usize, &[u8]); 4] = [
+            (at(0x20), fsid.as_bytes()),
+            (at(0x48), &[1, 2, 0, 0, 0, 0, 0, 0]),
+            (at(0x88), &[4, 0, 0, 0, 0, 0, 0, 0]),
+            (at(0xc9), &[3, 0, 0, 0, 0, 0, 0, 0]),
         ];
-        for (head, expected) in table {
-            assert_eq!(btrfs_uuid(&head), expected);
+        let unfinished = head(&fields);
+        let finished = head(&[&fields[..], &[(BTRFS_MAGIC_OFFSET, BTRFS_MAGIC)]].concat());
+        let expected = Superblock { fsid, generation: 0x201, num_devices: 4, devid: 3 };
+        for (head, expected) in [(finished, Some(expected)), (unfinished, None), (vec![], None)] {
+            assert_eq!(superblock(&head), expected);
         }
     }
 

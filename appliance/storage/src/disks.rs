@@ -15,6 +15,7 @@ use gpt::disk::LogicalBlockSize;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::members::Member;
 use crate::{contents, layout};
 
 /// How often a disk that is not there yet is looked for.
@@ -129,6 +130,10 @@ pub struct Disk {
     pub device: PathBuf,
     /// GUID of its GPT.
     pub guid: Uuid,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Bytes of a logical sector.
+    pub sector_bytes: u64,
     /// Its partitions by GPT name; only those that have a device by now.
     pub partitions: BTreeMap<String, Found>,
 }
@@ -196,6 +201,22 @@ impl Devices {
         Ok(disks.filter(is_sibling).collect())
     }
 
+    /// Every partition with this GPT name that holds a finished btrfs. What cannot be read is none.
+    ///
+    /// # Errors
+    /// [`DiskError::Sysfs`].
+    pub fn members(&self, name: &str) -> Result<Vec<Member>, DiskError> {
+        let block = self.sys.join("block");
+        let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
+        let disks = names.iter().filter_map(|disk| self.read_disk(&block.join(disk), disk).ok().flatten());
+        let member = |disk: Disk| {
+            let device = disk.partitions.get(name)?.device.clone();
+            let head = contents::read_head(&mut File::open(&device).ok()?).ok()?;
+            Some(Member { superblock: contents::superblock(&head)?, device })
+        };
+        Ok(disks.filter_map(member).collect())
+    }
+
     /// Finds the one disk that the selector names.
     ///
     /// # Errors
@@ -244,10 +265,13 @@ impl Devices {
 
     /// `None` for what is no disk (empty drives and loop devices).
     fn read_disk(&self, sysfs: &Path, name: &str) -> io::Result<Option<Disk>> {
-        if number(&sysfs.join("size"))? == 0 {
+        // sysfs counts in sectors of 512 bytes, whatever those of the disk are.
+        let size_bytes = number(&sysfs.join("size"))? * 512;
+        if size_bytes == 0 {
             return Ok(None);
         }
-        let block_size = match number(&sysfs.join("queue/logical_block_size"))? {
+        let sector_bytes = number(&sysfs.join("queue/logical_block_size"))?;
+        let block_size = match sector_bytes {
             4096 => LogicalBlockSize::Lb4096,
             _ => LogicalBlockSize::Lb512,
         };
@@ -270,7 +294,7 @@ impl Devices {
                 Some((entry.name.clone(), found))
             })
             .collect();
-        Ok(Some(Disk { device, guid: *table.guid(), partitions }))
+        Ok(Some(Disk { device, guid: *table.guid(), size_bytes, sector_bytes, partitions }))
     }
 
     /// The kernel's partitions of a disk: number in the table → device file.
@@ -291,7 +315,7 @@ impl Devices {
 /// UUID of the btrfs in a partition, if there is one.
 fn state_uuid(partition: &Found) -> Option<Uuid> {
     let head = contents::read_head(&mut File::open(&partition.device).ok()?).ok()?;
-    contents::btrfs_uuid(&head)
+    contents::superblock(&head).map(|superblock| superblock.fsid)
 }
 
 fn list(directory: &Path) -> io::Result<Vec<String>> {

@@ -1,7 +1,8 @@
 //! Writing a disk: payloads into its partitions, and the partition table that makes it a disk of the system, last.
 //!
 //! Used by the image builder on files and by the installer on disks. The table is what makes a disk bootable, so a disk
-//! whose writing was cut has none: first the two copies of the GPT, then, in one sector, boot code and protective MBR.
+//! whose writing was cut has none: first the two copies of the GPT, then, in one sector, boot code and protective MBR. Over
+//! several disks each of these steps is done on all before the next.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,8 +14,11 @@ use uuid::Uuid;
 
 use crate::layout::Partition;
 
-/// Blocks of zeros of this size are left out, in bytes: what is written to is blank.
-const HOLE_BYTES: usize = 64 << 10;
+/// Blocks of zeros of this size are left out on what is blank, in bytes.
+const BLOCK_BYTES: usize = 64 << 10;
+/// What is erased at the start of each partition, and at both ends of a disk, in bytes: signatures of file systems, and
+/// partition tables, lie there.
+const ERASED_BYTES: u64 = 1 << 20;
 /// Bytes of the first sector that are code; disk signature and the MBR's partition table follow.
 pub const MBR_CODE_BYTES: usize = 440;
 
@@ -44,8 +48,29 @@ pub enum TableError {
     Table(String),
 }
 
-/// Copies `payload` of `bytes` bytes to the start of a partition of the blank `disk`; `written` is told how many bytes of it
-/// are there.
+/// Makes `disk` of `disk_bytes` one without partition table, and its future `partitions` blank as far as anybody looks.
+///
+/// # Errors
+/// [`TableError::Write`]
+pub fn erase(
+    disk: &mut File,
+    disk_bytes: u64,
+    sector_bytes: u64,
+    partitions: &[Partition],
+) -> Result<(), TableError> {
+    let failed = |source| TableError::Write { what: "zeros over what was on the disk".into(), source };
+    let zeros = vec![0; ERASED_BYTES as usize];
+    // The ends first: what is cut after that is no system any more, whatever its partitions hold.
+    let ends = [0, disk_bytes.saturating_sub(ERASED_BYTES)];
+    let starts = partitions.iter().map(|partition| partition.offset_bytes(sector_bytes));
+    for offset in ends.into_iter().chain(starts) {
+        disk.seek(SeekFrom::Start(offset)).and_then(|_| disk.write_all(&zeros)).map_err(failed)?;
+    }
+    disk.sync_all().map_err(failed)
+}
+
+/// Copies `payload` of `bytes` bytes to the start of a partition of `disk`; `written` is told how many bytes of it are there.
+/// `is_blank`: the disk reads as zeros, of which none need be written.
 ///
 /// # Errors
 /// [`TableError::TooLarge`] before anything is written; [`TableError::Write`]
@@ -55,6 +80,7 @@ pub fn fill(
     partition: &Partition,
     payload: &mut impl Read,
     bytes: u64,
+    is_blank: bool,
     mut written: impl FnMut(u64),
 ) -> Result<(), TableError> {
     let room = partition.size_bytes(sector_bytes);
@@ -64,13 +90,13 @@ pub fn fill(
     let failed = |source| TableError::Write { what: format!("partition {}", partition.name), source };
     let start = partition.offset_bytes(sector_bytes);
     let mut payload = payload.take(bytes);
-    let (mut done, mut block) = (0, vec![0; HOLE_BYTES]);
+    let (mut done, mut block) = (0, vec![0; BLOCK_BYTES]);
     loop {
         let count = read_block(&mut payload, &mut block).map_err(failed)?;
         if count == 0 {
             return Ok(());
         }
-        if block[..count].iter().any(|byte| *byte != 0) {
+        if !is_blank || block[..count].iter().any(|byte| *byte != 0) {
             disk.seek(SeekFrom::Start(start + done))
                 .and_then(|_| disk.write_all(&block[..count]))
                 .map_err(failed)?;
@@ -92,20 +118,17 @@ fn read_block(file: &mut impl Read, block: &mut [u8]) -> std::io::Result<usize> 
     Ok(filled)
 }
 
-/// Writes the table of `partitions` to a disk of `disk_bytes`, and then the boot sector with `mbr_code`. `guid` gives the
-/// GUID of a partition by its name, and of the disk by [`DISK`].
+/// Writes both copies of the GPT of `partitions`. `guid` gives the GUID of a partition by its name, and of the disk by
+/// [`DISK`]. The disk counts as having it when [`write_boot_sector`] is done.
 ///
 /// # Errors
 /// [`TableError::Table`], [`TableError::Write`]
-pub fn write(
+pub fn write_gpt(
     disk: &mut File,
-    disk_bytes: u64,
     sector_bytes: u64,
     partitions: &[Partition],
     guid: impl Fn(&str) -> Uuid,
-    mbr_code: &[u8; MBR_CODE_BYTES],
 ) -> Result<(), TableError> {
-    let no_table = |error: &dyn std::fmt::Display| TableError::Table(error.to_string());
     let block_size = if sector_bytes == 4096 { LogicalBlockSize::Lb4096 } else { LogicalBlockSize::Lb512 };
     let mut entries = BTreeMap::new();
     for (number, partition) in (1..).zip(partitions) {
@@ -130,9 +153,24 @@ pub fn write(
     table.update_partitions(entries).map_err(|error| no_table(&error))?;
     table.write_inplace().map_err(|error| no_table(&error))?;
     drop(table);
-    let failed = |source| TableError::Write { what: "the partition table".into(), source };
-    disk.sync_all().map_err(failed)?;
+    disk.sync_all().map_err(|source| TableError::Write { what: "the partition table".into(), source })
+}
 
+fn no_table(error: &dyn std::fmt::Display) -> TableError {
+    TableError::Table(error.to_string())
+}
+
+/// Writes the boot sector of a disk that has its GPT: boot code and protective MBR.
+///
+/// # Errors
+/// [`TableError::Table`], [`TableError::Write`]
+pub fn write_boot_sector(
+    disk: &mut File,
+    disk_bytes: u64,
+    sector_bytes: u64,
+    mbr_code: &[u8; MBR_CODE_BYTES],
+) -> Result<(), TableError> {
+    let failed = |source| TableError::Write { what: "the boot sector".into(), source };
     let blocks = u32::try_from(disk_bytes / sector_bytes - 1).unwrap_or(u32::MAX);
     let mut sector = std::io::Cursor::new(vec![0; 512]);
     gpt::mbr::ProtectiveMBR::with_lb_size(blocks)
@@ -146,7 +184,19 @@ pub fn write(
         .map_err(failed)
 }
 
-/// For what [`write`] asks the GUID of the disk.
+/// The boot code of a disk that has a protective MBR; `None`: it has none, so its GPT does not count (UEFI 2.10, 5.2.3).
+///
+/// # Errors
+/// It cannot be read.
+pub fn mbr_code(disk: &mut File) -> std::io::Result<Option<[u8; MBR_CODE_BYTES]>> {
+    let mut sector = [0; 512];
+    disk.seek(SeekFrom::Start(0))?;
+    disk.read_exact(&mut sector)?;
+    let is_protective = sector[450] == 0xee && sector[510..] == [0x55, 0xaa];
+    Ok(sector[..MBR_CODE_BYTES].try_into().ok().filter(|_| is_protective))
+}
+
+/// For what [`write_gpt`] asks the GUID of the disk.
 pub const DISK: &str = "disk";
 
 #[cfg(test)]
@@ -166,7 +216,10 @@ mod tests {
             let mut disk = blank(MINIMUM_DISK_BYTES);
             let partitions = layout::system_disk(MINIMUM_DISK_BYTES, sector).unwrap();
             let guid = |name: &str| Uuid::from_u128(name.len() as u128);
-            write(&mut disk, MINIMUM_DISK_BYTES, sector, &partitions, guid, &[0xee; MBR_CODE_BYTES]).unwrap();
+            write_gpt(&mut disk, sector, &partitions, guid).unwrap();
+            assert_eq!(mbr_code(&mut disk).unwrap(), None);
+            write_boot_sector(&mut disk, MINIMUM_DISK_BYTES, sector, &[0xee; MBR_CODE_BYTES]).unwrap();
+            assert_eq!(mbr_code(&mut disk).unwrap(), Some([0xee; MBR_CODE_BYTES]));
             let mut first = [0; 512];
             disk.seek(SeekFrom::Start(0)).unwrap();
             disk.read_exact(&mut first).unwrap();
@@ -201,13 +254,15 @@ mod tests {
         let boot = partitions.iter().find(|partition| partition.name == "boot-a").unwrap();
         let payload: Vec<u8> = [vec![7; 100_000], vec![0; 200_000], vec![9; 5]].concat();
         let mut told = 0;
-        fill(&mut disk, 512, boot, &mut &payload[..], payload.len() as u64, |bytes| told = bytes).unwrap();
+        fill(&mut disk, 512, boot, &mut &payload[..], payload.len() as u64, true, |bytes| told = bytes)
+            .unwrap();
         assert_eq!(told, payload.len() as u64);
         let mut read = vec![0; payload.len()];
         disk.seek(SeekFrom::Start(boot.offset_bytes(512))).unwrap();
         disk.read_exact(&mut read).unwrap();
         assert!(read == payload);
-        let text = fill(&mut disk, 512, boot, &mut &payload[..], layout::BOOT_BYTES + 1, |_| ()).unwrap_err();
+        let text =
+            fill(&mut disk, 512, boot, &mut &payload[..], layout::BOOT_BYTES + 1, true, |_| ()).unwrap_err();
         assert_eq!(
             text.to_string(),
             "167772161 bytes do not fit into partition boot-a, which holds 167772160"
