@@ -67,6 +67,14 @@ pub struct Backup {
     pub verification: Verification,
 }
 
+impl Backup {
+    /// `<id>_<monitor UUID>`: the name by which it is told from every other, also over FTP. The id alone may be that of
+    /// another monitor's backup as well.
+    pub fn full_name(&self) -> String {
+        format!("{}_{}", self.id, self.monitor.id)
+    }
+}
+
 /// Why a backup was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,6 +116,10 @@ pub struct PostgresInfo {
     pub block_size: u32,
     /// Whether data pages carry checksums.
     pub checksums: bool,
+    /// Architecture of the processor, as Rust names it (`std::env::consts::ARCH`): data files of one are unreadable on others.
+    /// Missing in backups of the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
     /// Locale and collation version of each database.
     pub collations: Vec<Collation>,
 }

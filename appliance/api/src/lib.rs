@@ -37,6 +37,8 @@ use std::ops::RangeInclusive;
 pub const CONTROL_PORT: u16 = 50000;
 /// TCP port of the monitor's PostgreSQL for replication (design section 2).
 pub const REPLICATION_PORT: u16 = 50001;
+/// TCP port of the monitor's web page (design section 2).
+pub const WEB_PORT: u16 = 443;
 /// TCP port of FTP's control connection (design section 2).
 pub const FTP_PORT: u16 = 2121;
 /// TCP ports of FTP's passive data connections (design section 2).

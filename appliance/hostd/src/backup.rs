@@ -90,6 +90,8 @@ async fn complete(
             flushed_lsn: request.flushed_lsn,
             block_size: control.block_size,
             checksums: control.checksums,
+            // The replica runs here, so it is the monitor's too.
+            architecture: Some(std::env::consts::ARCH.to_owned()),
             collations: request.collations,
         },
         sizes: Sizes { files: index.content_bytes(), tar: index.len() },

@@ -1,6 +1,6 @@
 //! Client of `hostd`, for the processes on the same machine.
 
-use crate::{BackupRequest, Change, CopyCheck, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
+use crate::{Access, BackupRequest, Change, CopyCheck, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
 use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
@@ -115,6 +115,14 @@ impl Client {
     pub async fn ftp(&self) -> Result<FtpSettings, ClientError> {
         match self.ask(&Request::Ftp, drop).await? {
             Reply::Ftp(settings) => Ok(settings),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Who may come to the ports.
+    pub async fn access(&self) -> Result<Access, ClientError> {
+        match self.ask(&Request::Access, drop).await? {
+            Reply::Access(access) => Ok(access),
             other => Err(self.unexpected(&other)),
         }
     }

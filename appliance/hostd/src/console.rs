@@ -6,7 +6,7 @@ use crate::catalog;
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits};
 use clap::Subcommand;
-use hostd::{Change, Client, Request};
+use hostd::{Access, Change, Client, Request};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::str::FromStr;
@@ -41,6 +41,12 @@ pub enum Order {
         /// So many of the newest verified backups are never removed by age
         #[arg(long)]
         keep_verified: Option<u32>,
+    },
+    /// Show who may come to the ports, or set it
+    Firewall {
+        /// The paired monitor alone: no other machine can restore from here then, nor the monitor under a new address
+        #[arg(long)]
+        peer_only: Option<bool>,
     },
     /// Show how backups are served over FTP, or set what is named
     Ftp {
@@ -114,6 +120,14 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             }
             println!("space is low below {} bytes or {} %", new.low_space_bytes, new.low_space_percent);
             println!("never removed by age: the newest {} verified", new.keep_verified);
+        }
+        Order::Firewall { peer_only } => {
+            if let Some(peer_only) = peer_only {
+                client.order(&Request::SetPeerOnly(peer_only)).await?;
+            }
+            let Access { peer_only, peer } = client.access().await?;
+            let peer = peer.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            println!("the ports are open to {}", if peer_only { &peer } else { "everybody" });
         }
         Order::Ftp { allow_clear, passive_address, bytes_per_second } => {
             let old = client.ftp().await?;

@@ -1,9 +1,10 @@
 //! What was decided at the console and counts until it is decided otherwise: the limits of rotation, how backups are served
-//! over FTP, and which other database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
+//! over FTP, who may come to the ports, and which other database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
 
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits};
 use files::Document;
+use hostd::Access;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +20,9 @@ struct Record {
     /// How backups are served over FTP.
     #[serde(default)]
     ftp: FtpSettings,
+    /// Who may come to the ports.
+    #[serde(default)]
+    access: Access,
     /// By monitor: `Database system identifier` of what may replace its replica.
     accepted: BTreeMap<Uuid, u64>,
     /// What was wrong with the file, until the limits are set anew.
@@ -73,6 +77,16 @@ impl Decisions {
     pub fn set_ftp(&self, settings: FtpSettings) -> Result<()> {
         settings.check()?;
         self.change(|record| record.ftp = settings)
+    }
+
+    /// Who may come to the ports.
+    pub fn access(&self) -> Access {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).access.clone()
+    }
+
+    /// Sets who may come to the ports.
+    pub fn set_access(&self, access: Access) -> Result<()> {
+        self.change(|record| record.access = access)
     }
 
     /// The database that may take the place of the replica of `monitor`.

@@ -7,6 +7,7 @@ use crate::places::Places;
 use anyhow::{Context, Result, bail};
 use api::{DIGEST_CHUNK_BYTES, Digests};
 use backups::{BackupId, index_path};
+use files::hex;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -62,10 +63,6 @@ fn digests(mut source: impl Read, chunk_bytes: u64) -> Result<Digests> {
             return Ok(Digests { tar: hex(&whole.finalize()), chunk_bytes, chunks });
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Has the tar of a backup hashed.

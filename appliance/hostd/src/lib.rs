@@ -11,6 +11,7 @@ mod step;
 
 pub use client::{Client, ClientError, CopyNews};
 pub use protocol::{
-    BackupRequest, Change, CopyCheck, MAX_FRAME, PROGRAM, ReplicaInfo, Reply, Request, SOCKET, Tablespace,
+    Access, BackupRequest, Change, CopyCheck, MAX_FRAME, PROGRAM, ReplicaInfo, Reply, Request, SOCKET,
+    Tablespace,
 };
 pub use step::{KILL_AT, Step, reached};

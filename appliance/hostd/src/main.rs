@@ -3,6 +3,7 @@
 //! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt`,
 //! `hostd disarm` and `hostd digest` are the steps that it takes in processes of their own.
 
+mod access;
 mod adopt;
 mod backup;
 mod btrfs;

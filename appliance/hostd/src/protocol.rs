@@ -6,6 +6,7 @@ use api::{
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// Where the program is, as people at the console call it.
@@ -111,6 +112,10 @@ pub enum Request {
     Ftp,
     /// Set how backups are served over FTP. Replies [`Reply::Done`]. For root alone.
     SetFtp(FtpSettings),
+    /// Replies [`Reply::Access`].
+    Access,
+    /// Open the ports to the paired monitor alone, or to everybody. Replies [`Reply::Done`]. For root alone.
+    SetPeerOnly(bool),
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
     MeasureUsage,
     /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
@@ -127,9 +132,19 @@ impl Request {
                 | Self::AcceptDatabase { .. }
                 | Self::SetLimits(_)
                 | Self::SetFtp(_)
+                | Self::SetPeerOnly(_)
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
     }
+}
+
+/// Who may come to the ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The paired monitor alone.
+    pub peer_only: bool,
+    /// Its addresses, as they were when it was followed last.
+    pub peer: Vec<IpAddr>,
 }
 
 /// What changes in a backup's record.
@@ -241,6 +256,8 @@ pub enum Reply {
     },
     /// Answer to [`Request::Ftp`].
     Ftp(FtpSettings),
+    /// Answer to [`Request::Access`].
+    Access(Access),
     /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
     /// What rotation did.
@@ -282,6 +299,8 @@ mod tests {
             (Request::ConfirmClock, true),
             (Request::SetLimits(Limits::default()), true),
             (Request::SetFtp(FtpSettings::default()), true),
+            (Request::SetPeerOnly(false), true),
+            (Request::Access, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
             (Request::Limits, false),

@@ -7,7 +7,7 @@ use crate::full_copy::Room;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{backup, btrfs, catalog, copy_check, full_copy, rotate, usage, verify};
+use crate::{access, backup, btrfs, catalog, copy_check, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
@@ -53,6 +53,10 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
     let clock = Clock::start(&places.state)?;
     let decisions = Decisions::load(&places.state)?;
     hand_out_ftp(&places, &decisions)?;
+    if decisions.access().peer_only {
+        // Or they are open to everybody, which is worse than no backup server, but not than none that answers.
+        access::apply(&decisions.access()).unwrap_or_else(|error| tracing::error!("{error:#}"));
+    }
     let host = Arc::new(Host {
         places,
         clock,
@@ -177,6 +181,7 @@ async fn carry_out(
     match request {
         Request::FullCopy { peer, tablespaces, replace } => {
             checked(&peer)?;
+            access::know(decisions, &peer).await;
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
@@ -201,6 +206,7 @@ async fn carry_out(
         }
         Request::StartReplica { peer } => {
             checked(&peer)?;
+            access::know(decisions, &peer).await;
             start_replica(host, &peer).await?;
             Ok(Reply::Done)
         }
@@ -242,6 +248,8 @@ async fn carry_out(
             Ok(Reply::Rotated { deleted, stuck })
         }
         Request::RotationPlan { retention_days } => {
+            // Looking holds each backup for a moment, by which a rotation beside it would tell that it is downloaded.
+            let _one_at_a_time = host.catalog.lock().await;
             let rules = rotate::rules(retention_days, decisions);
             Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, &rules)?)))
         }
@@ -259,6 +267,11 @@ async fn carry_out(
         Request::SetFtp(settings) => {
             decisions.set_ftp(settings)?;
             hand_out_ftp(places, decisions)?;
+            Ok(Reply::Done)
+        }
+        Request::Access => Ok(Reply::Access(decisions.access())),
+        Request::SetPeerOnly(peer_only) => {
+            access::set(decisions, peer_only)?;
             Ok(Reply::Done)
         }
         Request::MeasureUsage => {

@@ -8,31 +8,30 @@ use crate::cluster::{self, Postgres};
 use crate::places::Places;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, digest};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use api::{Backup, Depth, Digests, Proof, Verification};
 use backups::BackupId;
 use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid};
-use replica::{CloneConfig, HBA_FILE, IDENT_FILE, Lsn, POSTGRESQL_CONF, clone_conninfo};
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown};
+use replica::{
+    CloneConfig, EVERY_CLUSTERS_DATABASE, Lsn, PROMOTE, REPLAYED, Reached, Replay, clone_conninfo,
+    psql_arguments,
+};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// A verification that takes longer says nothing any more: newer backups wait for their turn.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
-/// Recovery that does not move for so long has come to the end of its WAL.
-const STALLED: Duration = Duration::from_secs(300);
 /// Time between two looks at the recovery.
 const POLL: Duration = Duration::from_millis(200);
 /// Memory for shared buffers: the machine's other work goes first.
 const SHARED_BUFFERS_MIB: u32 = 128;
 /// Lines of the server's log that go into a reason.
 const REASON_LINES: usize = 3;
-/// Database that every cluster has.
-const DATABASE: &str = "template1";
 
 /// Why there is no proof.
 enum Trouble {
@@ -194,19 +193,10 @@ impl<'a> Asking<'a> {
         let control = sandbox.control_data().await.map_err(against)?;
         let run = places.verification_run();
         // A clone whose server was killed leaves its socket's lock behind, which would keep another from starting.
-        match fs::remove_dir_all(&run) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Trouble::Here(anyhow!("cannot remove {}: {error}", run.display())));
-            }
-            _ => {}
-        }
-        let socket = run.join("socket");
-        fs::create_dir_all(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
+        files::remove_folder(&run)?;
         let (uid, gid) = user_ids(sandbox.user())?;
-        for folder in [&run, &socket] {
-            chown(folder, Some(uid.as_raw()), Some(gid.as_raw()))
-                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o700)))
-                .with_context(|| format!("cannot give {} to the verifier", folder.display()))?;
+        for folder in [&run, &run.join("socket")] {
+            files::folder(folder, 0o700, (uid.as_raw(), gid.as_raw()))?;
         }
         let run_dir = run.to_str().context("the run folder's path is not UTF-8")?;
         let config = CloneConfig {
@@ -216,11 +206,7 @@ impl<'a> Asking<'a> {
             shared_buffers_mib: SHARED_BUFFERS_MIB,
             stays: false,
         };
-        for (name, text) in [
-            (POSTGRESQL_CONF, config.postgresql_conf()),
-            (HBA_FILE, config.hba()),
-            (IDENT_FILE, String::new()),
-        ] {
+        for (name, text) in config.files() {
             cluster::write_owned(&run.join(name), &text, uid, gid)?;
         }
         Ok(Self { places, sandbox, run, superuser })
@@ -233,14 +219,13 @@ impl<'a> Asking<'a> {
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
     async fn sql(&self, database: &str, sql: &str) -> Result<String> {
         let conninfo = self.conninfo(database);
-        let arguments = ["-XAtq0", "--no-password", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &conninfo];
-        self.sandbox.output(&self.places.program("psql"), arguments).await
+        self.sandbox.output(&self.places.program("psql"), psql_arguments(&conninfo, sql)).await
     }
 
     /// Waits until the clone has replayed all that the backup says it has, and makes it a database of its own.
     async fn recover(&self, postgres: &mut Postgres, flushed: &str) -> Result<(), Trouble> {
         let flushed: Lsn = flushed.parse().context("the manifest's WAL position is none")?;
-        let (mut last, mut moved) = (None, Instant::now());
+        let mut replay = Replay::new(flushed, Instant::now());
         loop {
             if !postgres.runs() {
                 let log = postgres.log();
@@ -248,26 +233,13 @@ impl<'a> Asking<'a> {
                 return Err(Trouble::Backup(format!("PostgreSQL does not start from it: {tail}")));
             }
             // An error is a server that does not let us in yet.
-            if let Ok(said) = self.sql(DATABASE, "select pg_catalog.pg_last_wal_replay_lsn()").await {
-                let replayed: Lsn = said
-                    .trim_matches(['\0', '\n'])
-                    .parse()
-                    .map_err(|_| anyhow!("the clone's WAL position is none: {said:?}"))?;
-                if replayed >= flushed {
-                    break;
-                }
-                if last != Some(replayed) {
-                    (last, moved) = (Some(replayed), Instant::now());
-                }
-                if moved.elapsed() > STALLED {
-                    let problem = format!("its WAL ends at {replayed}, before {flushed}");
-                    return Err(Trouble::Backup(problem));
-                }
+            let said = self.sql(EVERY_CLUSTERS_DATABASE, REPLAYED).await.ok();
+            match replay.saw(said.as_deref(), Instant::now()).map_err(Trouble::Backup)? {
+                Reached::Target(_) => break,
+                Reached::Nothing | Reached::Lsn(_) => tokio::time::sleep(POLL).await,
             }
-            tokio::time::sleep(POLL).await;
         }
-        let promoted =
-            self.sql(DATABASE, "select pg_catalog.pg_promote(true, 3600)").await.map_err(against)?;
+        let promoted = self.sql(EVERY_CLUSTERS_DATABASE, PROMOTE).await.map_err(against)?;
         if promoted.starts_with('t') {
             return Ok(());
         }
@@ -277,7 +249,7 @@ impl<'a> Asking<'a> {
     /// Enters every database; says of what this system's collations cannot tell.
     async fn enter_databases(&self) -> Result<Vec<String>, Trouble> {
         let names = "select datname from pg_catalog.pg_database where datallowconn order by oid";
-        let names = self.sql(DATABASE, names).await.map_err(against)?;
+        let names = self.sql(EVERY_CLUSTERS_DATABASE, names).await.map_err(against)?;
         let mut foreign = Vec::new();
         for name in names.split_terminator('\0') {
             let question = "select count(*), \
@@ -302,7 +274,7 @@ impl<'a> Asking<'a> {
 
     /// Reads every table, and every B-tree index unless text sorts differently here, for damage.
     async fn check_relations(&self, heap_only: bool) -> Result<(), Trouble> {
-        let conninfo = self.conninfo(DATABASE);
+        let conninfo = self.conninfo(EVERY_CLUSTERS_DATABASE);
         let mut arguments = vec![
             "--all",
             "--install-missing",

@@ -6,13 +6,13 @@
 //!
 //! It runs on our node and on any Debian or Ubuntu host with PostgreSQL 17 from the distribution's packages. On a
 //! foreign host it adds files of its own and one line to `pg_hba.conf`; a setting that is good enough stays as it is.
-//! What goes into those files is decided by pure functions: [`settings`], [`hba`], [`firewall`], [`sql`].
+//! What goes into those files is decided by pure functions: [`settings`], [`hba`], [`redirect`], [`sql`].
 
 pub mod address;
 pub mod certificate;
 pub mod cluster;
-pub mod firewall;
 pub mod hba;
+pub mod redirect;
 pub mod settings;
 pub mod setup;
 pub mod sql;

@@ -28,6 +28,10 @@ pub struct Current {
 
 /// Settings that may hold a password; PostgreSQL takes a file of ALTER SYSTEM with the former from `pg_basebackup -R`.
 const SECRET: [&str; 2] = ["primary_conninfo", "ssl_passphrase_command"];
+/// Options of `pg_hba.conf` that are passwords.
+const SECRET_OPTIONS: [&str; 2] = ["ldapbindpasswd=", "radiussecrets="];
+/// What backups have in their place.
+const LEFT_OUT: &str = "left-out-of-backups";
 
 /// The settings that are looked at.
 pub const LOOKED_AT: [&str; 8] = [
@@ -123,7 +127,8 @@ pub fn render(wanted: &BTreeMap<&'static str, String>) -> String {
 }
 
 /// A configuration file without the settings that may hold a password: backups carry it, and nobody needs to know from
-/// them how this server once followed another.
+/// them how this server once followed another. A rule of access stays, as without it the next one would hold; it has
+/// [`LEFT_OUT`] for its password, and lets nobody in until somebody writes it there.
 pub fn without_secrets(text: &str) -> String {
     let is_secret = |line: &str| {
         let name = line.trim_start();
@@ -132,7 +137,36 @@ pub fn without_secrets(text: &str) -> String {
                 && !name[secret.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
         })
     };
-    text.split_inclusive('\n').filter(|line| !is_secret(line)).collect()
+    text.split_inclusive('\n').filter(|line| !is_secret(line)).map(without_option_secrets).collect()
+}
+
+/// A line of `pg_hba.conf` without the values of [`SECRET_OPTIONS`]: a value ends with its field, at white space that is not
+/// in quotes (PostgreSQL documentation, "The pg_hba.conf File").
+fn without_option_secrets(line: &str) -> String {
+    let (mut out, mut rest, mut in_quotes) = (String::with_capacity(line.len()), line, false);
+    while let Some(next) = rest.chars().next() {
+        let option = SECRET_OPTIONS
+            .iter()
+            .find(|option| rest.get(..option.len()).is_some_and(|start| start.eq_ignore_ascii_case(option)));
+        if let Some(option) = option {
+            let began_in_quotes = in_quotes;
+            let value = &rest[option.len()..];
+            let end = value.find(|c: char| {
+                in_quotes ^= c == '"';
+                !in_quotes && (began_in_quotes || c.is_whitespace())
+            });
+            out.push_str(&rest[..option.len()]);
+            out.push_str(LEFT_OUT);
+            rest = &value[end.unwrap_or(value.len())..];
+            // The quote that ended the field is still to come.
+            in_quotes = began_in_quotes && rest.starts_with('"');
+            continue;
+        }
+        in_quotes ^= next == '"';
+        out.push(next);
+        rest = &rest[next.len_utf8()..];
+    }
+    out
 }
 
 /// `postgresql.conf` with our file included, if it does not read `conf.d` by itself; `None` if nothing is to change.
@@ -198,6 +232,27 @@ mod tests {
     fn what_may_hold_a_password_is_left_out() {
         let text = "# kept\nwork_mem = '7MB'\nprimary_conninfo = 'password=secret'\n Primary_Conninfo 'x'\nprimary_conninfos=1\nport=1";
         assert_eq!(without_secrets(text), "# kept\nwork_mem = '7MB'\nprimary_conninfos=1\nport=1");
+        for (rule, kept) in [
+            (
+                "host all all all ldap ldapserver=x ldapbindpasswd=se#cret ldapport=1\n",
+                "host all all all ldap ldapserver=x ldapbindpasswd=left-out-of-backups ldapport=1\n",
+            ),
+            (
+                "host all all all ldap LDAPBindPasswd=\"a b\" # c\n",
+                "host all all all ldap LDAPBindPasswd=left-out-of-backups # c\n",
+            ),
+            (
+                "host all all all ldap \"ldapbindpasswd=a b\" ldapport=1",
+                "host all all all ldap \"ldapbindpasswd=left-out-of-backups\" ldapport=1",
+            ),
+            (
+                "host all \"a b\" all radius radiussecrets=\"x y\",\"z\"\n",
+                "host all \"a b\" all radius radiussecrets=left-out-of-backups\n",
+            ),
+            ("host all all all scram-sha-256\n", "host all all all scram-sha-256\n"),
+        ] {
+            assert_eq!(without_secrets(rule), kept);
+        }
     }
 
     #[test]

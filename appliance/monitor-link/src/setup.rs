@@ -19,7 +19,7 @@ use crate::certificate::{self, Choice};
 use crate::cluster::{self, Cluster};
 use crate::settings::{self, Current, Facts};
 use crate::sql::{self, Psql};
-use crate::{firewall, hba};
+use crate::{hba, redirect, start};
 
 /// What is remembered between runs.
 pub const STATE: &str = "/var/lib/monitor-link";
@@ -61,6 +61,7 @@ pub fn run(options: &Options) -> Result<Peer> {
     }
     let servers = resolve(&options.server);
     let own = own_address(options, &servers)?;
+    start::wait()?;
     let cluster = cluster::choose(&cluster::list()?, options.cluster.as_deref())?;
     note(&format!("PostgreSQL cluster {}/{}, port {}", cluster.version, cluster.name, cluster.port));
     if !cluster.online {
@@ -70,10 +71,10 @@ pub fn run(options: &Options) -> Result<Peer> {
     wait_until_it_answers(&psql)?;
     // The firewall before PostgreSQL listens on the network.
     let exposed_before = exposed_before(Path::new(STATE), &psql.settings()?)?;
-    let rules = firewall::ruleset(&servers, cluster.port, !exposed_before);
+    let rules = redirect::ruleset(&servers, cluster.port, !exposed_before);
     let text = serde_json::to_vec_pretty(&rules).context("cannot write the firewall rules")?;
     files::write(&Path::new(STATE).join(RULES_FILE), &text, 0o600, None)?;
-    firewall::apply(&rules)?;
+    firewall::apply(Path::new(firewall::NFT), &rules)?;
     note(&format!(
         "port {REPLICATION_PORT} leads to PostgreSQL for {}; its own port {} {}",
         options.server,

@@ -6,13 +6,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nftables::schema::Nftables;
 
 use crate::cluster::{self, MAJOR};
-use crate::firewall;
 use crate::setup::{RULES_FILE, STATE, service};
 
 /// Present on our node only.
@@ -20,6 +19,8 @@ const IDENTITY: &str = "/var/lib/infimonitor/identity.json";
 /// Made by `firstboot system` on the mounted data file system.
 const FOLDER: &str = "/data/postgresql";
 const NAME: &str = "main";
+/// What runs the steps at boot.
+const UNIT: &str = "infimonitor-monitor.service";
 
 /// Runs the steps.
 ///
@@ -44,6 +45,24 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Waits on our own node until its boot has run these steps: a command may come before they are done. That they failed is
+/// noted only: a restore is what mends a cluster that does not start.
+///
+/// # Errors
+/// systemctl cannot be run.
+pub fn wait() -> Result<()> {
+    if !Path::new(IDENTITY).exists() {
+        return Ok(());
+    }
+    let output = Command::new("systemctl").args(["start", UNIT]).stdin(Stdio::null()).output();
+    let output = output.context("cannot run systemctl")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        eprintln!("monitor-link: the node's own PostgreSQL was not started: {}", said.trim());
+    }
+    Ok(())
+}
+
 fn rules(path: &Path) -> Result<()> {
     let Some(text) = files::read(path)? else {
         eprintln!("monitor-link: no backup server was set up yet; no firewall rules");
@@ -51,7 +70,7 @@ fn rules(path: &Path) -> Result<()> {
     };
     let rules: Nftables<'_> = serde_json::from_str(&text)
         .with_context(|| format!("{} is damaged; run monitor-link setup again", path.display()))?;
-    firewall::apply(&rules)?;
+    firewall::apply(Path::new(firewall::NFT), &rules)?;
     eprintln!("monitor-link: firewall rules are loaded");
     Ok(())
 }
@@ -128,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_stored_rules_are_read_back_as_they_were() {
-        let rules = firewall::ruleset(&["192.0.2.5".parse().unwrap()], 5432, true);
+        let rules = crate::redirect::ruleset(&["192.0.2.5".parse().unwrap()], 5432, true);
         let text = serde_json::to_string_pretty(&rules).unwrap();
         let again: Nftables<'_> = serde_json::from_str(&text).unwrap();
         assert_eq!(again, rules);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use api::{Peer, Secret};
-use monitor_link::{firewall, hba, setup, sql};
+use monitor_link::{hba, redirect, setup, sql};
 use tools::Toolbox;
 use uuid::Uuid;
 
@@ -224,7 +224,7 @@ fn a_setting_that_alter_system_overrides_is_named() {
 fn nft_takes_the_rules_and_takes_them_again() {
     let toolbox = Toolbox::open().unwrap();
     let addresses = ["192.0.2.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
-    let rules = serde_json::to_string(&firewall::ruleset(&addresses, 5432, true)).unwrap();
+    let rules = serde_json::to_string(&redirect::ruleset(&addresses, 5432, true)).unwrap();
     let mut file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
     file.write_all(rules.as_bytes()).unwrap();
     let command = toolbox.command("nft");

@@ -4,105 +4,50 @@
 //! is closed to the outside, except for what came by a redirect, unless the host had exposed it before: then that is
 //! the administrator's decision.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use firewall::rules::{PRIORITY_DSTNAT, PRIORITY_FILTER, chain, equals, field, has, port, replace, rule};
 use nftables::batch::Batch;
-use nftables::expr::{CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField};
-use nftables::schema::{Chain, NfListObject, Nftables, Rule, Table};
-use nftables::stmt::{Match, NAT, Operator, Statement};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::expr::{CT, Expression, Meta, MetaKey, NamedExpression};
+use nftables::schema::Nftables;
+use nftables::stmt::{NAT, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfHook};
 
 /// Our table.
 pub const TABLE: &str = "infimonitor_monitor";
-/// nftables' standard priorities of destination NAT and filters.
-const PRIORITY_DSTNAT: i32 = -100;
-const PRIORITY_FILTER: i32 = 0;
 
 /// The whole table, replacing an earlier one in one transaction. Without addresses (a name that cannot be resolved)
 /// everybody is redirected, and PostgreSQL alone decides.
 pub fn ruleset(from: &[IpAddr], postgres_port: u16, close_postgres_port: bool) -> Nftables<'static> {
-    let table = || Table { family: NfFamily::INet, name: TABLE.into(), handle: None };
     let mut batch = Batch::new();
-    // Deleting what is not there fails, so it is made first.
-    batch.add(NfListObject::Table(table()));
-    batch.delete(NfListObject::Table(table()));
-    batch.add(NfListObject::Table(table()));
-    batch.add(chain("prerouting", NfChainType::NAT, NfHook::Prerouting, PRIORITY_DSTNAT));
+    replace(&mut batch, TABLE);
+    let at = |name, kind, hook| chain(TABLE, name, kind, hook, NfChainPolicy::Accept);
+    batch.add(at("prerouting", NfChainType::NAT, (NfHook::Prerouting, PRIORITY_DSTNAT)));
     let redirect = |source: Option<Statement<'static>>| {
-        let to = NAT { addr: None, family: None, port: Some(number(postgres_port)), flags: None };
-        let port = equals(field("tcp", "dport"), number(api::REPLICATION_PORT));
-        source.into_iter().chain([port, Statement::Redirect(Some(to))]).collect()
+        let to = NAT { addr: None, family: None, port: Some(port(postgres_port)), flags: None };
+        let dport = equals(field("tcp", "dport"), port(api::REPLICATION_PORT));
+        source.into_iter().chain([dport, Statement::Redirect(Some(to))]).collect()
     };
     if from.is_empty() {
-        batch.add(rule("prerouting", redirect(None)));
+        batch.add(rule(TABLE, "prerouting", redirect(None)));
     }
     for address in from {
         let protocol = if address.is_ipv4() { "ip" } else { "ip6" };
         let source = equals(field(protocol, "saddr"), Expression::String(address.to_string().into()));
-        batch.add(rule("prerouting", redirect(Some(source))));
+        batch.add(rule(TABLE, "prerouting", redirect(Some(source))));
     }
     if close_postgres_port {
-        batch.add(chain("input", NfChainType::Filter, NfHook::Input, PRIORITY_FILTER));
+        batch.add(at("input", NfChainType::Filter, (NfHook::Input, PRIORITY_FILTER)));
         let interface = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Iifname }));
         let local = equals(interface, Expression::String("lo".into()));
-        batch.add(rule("input", vec![local, Statement::Accept(None)]));
-        let to_postgres = || equals(field("tcp", "dport"), number(postgres_port));
+        batch.add(rule(TABLE, "input", vec![local, Statement::Accept(None)]));
+        let to_postgres = || equals(field("tcp", "dport"), port(postgres_port));
         let status = CT { key: "status".into(), family: None, dir: None };
-        let redirected = Statement::Match(Match {
-            left: Expression::Named(NamedExpression::CT(status)),
-            right: Expression::String("dnat".into()),
-            op: Operator::IN,
-        });
-        batch.add(rule("input", vec![to_postgres(), redirected, Statement::Accept(None)]));
-        batch.add(rule("input", vec![to_postgres(), Statement::Drop(None)]));
+        let redirected = has(NamedExpression::CT(status), "dnat");
+        batch.add(rule(TABLE, "input", vec![to_postgres(), redirected, Statement::Accept(None)]));
+        batch.add(rule(TABLE, "input", vec![to_postgres(), Statement::Drop(None)]));
     }
     batch.to_nftables()
-}
-
-/// Puts the rules into force.
-///
-/// # Errors
-/// nft is missing or refuses.
-pub fn apply(rules: &Nftables<'_>) -> Result<()> {
-    nftables::helper::apply_ruleset(rules).context("cannot set the firewall rules; is nftables installed?")
-}
-
-fn chain(name: &'static str, kind: NfChainType, hook: NfHook, priority: i32) -> NfListObject<'static> {
-    NfListObject::Chain(Chain {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        name: name.into(),
-        _type: Some(kind),
-        hook: Some(hook),
-        prio: Some(priority),
-        policy: Some(NfChainPolicy::Accept),
-        ..Chain::default()
-    })
-}
-
-fn rule(chain: &'static str, statements: Vec<Statement<'static>>) -> NfListObject<'static> {
-    NfListObject::Rule(Rule {
-        family: NfFamily::INet,
-        table: TABLE.into(),
-        chain: chain.into(),
-        expr: Cow::Owned(statements),
-        ..Rule::default()
-    })
-}
-
-fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::EQ })
-}
-
-fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-fn number(port: u16) -> Expression<'static> {
-    Expression::Number(u32::from(port))
 }
 
 #[cfg(test)]
