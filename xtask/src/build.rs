@@ -1,6 +1,6 @@
 //! `cargo xtask build`: from source to finished files in `dist/`.
 //!
-//! preflight → tools tree → (programs, base initrd) → root → boot → disk. mkosi makes the slot payloads only; all
+//! preflight → tools tree → (programs, base initrd) → root → boot → (disk, ISO). mkosi makes the slot payloads only; all
 //! that is assembled from them is made here (decision D2).
 
 mod bios;
@@ -9,6 +9,7 @@ mod cpio;
 mod disk;
 mod drivers;
 mod esp;
+mod iso;
 mod programs;
 mod system;
 
@@ -134,11 +135,12 @@ pub fn run(options: &Options) -> Result<()> {
         esp::job(&toolbox, &work),
         bios::job(&toolbox, &work),
         disk::job(&work),
+        iso::job(&toolbox, &work),
     ];
     let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
     let seconds = start.elapsed().as_secs_f64();
     if options.json {
-        let summary = Summary { seconds, jobs: &outcomes, disk: paths::system_disk() };
+        let summary = Summary { seconds, jobs: &outcomes, disk: paths::system_disk(), iso: paths::iso() };
         println!("{}", serde_json::to_string_pretty(&summary).context("cannot print the outcome")?);
     } else {
         print_summary(&outcomes, seconds);
@@ -152,6 +154,7 @@ struct Summary<'a> {
     seconds: f64,
     jobs: &'a [Outcome],
     disk: PathBuf,
+    iso: PathBuf,
 }
 
 /// Folder of a profile's intermediate results.
@@ -165,6 +168,7 @@ pub fn artifacts(work: &Path) -> Vec<(PathBuf, String)> {
     let name = |what: &str| format!("infimonitor-backup-server-{VERSION}{what}");
     vec![
         (paths::system_disk(), name(".raw")),
+        (paths::iso(), name(".iso")),
         (boot::image(work), name(".boot.squashfs")),
         (payloads.root, name(".root.erofs")),
         (payloads.verity, name(".root.verity")),
@@ -209,5 +213,5 @@ fn print_summary(outcomes: &[Outcome], seconds: f64) {
         println!("{:<12} {time:>9} {size:>12}{same}", outcome.name);
     }
     println!("{:<12} {:>9}", "all", format!("{seconds:.1} s"));
-    println!("{}", paths::shown(&paths::system_disk()));
+    println!("{}\n{}", paths::shown(&paths::system_disk()), paths::shown(&paths::iso()));
 }

@@ -23,6 +23,11 @@ pub fn system_disk() -> PathBuf {
     dist().join("infimonitor-backup-server.raw")
 }
 
+/// The installation medium that `cargo xtask build` makes.
+pub fn iso() -> PathBuf {
+    dist().join("infimonitor-backup-server.iso")
+}
+
 /// A path as people write it: relative to the working folder where it lies below that.
 pub fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();

@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use storage::plan::{Filter, Wish};
 use thiserror::Error;
 
 use crate::values::{Cidr, CryptHash, HostName, Mac, PasswordHash};
+
+/// Name of the file in which answers lie: on a medium, and in a new machine's settings.
+pub const FILE: &str = "answers.yaml";
 
 /// What a machine is for. Each role is a systemd target of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,6 +86,72 @@ impl TryFrom<UncheckedInterface> for Interface {
     }
 }
 
+/// What a machine does when its installation is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Then {
+    /// It starts again, from the installed disk.
+    #[default]
+    Reboot,
+    /// It is switched off.
+    Poweroff,
+}
+
+/// How the machine is installed without a question. Without this section answers are those that the installer's pages show at
+/// first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedInstall")]
+pub struct Install {
+    /// The disks; none: all that are blank and suit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Filter>,
+    /// Whether named disks must be blank, too.
+    pub require_empty: bool,
+    /// Whether all is looked at and said, and nothing done.
+    pub dry_run: bool,
+    /// What comes after it.
+    pub then: Then,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UncheckedInstall {
+    #[serde(default)]
+    disks: Vec<Filter>,
+    #[serde(default = "yes")]
+    require_empty: bool,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    then: Then,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl TryFrom<UncheckedInstall> for Install {
+    type Error = String;
+
+    fn try_from(raw: UncheckedInstall) -> Result<Self, String> {
+        let UncheckedInstall { disks, require_empty, dry_run, then } = raw;
+        if let Some(index) = disks.iter().position(|filter| *filter == Filter::default()) {
+            return Err(format!("disks[{index}] says nothing, so it would be about every disk"));
+        }
+        if disks.is_empty() && !require_empty {
+            return Err("require_empty: false needs disks that name what is erased".into());
+        }
+        Ok(Self { disks, require_empty, dry_run, then })
+    }
+}
+
+impl Install {
+    /// What it wants of the disks.
+    pub fn wish(&self) -> Wish {
+        Wish { disks: self.disks.clone(), require_empty: self.require_empty }
+    }
+}
+
 /// The answer document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedAnswers")]
@@ -100,6 +170,9 @@ pub struct Answers {
     /// The `backup` user's password; the default one without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_hash: Option<PasswordHash>,
+    /// How it is installed unattended; only the installer reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install: Option<Install>,
 }
 
 #[derive(Deserialize)]
@@ -111,20 +184,24 @@ struct UncheckedAnswers {
     network: Vec<Interface>,
     root_password_hash: Option<CryptHash>,
     password_hash: Option<PasswordHash>,
+    install: Option<Install>,
 }
 
 impl TryFrom<UncheckedAnswers> for Answers {
     type Error = String;
 
     fn try_from(raw: UncheckedAnswers) -> Result<Self, String> {
-        let UncheckedAnswers { role, hostname, network, root_password_hash, password_hash } = raw;
+        let UncheckedAnswers { role, hostname, network, root_password_hash, password_hash, install } = raw;
         let mut seen = BTreeSet::new();
         for interface in &network {
             if !seen.insert(&interface.mac) {
                 return Err(format!("network names {} twice", interface.mac));
             }
         }
-        Ok(Self { role, hostname, network, root_password_hash, password_hash })
+        if install.is_some() && role == Role::Installer {
+            return Err("role is installer, and that is what installs the others".into());
+        }
+        Ok(Self { role, hostname, network, root_password_hash, password_hash, install })
     }
 }
 
@@ -136,7 +213,14 @@ impl Answers {
 
     /// Answers that name the role only.
     pub fn for_role(role: Role) -> Self {
-        Self { role, hostname: None, network: Vec::new(), root_password_hash: None, password_hash: None }
+        Self {
+            role,
+            hostname: None,
+            network: Vec::new(),
+            root_password_hash: None,
+            password_hash: None,
+            install: None,
+        }
     }
 
     /// Reads an answer document.
@@ -225,6 +309,12 @@ network:
     addresses: ["10.0.0.2/8"]
 root_password_hash: "$6$salt${}"
 password_hash: "{ARGON}"
+install:
+  disks:
+    - model: EVO
+      min_bytes: 400000000000
+    - serial: S5
+  then: poweroff
 "#,
             "a".repeat(86)
         )
@@ -238,6 +328,8 @@ password_hash: "{ARGON}"
         assert_eq!(answers.network.len(), 2);
         assert_eq!(answers.network[0].gateway, Some("192.168.77.1".parse().unwrap()));
         assert_eq!(answers.password_hash.as_ref().unwrap().reveal(), ARGON);
+        let install = answers.install.as_ref().unwrap();
+        assert_eq!((install.disks.len(), install.require_empty, install.dry_run), (2, true, false));
         assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
     }
 
@@ -294,6 +386,27 @@ password_hash: "{ARGON}"
                 "answers: the document: ",
                 "network names 52:54:00:00:00:01 twice",
             ),
+            (
+                "role: monitor\ninstall:\n  disks:\n    - {serial: A, modle: B}\n",
+                "answers: install.disks[0].modle, line 4",
+                "unknown field `modle`",
+            ),
+            (
+                "role: monitor\ninstall:\n  disks: [{}]\n",
+                "answers: install, line 3",
+                "disks[0] says nothing, so it would be about every disk",
+            ),
+            (
+                "role: monitor\ninstall:\n  require_empty: false\n",
+                "answers: install, line 3",
+                "require_empty: false needs disks that name what is erased",
+            ),
+            (
+                "role: monitor\ninstall:\n  then: dance\n",
+                "answers: install.then, line 3",
+                "unknown variant `dance`",
+            ),
+            ("role: installer\ninstall: {}\n", "answers: the document: ", "role is installer"),
             ("role: [monitor\n", "answers: ", ""),
             ("role: monitor\n---\nrole: monitor\n", "answers: the document", ""),
         ];

@@ -16,7 +16,7 @@ use crate::jobs::{Input, Job, Room};
 use crate::paths;
 
 /// GRUB's modules and images for BIOS, in the tools tree.
-const FOLDER: &str = "/usr/lib/grub/i386-pc";
+pub const FOLDER: &str = "/usr/lib/grub/i386-pc";
 /// What grub.cfg uses; it names the same commands as Debian's signed GRUB has built in.
 const MODULES: [&str; 18] = [
     "biosdisk",

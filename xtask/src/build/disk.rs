@@ -63,13 +63,14 @@ fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path, mbr_
         let partition = partition.with_context(|| format!("the layout has no partition {name}"))?;
         let mut file = File::open(source).with_context(|| format!("cannot open {}", source.display()))?;
         let bytes = file.metadata().with_context(|| format!("cannot inspect {}", source.display()))?.len();
-        table::fill(&mut disk, SECTOR_BYTES, partition, &mut file, bytes, |_| ())
+        table::fill(&mut disk, SECTOR_BYTES, partition, &mut file, bytes, true, |_| ())
             .with_context(|| source.display().to_string())?;
     }
     let code = std::fs::read(mbr_code).with_context(|| format!("cannot read {}", mbr_code.display()))?;
     let code = code.as_slice().try_into().context("the boot sector's code has another length")?;
     let guid = |name: &str| derived_guid(seed.trim(), name);
-    Ok(table::write(&mut disk, DISK_BYTES, SECTOR_BYTES, &partitions, guid, code)?)
+    table::write_gpt(&mut disk, SECTOR_BYTES, &partitions, guid)?;
+    Ok(table::write_boot_sector(&mut disk, DISK_BYTES, SECTOR_BYTES, code)?)
 }
 
 /// A GUID (version 8: "custom") that is the same for the same root and name.
@@ -92,7 +93,8 @@ mod tests {
         let table = layout::system_disk(DISK_BYTES, SECTOR_BYTES).unwrap();
         let guid = |name: &str| derived_guid("seed", name);
         let mut disk = File::options().read(true).write(true).open(&path).unwrap();
-        table::write(&mut disk, DISK_BYTES, SECTOR_BYTES, &table, guid, &[0xee; table::MBR_CODE_BYTES])
+        table::write_gpt(&mut disk, SECTOR_BYTES, &table, guid).unwrap();
+        table::write_boot_sector(&mut disk, DISK_BYTES, SECTOR_BYTES, &[0xee; table::MBR_CODE_BYTES])
             .unwrap();
         let output =
             tools::Toolbox::open().unwrap().command("sgdisk").args(["-v", "-p"]).arg(&path).output().unwrap();

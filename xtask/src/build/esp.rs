@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use slots::environment::Environment;
@@ -19,7 +20,7 @@ const SERIAL: &str = "494d4253";
 
 /// Files of the tools tree and their places. fbx64.efi is left out on purpose: it would write boot entries that
 /// outlive a replaced disk.
-const FROM_TOOLS: [(&str, &str); 3] = [
+pub const FROM_TOOLS: [(&str, &str); 3] = [
     ("/usr/lib/shim/shimx64.efi.signed", "EFI/BOOT/BOOTX64.EFI"),
     ("/usr/lib/shim/mmx64.efi.signed", "EFI/BOOT/mmx64.efi"),
     ("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", "EFI/BOOT/grubx64.efi"),
@@ -52,15 +53,7 @@ fn make(room: &Room, toolbox: &Toolbox) -> Result<()> {
     let image = room.scratch("esp.img");
     let file = fs::File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
     file.set_len(ESP_BYTES).context("cannot size the ESP")?;
-    let mtools = |program: &str| {
-        let mut command = toolbox.command(program);
-        command
-            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
-            .env("MTOOLS_SKIP_CHECK", "1")
-            .env("TZ", "UTC");
-        command.arg("-i").arg(&image);
-        command
-    };
+    let mtools = |program: &str| mtools(toolbox, program, &image);
     // One sector a cluster: only so do 64 MiB have the number of clusters that FAT32 demands.
     room.run(mtools("mformat").args(["-F", "-c", "1", "-N", SERIAL, "-v", "ESP", "::"]))?;
     room.run(mtools("mmd").args(["::EFI", "::EFI/BOOT", "::EFI/debian"]))?;
@@ -78,6 +71,17 @@ fn make(room: &Room, toolbox: &Toolbox) -> Result<()> {
         put(&grubenv, &format!("EFI/debian/{name}"))?;
     }
     Ok(())
+}
+
+/// A program of mtools for `image`, whose result is the same each time.
+pub fn mtools(toolbox: &Toolbox, program: &str, image: &Path) -> Command {
+    let mut command = toolbox.command(program);
+    command
+        .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .env("TZ", "UTC");
+    command.arg("-i").arg(image);
+    command
 }
 
 fn scripts() -> PathBuf {

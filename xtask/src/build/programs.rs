@@ -15,12 +15,13 @@ use crate::jobs::{Job, Room};
 use crate::{cargo, paths};
 
 /// Each program (package and file name) and its folder in the image.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("firstboot", "usr/lib/infimonitor"),
     ("hostd", "usr/lib/infimonitor"),
     ("backupd", "usr/lib/infimonitor"),
     ("ftpd", "usr/lib/infimonitor"),
     ("monitor-link", "usr/bin"),
+    ("installer", "usr/lib/infimonitor"),
     ("recovery", "usr/lib/infimonitor"),
     ("slots", "usr/lib/infimonitor"),
 ];

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use files::hex;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
@@ -72,10 +73,6 @@ fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
         }
         hash.update(&buffer[..count]);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

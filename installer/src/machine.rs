@@ -1,0 +1,91 @@
+//! What the machine has, and the plan for it with everything that should be known before anything is erased.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use storage::inventory::{self, Disk, gigabytes};
+use storage::plan::{self, Firmware, Plan, Wish};
+use storage::sizing;
+
+/// A machine that is to be installed.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// How it was booted, and will boot.
+    pub firmware: Firmware,
+    /// Processor cores.
+    pub cores: u32,
+    /// Memory in bytes, as the kernel sees it.
+    pub memory_bytes: u64,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+}
+
+impl Machine {
+    /// Looks at this one.
+    ///
+    /// # Errors
+    /// The kernel or `lsblk` does not tell.
+    pub fn look() -> Result<Self> {
+        let firmware = if Path::new("/sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios };
+        let cores = std::thread::available_parallelism().context("cannot count the processors")?;
+        let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+        Ok(Self {
+            firmware,
+            cores: u32::try_from(cores.get()).unwrap_or(u32::MAX),
+            memory_bytes: memory_bytes(&memory).context("/proc/meminfo has no MemTotal")?,
+            disks: inventory::read()?,
+        })
+    }
+
+    /// The plan for a wish, and for whom the machine is large enough then.
+    ///
+    /// # Errors
+    /// There is no plan, or the machine is below the least.
+    pub fn plan(&self, wish: &Wish) -> Result<(Plan, String)> {
+        let plan = plan::plan(&self.disks, wish, self.firmware)?;
+        let size = sizing::Machine {
+            cores: self.cores,
+            memory_bytes: self.memory_bytes,
+            usable_bytes: plan.usable_bytes,
+        };
+        let refusals = sizing::refusals(&size);
+        if !refusals.is_empty() {
+            bail!("{}", refusals.join("; "));
+        }
+        Ok((plan, sizing::verdict(&size)))
+    }
+}
+
+fn memory_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// A plan as lines: the disks that are taken, how data is kept, what is left out and what should be known.
+pub fn lines(plan: &Plan) -> Vec<String> {
+    let taken = plan.disks.iter().map(|planned| format!("takes {}", planned.disk.title()));
+    let data = format!(
+        "data: {} over {}, {} for backups",
+        plan.profile.name(),
+        match plan.disks.len() {
+            1 => "one disk".to_owned(),
+            count => format!("{count} disks"),
+        },
+        gigabytes(plan.usable_bytes)
+    );
+    let left_out =
+        plan.left_out.iter().map(|out| format!("leaves {} alone: it {}", out.disk.title(), out.reason));
+    taken.chain([data]).chain(left_out).chain(plan.notes.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_the_kernel_sees() {
+        assert_eq!(memory_bytes("MemTotal:        2015204 kB\nMemFree: 1 kB\n"), Some(2_063_568_896));
+        assert_eq!(memory_bytes("MemFree: 1 kB\n"), None);
+    }
+}

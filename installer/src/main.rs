@@ -1,0 +1,88 @@
+//! `installer`: installs a machine from the medium that it was booted of, and looks at answers before they are used.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use installer::medium::MOUNTED;
+use installer::report::Report;
+use installer::{sources, unattended};
+
+/// Installs InfiMONITOR from its medium
+#[derive(Debug, Parser)]
+#[command(name = "installer", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at a file with answers: is it understood, and what would be done?
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Install by the answers that were given to this machine; what the medium runs when it is booted
+    Start,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Check { file } => check(&file),
+        Command::Start => start(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("installer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> Result<()> {
+    let answers =
+        sources::from_file(file)?.with_context(|| format!("there is no file {}", file.display()))?;
+    println!("{} is right: role {}", file.display(), answers.role.name());
+    match &answers.install {
+        None => {
+            println!("It has no section `install`: the installer asks, and shows these answers at first.")
+        }
+        Some(install) if install.disks.is_empty() => println!("It installs on all blank disks that suit."),
+        Some(install) => {
+            let loss = if install.require_empty { "if they are blank" } else { "and all on them is lost" };
+            install.disks.iter().for_each(|disk| println!("It installs on disks with {disk}, {loss}."));
+        }
+    }
+    Ok(())
+}
+
+fn start() -> Result<()> {
+    let mut report = Report::of_machine()?;
+    let result = installed(&mut report);
+    if let Err(error) = &result {
+        report.say(&format!("Not installed: {error:#}"));
+        report.say("None of the disks that were to be used boots by a half installation; begin again when it is mended.");
+    }
+    result
+}
+
+fn installed(report: &mut Report) -> Result<()> {
+    // Disks that are slow to come are there.
+    duct::cmd!("udevadm", "settle", "--timeout=60").run().context("cannot wait for the disks")?;
+    let Some(found) = sources::find(Path::new(MOUNTED))? else {
+        report.say("Nobody gave this machine answers: see the README, \"Installing without a question\".");
+        return Ok(());
+    };
+    let Some(install) = &found.answers.install else {
+        report.say(&format!("The answers of {} have no section `install`.", found.source));
+        return Ok(());
+    };
+    report.say(&format!("Installing by the answers of {}", found.source));
+    match unattended::run(&found.answers, install, report)? {
+        Some(then) => unattended::then(then),
+        None => Ok(()),
+    }
+}
