@@ -47,14 +47,17 @@ pub(crate) fn overlay(toolbox: &Toolbox, image: &Path, folder: &Path) -> Result<
 pub(crate) fn blanks(toolbox: &Toolbox, disks: &[ExtraDisk], folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for (number, disk) in disks.iter().enumerate() {
-        let path = folder.join(format!("extra-{number}.qcow2"));
-        if !path.exists() {
-            let size = format!("{}G", disk.gib);
-            qemu_img(toolbox, &["create", "-q", "-f", "qcow2"], &[], &path, Some(&size))?;
-        }
-        paths.push(path);
+        paths.push(blank(toolbox, disk.gib, &folder.join(format!("extra-{number}.qcow2")))?);
     }
     Ok(paths)
+}
+
+/// A blank disk of so many GiB; one that is there stays as it is.
+pub(crate) fn blank(toolbox: &Toolbox, gib: u64, path: &Path) -> Result<PathBuf> {
+    if !path.exists() {
+        qemu_img(toolbox, &["create", "-q", "-f", "qcow2"], &[], path, Some(&format!("{gib}G")))?;
+    }
+    Ok(path.to_owned())
 }
 
 /// Firmware for this VM, with variables of its own; none where the firmware has no flash.

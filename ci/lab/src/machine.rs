@@ -24,7 +24,9 @@ use crate::process;
 use crate::qmp::Qmp;
 use crate::serial::SerialLog;
 use crate::shell::{Output, Shell};
-use crate::spec::{Accelerator, Bus, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SerialPort, Spec};
+use crate::spec::{
+    Accelerator, Bus, Drive, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SerialPort, Spec,
+};
 use crate::wait::{BOOT, COMMAND, MachineEnded, wait_until};
 
 /// How long a shell may take to answer when a failed scenario asks for journals.
@@ -33,12 +35,22 @@ const EVIDENCE: Duration = Duration::from_secs(30);
 const EVIDENCE_SCRIPT: &str = "{ systemctl --no-pager --failed; ip address; findmnt --real; df -h; \
      journalctl --boot --no-pager --output=short-monotonic; } 2>&1 | gzip";
 
+/// What the system disk is at first.
+#[derive(Debug)]
+enum SystemDisk {
+    /// A copy of this image.
+    Image(PathBuf),
+    /// Blank, of so many GiB.
+    Blank(u64),
+}
+
 /// Describes a VM; [`MachineBuilder::start`] switches it on.
 #[derive(Debug)]
 pub struct MachineBuilder<'lab> {
     lab: &'lab Lab,
     spec: Spec,
-    disk: Option<PathBuf>,
+    disk: Option<SystemDisk>,
+    medium: Option<PathBuf>,
     images: Vec<(String, PathBuf)>,
     write_log: Option<PathBuf>,
     oem_string: Option<String>,
@@ -53,6 +65,7 @@ impl<'lab> MachineBuilder<'lab> {
             lab,
             spec,
             disk: None,
+            medium: None,
             images: Vec::new(),
             write_log: None,
             oem_string: None,
@@ -63,7 +76,16 @@ impl<'lab> MachineBuilder<'lab> {
 
     /// The disk image (raw or qcow2) to boot from; it is read, never written.
     pub fn disk(mut self, image: &Path) -> Self {
-        self.disk = Some(image.to_owned());
+        self.disk = Some(SystemDisk::Image(image.to_owned()));
+        self
+    }
+
+    /// A blank system disk of so many GiB, and a medium (ISO) to install from, which is started first until
+    /// [`Machine::take_medium_out`].
+    pub fn install_from(mut self, medium: &Path, drive: Drive, gib: u64) -> Self {
+        self.disk = Some(SystemDisk::Blank(gib));
+        self.medium = Some(medium.to_owned());
+        self.spec.medium = Some(drive);
         self
     }
 
@@ -164,7 +186,7 @@ impl<'lab> MachineBuilder<'lab> {
     /// Switches the VM on. It belongs to the lab from then on and ends with it.
     pub fn start(mut self) -> Result<Machine> {
         let name = self.spec.name.clone();
-        let image = self.disk.take().with_context(|| format!("VM {name} has no disk"))?;
+        let disk = self.disk.take().with_context(|| format!("VM {name} has no disk"))?;
         let folder = self.lab.folder().join(&name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let ports = forwarded_ports(&self.spec);
@@ -178,7 +200,11 @@ impl<'lab> MachineBuilder<'lab> {
             fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         }
         let files = Files {
-            disk: disks::overlay(toolbox, &image, &folder)?,
+            disk: match disk {
+                SystemDisk::Image(image) => disks::overlay(toolbox, &image, &folder)?,
+                SystemDisk::Blank(gib) => disks::blank(toolbox, gib, &folder.join("disk.qcow2"))?,
+            },
+            medium: self.medium,
             extra_disks: disks::blanks(toolbox, &self.spec.extra_disks, &folder)?,
             images: self.images,
             write_log: self.write_log,
@@ -197,6 +223,7 @@ impl<'lab> MachineBuilder<'lab> {
         let machine = Machine(Arc::new(Inner {
             toolbox: toolbox.clone(),
             firmware: Mutex::new(self.spec.firmware),
+            drive: Mutex::new(self.spec.medium),
             serial_log: Mutex::new(SerialLog::at(&files.serial_log)),
             hvc0_log: Mutex::new(SerialLog::at(&files.hvc0_log)),
             folder,
@@ -242,6 +269,8 @@ struct Inner {
     toolbox: Toolbox,
     /// That of the next boot.
     firmware: Mutex<Firmware>,
+    /// Where the medium is at the next boot.
+    drive: Mutex<Option<Drive>>,
     spec: Spec,
     files: Files,
     folder: PathBuf,
@@ -288,6 +317,11 @@ impl Machine {
         self.boot_again()
     }
 
+    /// The next boot finds no medium.
+    pub fn take_medium_out(&self) {
+        *lock(&self.0.drive) = None;
+    }
+
     /// Switches a VM on that is off, with the disks that it had.
     pub fn boot_again(&self) -> Result<()> {
         let inner = &self.0;
@@ -303,8 +337,10 @@ impl Machine {
         let interactive = inner.spec.serial_port == SerialPort::Terminal;
         let firmware = *lock(&inner.firmware);
         let flash = disks::flash(&inner.toolbox, firmware, &inner.folder)?;
-        let arguments =
-            argv(&Spec { firmware, ..inner.spec.clone() }, &Files { flash, ..inner.files.clone() });
+        let arguments = argv(
+            &Spec { firmware, medium: *lock(&inner.drive), ..inner.spec.clone() },
+            &Files { flash, ..inner.files.clone() },
+        );
         let child = process::start(&inner.toolbox, arguments, &stderr, interactive)?;
         let id = child.id();
         *lock(&inner.child) = Some(child);

@@ -31,6 +31,21 @@ pub enum Bus {
     VirtioBlk,
     /// virtio-scsi: a controller for each disk too, because OVMF honours the boot order only across controllers.
     VirtioScsi,
+    /// SATA, on the mainboard's controller.
+    Sata,
+    /// NVMe.
+    Nvme,
+    /// A volume of a RAID controller (LSI MegaRAID).
+    Megasas,
+}
+
+/// How an installation medium is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drive {
+    /// In an optical drive.
+    Cd,
+    /// As a USB stick.
+    Stick,
 }
 
 /// A blank disk beside the system disk.
@@ -124,6 +139,8 @@ pub struct Spec {
     pub cpus: u8,
     /// How the system disk is attached.
     pub bus: Bus,
+    /// Where an installation medium is, if there is one; it is started before the disk.
+    pub medium: Option<Drive>,
     /// Blank disks beside it.
     pub extra_disks: Vec<ExtraDisk>,
     /// Network cards, in order.
@@ -143,6 +160,7 @@ impl Spec {
             memory_mib: 2048,
             cpus: 2,
             bus: Bus::VirtioBlk,
+            medium: None,
             extra_disks: Vec::new(),
             nics: Vec::new(),
             serial_port: SerialPort::Socket,

@@ -35,6 +35,17 @@ pub fn built_disk() -> Result<PathBuf> {
     Ok(disk)
 }
 
+/// The installation medium that `cargo xtask build` made.
+pub fn built_medium() -> Result<PathBuf> {
+    let iso = checkout().join("dist/infimonitor-backup-server.iso");
+    ensure!(
+        iso.is_file(),
+        "{} is missing: run `cargo xtask build` first, or `cargo xtask test`",
+        iso.display()
+    );
+    Ok(iso)
+}
+
 /// A payload of the last build.
 pub fn payload(name: &str) -> PathBuf {
     checkout().join(".build/dev/payloads").join(name)

@@ -78,46 +78,40 @@ fn a_new_system_proves_itself_or_the_old_one_is_back_within_three_tries() -> any
         wait_for_system(&user, Level::Ok, "Version 9.0.2 runs from slot b.", BOOT)?;
         assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
 
-        // Its boot partition is damaged: GRUB takes the other slot at once.
+        // Its boot partition is damaged: GRUB takes the other slot at once; which lives with a full data volume.
         write_slot(&server, "good")?;
-        server.run_ok("dd if=/dev/zero of=/dev/disk/by-partlabel/boot-a bs=4096 count=1; sync", COMMAND)?;
-        server.reboot(SHUTDOWN)?;
-        let expected = "Slot a should run, and cannot be read; version 9.0.2 runs from slot b instead.";
-        wait_for_system(&user, Level::Warn, expected, BOOT)?;
-        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
-
-        // Its root is damaged: verity notices, the kernel panics and restarts.
-        write_slot(&server, "good")?;
-        server.run_ok("dd if=/dev/urandom of=/dev/disk/by-partlabel/root-a bs=1M count=8; sync", COMMAND)?;
-        server.reboot(SHUTDOWN)?;
-        let failed = "Version 9.0.2 in slot a did not come up; version 9.0.2 runs from slot b instead.";
-        wait_for_system(&user, Level::Warn, failed, FALLBACK)?;
-        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (3, 1));
-
-        // A good slot lives with a full data volume, and with a lost one.
         server.run_ok(
-            "fallocate -l $(( $(df --output=avail -B1 /data | tail -n 1) - 100000000 )) /data/fill; sync",
+            "fallocate -l $(( $(df --output=avail -B1 /data | tail -n 1) - 100000000 )) /data/fill && \
+             dd if=/dev/zero of=/dev/disk/by-partlabel/boot-a bs=4096 count=1; sync",
             COMMAND,
         )?;
         server.reboot(SHUTDOWN)?;
-        user.wait_for_api()?;
+        let expected = "Slot a should run, and cannot be read; version 9.0.2 runs from slot b instead.";
+        wait_for_system(&user, Level::Warn, expected, BOOT)?;
         wait_until("the full volume in the status", COMMAND, || {
             let check = check(&user, "free-space")?;
             ensure!(check.level == Level::Fail && check.message.contains("full"), "{check:?}");
             Ok(())
         })?;
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
+
+        // Its root is damaged: verity notices, the kernel panics and restarts, until the other slot is taken; which
+        // lives with a lost data volume.
+        write_slot(&server, "good")?;
         server.run_ok(
-            "systemctl stop infimonitor-backupd infimonitor-hostd infimonitor-ftpd; umount /data && \
+            "dd if=/dev/urandom of=/dev/disk/by-partlabel/root-a bs=1M count=8 && \
+             systemctl stop infimonitor-backupd infimonitor-hostd infimonitor-ftpd && umount /data && \
              dd if=/dev/zero of=/dev/disk/by-partlabel/data bs=1M count=65; sync",
             COMMAND,
         )?;
         server.reboot(SHUTDOWN)?;
-        user.wait_for_api()?;
+        let failed = "Version 9.0.2 in slot a did not come up; version 9.0.2 runs from slot b instead.";
+        wait_for_system(&user, Level::Warn, failed, FALLBACK)?;
         let lost = check(&user, "data-volume")?;
         assert!(lost.level == Level::Fail && lost.message.contains("is blank, and it held"), "{lost:?}");
         server.wait_for_serial("infimonitor data-problem: ", COMMAND)?;
         std::thread::sleep(STEADY);
-        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (0, 1));
+        assert_eq!((starts(&server, "a")?, starts(&server, "b")?), (3, 1));
         user.status().map(drop)
     })
 }
