@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::spec::{Accelerator, Bus, Firmware, Network, Nic, SerialPort, Spec};
+use crate::spec::{Accelerator, Bus, Drive, Firmware, Network, Nic, SerialPort, Spec};
 
 /// Files of one VM: those it reads, and the sockets and logs that it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Files {
     pub extra_disks: Vec<PathBuf>,
     /// Log of all writes to the system disk (dm-log-writes' format), if one is wanted.
     pub write_log: Option<PathBuf>,
+    /// Installation medium (ISO); used where the spec has a drive for it.
+    pub medium: Option<PathBuf>,
     /// Images (raw) that the guest may only read, each with its serial number.
     pub images: Vec<(String, PathBuf)>,
     /// Firmware code and this VM's own copy of its variables; none for SeaBIOS.
@@ -114,16 +116,32 @@ fn disks(args: &mut Args, spec: &Spec, files: &Files) {
     for (index, (serial, path)) in files.images.iter().enumerate() {
         image(args, index, serial, path);
     }
+    if let (Some(drive), Some(path)) = (spec.medium, &files.medium) {
+        medium(args, drive, path);
+    }
+}
+
+/// Started first.
+fn medium(args: &mut Args, drive: Drive, path: &Path) {
+    args.option("-blockdev", read_only("medium", path));
+    match drive {
+        Drive::Cd => args.option("-device", "ide-cd,bus=ide.5,drive=medium,bootindex=0"),
+        Drive::Stick => {
+            args.option("-device", "qemu-xhci,id=usb");
+            args.option("-device", "usb-storage,bus=usb.0,drive=medium,removable=on,bootindex=0");
+        }
+    }
+}
+
+fn read_only(node: &str, path: &Path) -> String {
+    let file = json!({ "driver": "file", "filename": path, "read-only": true });
+    json!({ "driver": "raw", "node-name": node, "read-only": true, "file": file }).to_string()
 }
 
 /// An image that the guest may only read; several VMs may have the same one.
 fn image(args: &mut Args, index: usize, serial: &str, path: &Path) {
-    let file = json!({ "driver": "file", "filename": path, "read-only": true });
     let node = format!("image{index}");
-    args.option(
-        "-blockdev",
-        json!({ "driver": "raw", "node-name": node, "read-only": true, "file": file }).to_string(),
-    );
+    args.option("-blockdev", read_only(&node, path));
     args.option("-device", format!("virtio-blk-pci,drive={node},serial={}", serial.replace(',', ",,")));
 }
 
@@ -148,11 +166,16 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
         Bus::VirtioBlk => {
             args.option("-device", format!("virtio-blk-pci,drive={node},serial={serial}{boot}"));
         }
-        Bus::VirtioScsi => {
-            args.option("-device", format!("virtio-scsi-pci,id=scsi{index}"));
+        Bus::VirtioScsi | Bus::Megasas => {
+            let controller = if bus == Bus::Megasas { "megasas" } else { "virtio-scsi-pci" };
+            args.option("-device", format!("{controller},id=scsi{index}"));
             let device = format!("scsi-hd,bus=scsi{index}.0,drive={node},serial={serial}{boot}");
             args.option("-device", device);
         }
+        Bus::Sata => {
+            args.option("-device", format!("ide-hd,bus=ide.{index},drive={node},serial={serial}{boot}"));
+        }
+        Bus::Nvme => args.option("-device", format!("nvme,drive={node},serial={serial}{boot}")),
     }
 }
 
@@ -238,6 +261,7 @@ mod tests {
         Files {
             disk: "/run/disk.qcow2".into(),
             extra_disks: vec![],
+            medium: None,
             images: vec![],
             write_log: None,
             flash: Some(Flash { code: "/fw/code.fd".into(), variables: "/run/vars.fd".into() }),
@@ -345,6 +369,32 @@ mod tests {
             (&true.into(), &"/run/root.erofs".into())
         );
         assert!(values(&args, "-device").contains(&"virtio-blk-pci,drive=image0,serial=root".to_owned()));
+    }
+
+    #[test]
+    fn a_medium_is_started_before_the_disk_and_only_where_there_is_a_drive() {
+        let files = Files { medium: Some("/run/medium.iso".into()), ..files() };
+        for (drive, expected) in [
+            (None, None),
+            (Some(Drive::Cd), Some("ide-cd,bus=ide.5,drive=medium,bootindex=0")),
+            (Some(Drive::Stick), Some("usb-storage,bus=usb.0,drive=medium,removable=on,bootindex=0")),
+        ] {
+            let devices = values(&argv(&Spec { medium: drive, ..spec() }, &files), "-device");
+            let found = devices.iter().find(|device| device.contains("drive=medium"));
+            assert_eq!(found.map(String::as_str), expected);
+        }
+    }
+
+    #[test]
+    fn each_bus_has_its_controller() {
+        for (bus, expected) in [
+            (Bus::Sata, "ide-hd,bus=ide.0,drive=disk0,serial=system,bootindex=1"),
+            (Bus::Nvme, "nvme,drive=disk0,serial=system,bootindex=1"),
+            (Bus::Megasas, "megasas,id=scsi0"),
+        ] {
+            let devices = values(&argv(&Spec { bus, ..spec() }, &files()), "-device");
+            assert!(devices.contains(&expected.to_owned()), "{devices:?}");
+        }
     }
 
     #[test]
