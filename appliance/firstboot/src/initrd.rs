@@ -26,6 +26,7 @@ pub fn run(places: &Places) -> Result<()> {
     if identity.is_some() {
         note(places, "hostname-problem", settings::host_name(places));
         note(places, "root-password-problem", settings::root_password(places));
+        note(places, "ntp-problem", settings::ntp(places));
     }
     note(places, "network-problem", settings::network(places));
     Ok(())

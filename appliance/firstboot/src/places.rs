@@ -44,6 +44,8 @@ pub struct Places {
     pub btrfs: PathBuf,
     /// The program that puts firewall rules into force.
     pub nft: PathBuf,
+    /// The program that puts a keymap into force.
+    pub loadkeys: PathBuf,
     /// sysfs and device files.
     pub devices: Devices,
     /// How long the disk is waited for.
@@ -73,6 +75,7 @@ impl Places {
             mkfs: storage::btrfs::MKFS.into(),
             btrfs: storage::btrfs::BTRFS.into(),
             nft: firewall::NFT.into(),
+            loadkeys: "/usr/bin/loadkeys".into(),
             devices: Devices::default(),
             patience: PATIENCE,
             ids: IDS,
@@ -119,6 +122,7 @@ pub(crate) mod testing {
             mkfs: storage::btrfs::MKFS.into(),
             btrfs: storage::btrfs::BTRFS.into(),
             nft: "cat".into(), // reads the rules to their end
+            loadkeys: "/bin/true".into(),
             devices: Devices { sys: at("sys"), dev: at("dev") },
             patience: Duration::ZERO,
             ids: Ids { root: me, shadow: group, backupd: me, infimonitor: group },

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::places::Places;
 use crate::report::say;
+use crate::settings;
 
 /// The firmware's table is a few KiB; this bounds what a strange hypervisor may hand over, in bytes.
 const TABLE_BYTES: usize = 1 << 20;
@@ -82,6 +83,18 @@ fn apply(places: &Places, answers: &Answers) -> Result<Identity> {
     let host_name =
         answers.hostname.as_ref().map_or_else(|| answers.role.name().to_owned(), ToString::to_string);
     files::write(&places.setting("hostname"), format!("{host_name}\n").as_bytes(), 0o644, Some(root))?;
+    let time_zone = answers.time_zone.as_ref().map(ToString::to_string);
+    let ntp: Vec<_> = answers.ntp.iter().map(ToString::to_string).collect();
+    let ntp = (!ntp.is_empty()).then(|| ntp.join(" "));
+    let keymap = answers.keymap.as_ref().map(ToString::to_string);
+    for (name, text) in [(settings::TIME_ZONE, time_zone), (settings::NTP, ntp), (settings::KEYMAP, keymap)] {
+        match text {
+            Some(text) => {
+                files::write(&places.setting(name), format!("{text}\n").as_bytes(), 0o644, Some(root))?
+            }
+            None => files::remove(&places.setting(name))?,
+        };
+    }
     let root_hash = places.setting("root-password-hash");
     match &answers.root_password_hash {
         Some(hash) => {
@@ -153,6 +166,7 @@ mod tests {
         let hash = format!("$6$salt${}", "a".repeat(86));
         let yaml = format!(
             "role: monitor\nhostname: m1\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n\
+             time_zone: Europe/Berlin\nntp: [10.0.0.1, fd00::1]\nkeymap: uk\n\
              root_password_hash: {hash}\npassword_hash: {ARGON}\n"
         );
         fs::write(&places.smbios, table(&yaml)).unwrap();
@@ -161,6 +175,13 @@ mod tests {
         assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "m1\n");
         assert!(fs::read_to_string(places.setting("network.json")).unwrap().contains("10.0.0.1/8"));
         assert_eq!(fs::read_to_string(places.setting("root-password-hash")).unwrap(), format!("{hash}\n"));
+        for (name, text) in [
+            (settings::TIME_ZONE, "Europe/Berlin\n"),
+            (settings::NTP, "10.0.0.1 fd00::1\n"),
+            (settings::KEYMAP, "uk\n"),
+        ] {
+            assert_eq!(fs::read_to_string(places.setting(name)).unwrap(), text);
+        }
         assert_eq!(fs::metadata(places.setting("root-password-hash")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(places.setting("auth/password")).unwrap(), format!("{ARGON}\n"));
         fs::write(&places.smbios, table("role: backup-server\nhostname: other")).unwrap();
@@ -183,7 +204,7 @@ mod tests {
     #[test]
     fn a_cut_before_the_identity_is_finished_by_the_next_boot() {
         let (_dir, places) = places();
-        let yaml = format!("role: monitor\nhostname: first\npassword_hash: {ARGON}\n");
+        let yaml = format!("role: monitor\nhostname: first\nkeymap: uk\npassword_hash: {ARGON}\n");
         fs::write(&places.smbios, table(&yaml)).unwrap();
         ensure(&places).unwrap();
         // as if the power had gone just before the last write
@@ -191,6 +212,7 @@ mod tests {
         fs::write(&places.smbios, table("role: backup-server\nhostname: second")).unwrap();
         assert_eq!(ensure(&places).unwrap().role, Role::BackupServer);
         assert_eq!(fs::read_to_string(places.setting("hostname")).unwrap(), "second\n");
+        assert!(!places.setting(settings::KEYMAP).exists());
         assert!(has_default_password(&places), "a password of the first attempt stayed");
     }
 

@@ -5,13 +5,20 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use provisioning::values::CryptHash;
+use anyhow::{Context, Result, anyhow, bail};
+use provisioning::values::{CryptHash, Keymap, TimeZone};
 use provisioning::{Interface, networkd};
 use storage::mounts;
 
 use crate::places::Places;
 use crate::report::say;
+
+/// The time zone's name.
+pub const TIME_ZONE: &str = "time-zone";
+/// NTP servers, with spaces between.
+pub const NTP: &str = "ntp";
+/// The console's keymap.
+pub const KEYMAP: &str = "keymap";
 
 /// What is started without a role: console and nothing that listens.
 pub const NO_ROLE_TARGET: &str = "multi-user.target";
@@ -76,6 +83,49 @@ pub fn host_name(places: &Places) -> Result<()> {
     Ok(())
 }
 
+/// Links what the image's `/etc/localtime` leads to; without a setting that is UTC.
+///
+/// # Errors
+/// The setting is damaged, or `/run` cannot be written.
+pub fn time_zone(places: &Places) -> Result<()> {
+    let Some(text) = files::read(&places.setting(TIME_ZONE))? else { return Ok(()) };
+    let zone: TimeZone = text.trim().parse().map_err(|cause: String| anyhow!("{TIME_ZONE}: {cause}"))?;
+    let link = places.runtime("localtime");
+    files::remove(&link)?;
+    symlink(Path::new("/usr/share/zoneinfo").join(zone.to_string()), &link)
+        .with_context(|| format!("cannot link {}", link.display()))?;
+    say("time zone", &zone.to_string());
+    Ok(())
+}
+
+/// Tells systemd-timesyncd its servers; without a setting it has those of DHCP and of the image.
+///
+/// # Errors
+/// `/run` cannot be written.
+pub fn ntp(places: &Places) -> Result<()> {
+    let Some(servers) = files::read(&places.setting(NTP))? else { return Ok(()) };
+    let text = format!("[Time]\nNTP={}\n", servers.trim());
+    let path = places.run.join("systemd/timesyncd.conf.d/10-infimonitor.conf");
+    files::write(&path, text.as_bytes(), 0o644, None)?;
+    say("ntp", servers.trim());
+    Ok(())
+}
+
+/// Puts the console's keymap into force.
+///
+/// # Errors
+/// The setting is damaged, or there is no such keymap.
+pub fn keymap(places: &Places) -> Result<()> {
+    let Some(text) = files::read(&places.setting(KEYMAP))? else { return Ok(()) };
+    let keymap: Keymap = text.trim().parse().map_err(|cause: String| anyhow!("{KEYMAP}: {cause}"))?;
+    duct::cmd!(&places.loadkeys, "--quiet", keymap.to_string())
+        .stdin_null()
+        .run()
+        .with_context(|| format!("cannot load the keymap {keymap}"))?;
+    say("keymap", &keymap.to_string());
+    Ok(())
+}
+
 /// Gives root the stored password at the console; without one root stays locked as in the image.
 ///
 /// # Errors
@@ -86,7 +136,7 @@ pub fn root_password(places: &Places) -> Result<()> {
         return Ok(());
     };
     let hash: CryptHash =
-        text.trim().parse().map_err(|cause: String| anyhow::anyhow!("root-password-hash: {cause}"))?;
+        text.trim().parse().map_err(|cause: String| anyhow!("root-password-hash: {cause}"))?;
     let target = places.in_root("etc/shadow");
     let image = fs::read_to_string(&target).with_context(|| format!("cannot read {}", target.display()))?;
     let shadow = shadow_with_root(&image, &hash)?;
@@ -179,5 +229,35 @@ mod tests {
         fs::write(places.setting("network.json"), json).unwrap();
         network(&places).unwrap();
         assert_eq!(files(), ["10-infimonitor-525400000001.network", "90-infimonitor-dhcp.network"]);
+    }
+
+    #[test]
+    fn time_and_keyboard_follow_the_settings() {
+        let (_dir, mut places) = places();
+        fs::create_dir_all(places.runtime("")).unwrap();
+        places.loadkeys = "/bin/true".into();
+        for set in [time_zone, ntp, keymap] {
+            set(&places).unwrap();
+        }
+        assert!(
+            !places.runtime("localtime").is_symlink()
+                && !places.run.join("systemd/timesyncd.conf.d").exists()
+        );
+        fs::create_dir_all(places.setting("")).unwrap();
+        for (name, text) in [(TIME_ZONE, "Europe/Berlin\n"), (NTP, "10.0.0.1 fd00::1\n"), (KEYMAP, "uk\n")] {
+            fs::write(places.setting(name), text).unwrap();
+        }
+        for set in [time_zone, time_zone, ntp, keymap] {
+            set(&places).unwrap();
+        }
+        let zone = fs::read_link(places.runtime("localtime")).unwrap();
+        assert_eq!(zone, Path::new("/usr/share/zoneinfo/Europe/Berlin"));
+        let ntp =
+            fs::read_to_string(places.run.join("systemd/timesyncd.conf.d/10-infimonitor.conf")).unwrap();
+        assert_eq!(ntp, "[Time]\nNTP=10.0.0.1 fd00::1\n");
+        places.loadkeys = "/bin/false".into();
+        assert!(keymap(&places).unwrap_err().to_string().contains("cannot load the keymap uk"));
+        fs::write(places.setting(TIME_ZONE), "../../etc\n").unwrap();
+        assert!(time_zone(&places).unwrap_err().to_string().contains("is no time zone"));
     }
 }

@@ -26,6 +26,15 @@ pub fn run(places: &Places) -> Result<()> {
             return Ok(());
         }
     };
+    // Not in the initrd, which has neither zones nor keymaps.
+    for (name, done) in [
+        ("time-zone-problem", crate::settings::time_zone(places)),
+        ("keymap-problem", crate::settings::keymap(places)),
+    ] {
+        if let Err(error) = done {
+            problem(places, name, &format!("{error:#}"));
+        }
+    }
     if let Err(error) = settings(places, identity.role) {
         problem(places, "settings-problem", &format!("{error:#}"));
     }

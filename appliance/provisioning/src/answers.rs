@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::plan::{Filter, Wish};
 use thiserror::Error;
 
-use crate::values::{Cidr, CryptHash, HostName, Mac, PasswordHash};
+use crate::values::{Cidr, CryptHash, HostName, Keymap, Mac, NtpServer, PasswordHash, TimeZone, VlanId};
 
 /// Name of the file in which answers lie: on a medium, and in a new machine's settings.
 pub const FILE: &str = "answers.yaml";
@@ -38,13 +38,17 @@ impl Role {
     }
 }
 
-/// A network interface with fixed addresses.
+/// A network interface with fixed addresses, or one that carries a VLAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedInterface")]
 pub struct Interface {
     /// Which interface.
     pub mac: Mac,
-    /// Its addresses, at least one.
+    /// The VLAN that is all it carries for this machine; none: what comes without a tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<VlanId>,
+    /// Its addresses; none in a VLAN: DHCP there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Cidr>,
     /// Default gateway; lies in the network of one of the addresses, or is an IPv6 link-local address.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +62,8 @@ pub struct Interface {
 #[serde(deny_unknown_fields)]
 struct UncheckedInterface {
     mac: Mac,
+    vlan: Option<VlanId>,
+    #[serde(default)]
     addresses: Vec<Cidr>,
     gateway: Option<IpAddr>,
     #[serde(default)]
@@ -68,8 +74,24 @@ impl TryFrom<UncheckedInterface> for Interface {
     type Error = String;
 
     fn try_from(raw: UncheckedInterface) -> Result<Self, String> {
-        let UncheckedInterface { mac, addresses, gateway, dns } = raw;
-        if addresses.is_empty() {
+        let UncheckedInterface { mac, vlan, addresses, gateway, dns } = raw;
+        Self::checked(mac, vlan, addresses, gateway, dns)
+    }
+}
+
+impl Interface {
+    /// An interface whose settings go together.
+    ///
+    /// # Errors
+    /// They do not; the cause as a sentence's part.
+    pub fn checked(
+        mac: Mac,
+        vlan: Option<VlanId>,
+        addresses: Vec<Cidr>,
+        gateway: Option<IpAddr>,
+        dns: Vec<IpAddr>,
+    ) -> Result<Self, String> {
+        if addresses.is_empty() && vlan.is_none() {
             return Err(format!("addresses of {mac} is empty; leave the interface out to use DHCP"));
         }
         if let Some(gateway) = gateway {
@@ -82,7 +104,7 @@ impl TryFrom<UncheckedInterface> for Interface {
                 return Err(format!("gateway {gateway} of {mac} is the interface's own address"));
             }
         }
-        Ok(Self { mac, addresses, gateway, dns })
+        Ok(Self { mac, vlan, addresses, gateway, dns })
     }
 }
 
@@ -164,6 +186,15 @@ pub struct Answers {
     /// Interfaces with fixed addresses; every other one uses DHCP.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network: Vec<Interface>,
+    /// Time zone in which people are shown times; UTC without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<TimeZone>,
+    /// NTP servers; without them those that DHCP names, and Debian's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<NtpServer>,
+    /// Keymap of the console; `us` without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keymap: Option<Keymap>,
     /// root's password at the console; locked without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root_password_hash: Option<CryptHash>,
@@ -182,6 +213,10 @@ struct UncheckedAnswers {
     hostname: Option<HostName>,
     #[serde(default)]
     network: Vec<Interface>,
+    time_zone: Option<TimeZone>,
+    #[serde(default)]
+    ntp: Vec<NtpServer>,
+    keymap: Option<Keymap>,
     root_password_hash: Option<CryptHash>,
     password_hash: Option<PasswordHash>,
     install: Option<Install>,
@@ -191,17 +226,42 @@ impl TryFrom<UncheckedAnswers> for Answers {
     type Error = String;
 
     fn try_from(raw: UncheckedAnswers) -> Result<Self, String> {
-        let UncheckedAnswers { role, hostname, network, root_password_hash, password_hash, install } = raw;
-        let mut seen = BTreeSet::new();
-        for interface in &network {
-            if !seen.insert(&interface.mac) {
-                return Err(format!("network names {} twice", interface.mac));
+        let UncheckedAnswers {
+            role,
+            hostname,
+            network,
+            time_zone,
+            ntp,
+            keymap,
+            root_password_hash,
+            password_hash,
+            install,
+        } = raw;
+        let (mut seen, mut vlans) = (BTreeSet::new(), BTreeSet::new());
+        for Interface { mac, vlan, .. } in &network {
+            if !seen.insert(mac) {
+                return Err(format!("network names {mac} twice"));
+            }
+            if let Some(vlan) = vlan
+                && !vlans.insert(vlan)
+            {
+                return Err(format!("network names VLAN {vlan} twice"));
             }
         }
         if install.is_some() && role == Role::Installer {
             return Err("role is installer, and that is what installs the others".into());
         }
-        Ok(Self { role, hostname, network, root_password_hash, password_hash, install })
+        Ok(Self {
+            role,
+            hostname,
+            network,
+            time_zone,
+            ntp,
+            keymap,
+            root_password_hash,
+            password_hash,
+            install,
+        })
     }
 }
 
@@ -217,6 +277,9 @@ impl Answers {
             role,
             hostname: None,
             network: Vec::new(),
+            time_zone: None,
+            ntp: Vec::new(),
+            keymap: None,
             root_password_hash: None,
             password_hash: None,
             install: None,
@@ -306,7 +369,11 @@ network:
     gateway: 192.168.77.1
     dns: [192.168.77.1]
   - mac: "52:54:00:00:00:03"
+    vlan: 20
     addresses: ["10.0.0.2/8"]
+time_zone: Europe/Berlin
+ntp: [ntp.example.net, "fd00::7b"]
+keymap: de-latin1-nodeadkeys
 root_password_hash: "$6$salt${}"
 password_hash: "{ARGON}"
 install:
@@ -328,6 +395,10 @@ install:
         assert_eq!(answers.network.len(), 2);
         assert_eq!(answers.network[0].gateway, Some("192.168.77.1".parse().unwrap()));
         assert_eq!(answers.password_hash.as_ref().unwrap().reveal(), ARGON);
+        assert_eq!(answers.network[1].vlan.map(u16::from), Some(20));
+        assert_eq!(answers.time_zone.as_ref().unwrap().to_string(), "Europe/Berlin");
+        assert_eq!(answers.ntp[1].to_string(), "fd00::7b");
+        assert_eq!(answers.keymap.as_ref().unwrap().to_string(), "de-latin1-nodeadkeys");
         let install = answers.install.as_ref().unwrap();
         assert_eq!((install.disks.len(), install.require_empty, install.dry_run), (2, true, false));
         assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
@@ -386,6 +457,23 @@ install:
                 "answers: the document: ",
                 "network names 52:54:00:00:00:01 twice",
             ),
+            (
+                "role: monitor\nnetwork:\n  - {mac: 52:54:00:00:00:01, vlan: 5}\n  - {mac: 52:54:00:00:00:02, vlan: 5}\n",
+                "answers: the document: ",
+                "network names VLAN 5 twice",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - {mac: 52:54:00:00:00:01, vlan: 4095}\n",
+                "answers: network[0].vlan, line 3",
+                "4095 is no VLAN: 1 to 4094 are",
+            ),
+            (
+                "role: monitor\ntime_zone: Mars/Base\n",
+                "answers: time_zone, line 2",
+                "\"Mars/Base\" is no time zone",
+            ),
+            ("role: monitor\nntp: [\"a b\"]\n", "answers: ntp[0], line 2", "\"a b\" is neither an address"),
+            ("role: monitor\nkeymap: /tmp/map\n", "answers: keymap, line 2", "is no keymap"),
             (
                 "role: monitor\ninstall:\n  disks:\n    - {serial: A, modle: B}\n",
                 "answers: install.disks[0].modle, line 4",

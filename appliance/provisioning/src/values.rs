@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest host name in bytes: Linux's HOST_NAME_MAX, and a DNS label's limit is the same less one.
 const HOST_NAME_BYTES: usize = 63;
+/// Longest name of DNS in bytes, written with dots (RFC 1035).
+const DNS_NAME_BYTES: usize = 253;
 
 /// Implements the string conversions that serde uses for a type with `FromStr` and `Display`.
 macro_rules! as_string {
@@ -149,6 +151,120 @@ impl fmt::Display for HostName {
     }
 }
 as_string!(HostName);
+
+/// A time zone of the IANA database, such as `Europe/Berlin`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TimeZone(String);
+
+impl FromStr for TimeZone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // In the spelling of the database, which is a file's name, too.
+        let known = jiff::tz::TimeZone::get(text).ok().and_then(|zone| zone.iana_name().map(str::to_owned));
+        known
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no time zone such as \"Europe/Berlin\" or \"UTC\""))
+    }
+}
+
+impl fmt::Display for TimeZone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+as_string!(TimeZone);
+
+/// An NTP server: an address or a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NtpServer(String);
+
+impl FromStr for NtpServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_name =
+            text.len() <= DNS_NAME_BYTES && text.split('.').all(|label| label.parse::<HostName>().is_ok());
+        if is_name || text.parse::<IpAddr>().is_ok() {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(format!("{text:?} is neither an address nor a name of a server"))
+        }
+    }
+}
+
+impl fmt::Display for NtpServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+as_string!(NtpServer);
+
+/// A keymap of the console, by its name for loadkeys(1), such as `de-latin1-nodeadkeys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Keymap(String);
+
+impl FromStr for Keymap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // loadkeys takes paths and options, too; a name is neither.
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_+.".contains(&c);
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with(['-', '.']) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("{text:?} is no keymap such as \"us\", \"uk\" or \"de-latin1-nodeadkeys\""))
+        }
+    }
+}
+
+impl fmt::Display for Keymap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+as_string!(Keymap);
+
+/// The number of a VLAN (IEEE 802.1Q): 1 to 4094.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct VlanId(u16);
+
+impl TryFrom<u16> for VlanId {
+    type Error = String;
+
+    fn try_from(number: u16) -> Result<Self, String> {
+        if (1..=4094).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("{number} is no VLAN: 1 to 4094 are"))
+        }
+    }
+}
+
+impl From<VlanId> for u16 {
+    fn from(vlan: VlanId) -> u16 {
+        vlan.0
+    }
+}
+
+impl FromStr for VlanId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: u16 = text.parse().map_err(|_| format!("{text:?} is no VLAN: 1 to 4094 are"))?;
+        number.try_into()
+    }
+}
+
+impl fmt::Display for VlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
 
 /// A crypt(5) hash, as in /etc/shadow. Never shown: not by `Debug`, not in errors.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,6 +438,49 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(shown::<HostName>(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn time_zones_are_those_of_the_database() {
+        let table = [
+            ("Europe/Berlin", Some("Europe/Berlin")),
+            ("europe/berlin", Some("Europe/Berlin")),
+            ("UTC", Some("UTC")),
+            ("Mars/Base", None),
+            ("../etc/passwd", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(shown::<TimeZone>(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_keymaps_and_vlans() {
+        for (text, good) in [
+            ("pool.ntp.org", true),
+            ("10.0.0.1", true),
+            ("fd00::1", true),
+            ("a b", false),
+            ("a..b", false),
+            ("", false),
+        ] {
+            assert_eq!(shown::<NtpServer>(text).is_some(), good, "{text}");
+        }
+        for (text, good) in [
+            ("us", true),
+            ("de-latin1-nodeadkeys", true),
+            ("--help", false),
+            ("/tmp/map", false),
+            ("", false),
+        ] {
+            assert_eq!(shown::<Keymap>(text).is_some(), good, "{text}");
+        }
+        for (text, good) in
+            [("1", true), ("4094", true), ("0", false), ("4095", false), ("70000", false), ("x", false)]
+        {
+            assert_eq!(shown::<VlanId>(text).is_some(), good, "{text}");
         }
     }
 
