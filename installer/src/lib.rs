@@ -7,9 +7,11 @@
 //! Decisions are those of `storage`; the two ways differ only in who answers.
 
 pub mod apply;
+pub mod links;
 pub mod loops;
 pub mod machine;
 pub mod medium;
+pub mod pages;
 pub mod report;
 pub mod sources;
 pub mod unattended;

@@ -7,7 +7,12 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use installer::medium::MOUNTED;
 use installer::report::Report;
-use installer::{sources, unattended};
+use installer::{pages, sources, unattended};
+
+/// Starts a unit on every console of the machine.
+const CONSOLES: &str = "/usr/lib/infimonitor/consoles";
+/// The unit that asks on a console.
+const PAGES: &str = "infimonitor-installer";
 
 /// Installs InfiMONITOR from its medium
 #[derive(Debug, Parser)]
@@ -24,14 +29,18 @@ enum Command {
         /// The file
         file: PathBuf,
     },
-    /// Install by the answers that were given to this machine; what the medium runs when it is booted
+    /// Install by the answers that were given to this machine, or ask on its consoles; what the medium runs when it is
+    /// booted
     Start,
+    /// Ask on this console, and install
+    Ask,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Check { file } => check(&file),
         Command::Start => start(),
+        Command::Ask => pages::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,12 +81,11 @@ fn start() -> Result<()> {
 fn installed(report: &mut Report) -> Result<()> {
     // Disks that are slow to come are there.
     duct::cmd!("udevadm", "settle", "--timeout=60").run().context("cannot wait for the disks")?;
-    let Some(found) = sources::find(Path::new(MOUNTED))? else {
-        report.say("Nobody gave this machine answers: see the README, \"Installing without a question\".");
-        return Ok(());
-    };
-    let Some(install) = &found.answers.install else {
-        report.say(&format!("The answers of {} have no section `install`.", found.source));
+    let found = sources::find(Path::new(MOUNTED))?;
+    let Some((found, install)) =
+        found.as_ref().and_then(|found| Some((found, found.answers.install.as_ref()?)))
+    else {
+        duct::cmd!(CONSOLES, "start", PAGES).run().context("cannot show the installer on the consoles")?;
         return Ok(());
     };
     report.say(&format!("Installing by the answers of {}", found.source));

@@ -31,9 +31,17 @@ impl Report {
         let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
         let names = active.split_whitespace().map(|name| if name == "tty0" { "tty1" } else { name });
         let consoles = names.map(|name| Path::new("/dev").join(name)).collect();
+        Ok(Self { consoles, ..Self::of_pages()? })
+    }
+
+    /// To the log alone: the consoles show pages.
+    ///
+    /// # Errors
+    /// There can be no log.
+    pub fn of_pages() -> Result<Self> {
         let log = OpenOptions::new().append(true).create(true).open(LOG);
         let log = log.with_context(|| format!("cannot write {LOG}"))?;
-        Ok(Self { consoles, log: Some(log), bytes: None })
+        Ok(Self { log: Some(log), ..Self::default() })
     }
 
     /// Says a line.

@@ -3,6 +3,7 @@
 //!
 //! Eighty columns and 24 lines are enough, as a serial console has no more, and does not say how large it is.
 
+pub mod form;
 pub mod parts;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use ratatui::layout::Rect;
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
 
+pub use form::{Field, Form};
 pub use parts::Typed;
 pub use ratatui;
 

@@ -163,7 +163,20 @@ pub fn pgbench(options: &str) -> String {
     format!("runuser -u postgres -- /usr/lib/postgresql/17/bin/pgbench {options} postgres")
 }
 
-/// A user of a backup server, with the default password.
+/// Waits until the serial console shows a page with this text. Returns all of it.
+///
+/// # Errors
+/// It does not within the time, or the machine has ended.
+pub fn page(machine: &Machine, text: &str, within: Duration) -> Result<String> {
+    wait_until(&format!("{text:?} on the screen"), within, || {
+        let screen = machine.serial_screen()?;
+        machine.alive()?;
+        ensure!(screen.contains(text), "\n{screen}");
+        Ok(screen)
+    })
+}
+
+/// A user of a backup server.
 #[derive(Debug)]
 pub struct User {
     api: Client,
@@ -171,11 +184,17 @@ pub struct User {
 }
 
 impl User {
-    /// Talks to `server` over its forwarded ports.
+    /// Talks to `server` over its forwarded ports, with the default password.
     pub fn of(server: &Machine) -> Result<Self> {
+        Self::with_password(server, "backup")
+    }
+
+    /// Talks to `server` with another password.
+    pub fn with_password(server: &Machine, password: &str) -> Result<Self> {
+        let client = |port| Ok::<_, anyhow::Error>(server.client(port)?.login("backup", password));
         Ok(Self {
-            api: server.client(lab::CONTROL_PORT)?.login("backup", "backup").limit(Duration::from_secs(120)),
-            ftp: server.client(lab::FTP_PORT)?.login("backup", "backup").limit(Duration::from_secs(900)),
+            api: client(lab::CONTROL_PORT)?.limit(Duration::from_secs(120)),
+            ftp: client(lab::FTP_PORT)?.limit(Duration::from_secs(900)),
         })
     }
 

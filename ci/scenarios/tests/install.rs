@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use lab::{Bus, COMMAND, Drive, Firmware, Lab, Machine, backup_server_ports, crypt_hash, scenario};
 use provisioning::{Answers, smbios::to_oem_string};
-use scenarios::{LONG, ROOT_PASSWORD, User, built_medium};
+use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, page};
 use std::time::Instant;
 
 /// Size of each disk in GiB.
@@ -92,6 +92,9 @@ fn two_disks_by_bios_from_a_stick() -> Result<()> {
 mod full {
     use super::*;
 
+    /// Password of `backup` that is typed.
+    const PASSWORD: &str = "of the network";
+
     #[test]
     fn one_disk_by_uefi_from_cd() -> Result<()> {
         installs(
@@ -104,5 +107,86 @@ mod full {
                 profile: "single",
             },
         )
+    }
+
+    /// Keys of a terminal.
+    const ENTER: &str = "\r";
+    const UP: &str = "\x1b[A";
+    const ESCAPE: &str = "\x1b";
+
+    /// Key by key over the serial console, there and back again, onto a disk that holds something.
+    #[test]
+    fn pages_lead_to_a_machine_that_serves() -> Result<()> {
+        scenario("install-pages", |lab| {
+            let machine = lab
+                .machine("asked")
+                .firmware(Firmware::OvmfSecureBoot)
+                .bus(Bus::Nvme)
+                .install_from(&built_medium()?, Drive::Cd, DISK_GIB)
+                .extra_disk(DISK_GIB, Bus::Sata, "photos")
+                .root_password(ROOT_PASSWORD)
+                .user_nic(MAC, &backup_server_ports())
+                .start()?;
+            let shows = |text: &str| {
+                let screen = page(&machine, text, COMMAND)?;
+                println!("{screen}\n");
+                anyhow::Ok(screen)
+            };
+            page(&machine, "Apache License", LONG)?;
+            machine.screendump(&lab.folder().join("first-page.png"))?;
+            machine.type_on_serial(ENTER)?;
+            shows("what this machine becomes")?;
+            machine.type_on_serial(ENTER)?;
+            let screen = shows("Plan")?;
+            ensure!(screen.contains("[x] /dev/nvme0n1") && screen.contains("as raid1"), "{screen}");
+            // The other disk is left out, and comes in again later.
+            machine.type_on_serial(" ")?;
+            shows("as single")?;
+            machine.screendump(&lab.folder().join("tty1-meanwhile.png"))?;
+            machine.type_on_serial(ESCAPE)?;
+            shows("what this machine becomes")?;
+            machine.type_on_serial(ENTER)?;
+            shows("as single")?;
+            machine.type_on_serial(" ")?;
+            shows("as raid1")?;
+            machine.type_on_serial(ENTER)?;
+            shows(MAC)?;
+            machine.type_on_serial(&format!("{UP}{ENTER}"))?;
+            shows("Such as 192.168.77.2/24")?;
+            machine.type_on_serial(&format!("10.0.2.15/24{ENTER}10.0.2.2{ENTER}10.0.2.3{ENTER}{ENTER}"))?;
+            shows("10.0.2.15/24, gateway 10.0.2.2, DNS 10.0.2.3")?;
+            machine.type_on_serial(ENTER)?;
+            shows("Letters, digits and hyphens")?;
+            machine.type_on_serial(&format!("-asked{ENTER}Europe/Berlin{ENTER}{ENTER}klingon{ENTER}"))?;
+            shows("there is no keymap \"klingon\"")?;
+            machine.type_on_serial(&format!("{}uk{ENTER}", "\x7f".repeat(7)))?;
+            shows("At least 8 characters")?;
+            machine.type_on_serial(&format!("{ROOT_PASSWORD}{ENTER}{ROOT_PASSWORD}{ENTER}"))?;
+            machine.type_on_serial(&format!("{PASSWORD}{ENTER}{PASSWORD}{ENTER}"))?;
+            let screen = shows("Type install to begin")?;
+            ensure!(screen.contains("backup-server-asked") && screen.contains("Europe/Berlin"), "{screen}");
+            ensure!(!screen.contains(ROOT_PASSWORD) && !screen.contains(PASSWORD), "{screen}");
+            machine.type_on_serial(&format!("install{ENTER}"))?;
+            shows("MB/s")?;
+            page(&machine, "Take the installation medium out", LONG)?;
+            shows("Settings")?;
+            machine.type_on_serial("p")?;
+            machine.wait_for_end()?;
+            machine.take_medium_out();
+            machine.boot_again()?;
+            let user = User::with_password(&machine, PASSWORD)?;
+            let status = user.wait_for_api()?;
+            ensure!(!format!("{status:?}").contains("default password"), "{status:?}");
+            let said = machine.run_ok(
+                "hostname; date +%Z; networkctl status --no-pager | cat; cat /run/systemd/network/*; \
+                 btrfs filesystem df /data; ls /run/infimonitor; cat /var/log/infimonitor-install.log",
+                COMMAND,
+            )?;
+            println!("{said}");
+            ensure!(said.starts_with("backup-server-asked\nCET\n"), "{said}");
+            ensure!(said.contains("Data, RAID1:") && said.contains("Address=10.0.2.15/24"), "{said}");
+            ensure!(!said.contains("-problem") && !said.contains(PASSWORD), "{said}");
+            Ok(())
+        })
     }
 }

@@ -6,7 +6,8 @@ mod full {
     use api::Fingerprint;
     use lab::{BOOT, COMMAND, Machine, scenario, wait_until};
     use scenarios::{
-        LONG, SERVER_ADDRESS, checksum_sql, machines, node_to_restore, pgbench, sql, wait_until_replayed,
+        LONG, SERVER_ADDRESS, checksum_sql, machines, node_to_restore, page, pgbench, sql,
+        wait_until_replayed,
     };
     use std::time::{Duration, Instant};
 
@@ -24,16 +25,6 @@ mod full {
     const APPLICATION: &str = "/var/lib/monitor-link/application";
     /// The key of a terminal.
     const ENTER: &str = "\r";
-
-    /// Waits until the serial console shows a page with this text.
-    fn page(node: &Machine, text: &str, within: Duration) -> Result<String> {
-        wait_until(&format!("{text:?} on the screen"), within, || {
-            let screen = node.serial_screen()?;
-            node.alive()?;
-            ensure!(screen.contains(text), "\n{screen}");
-            Ok(screen)
-        })
-    }
 
     /// Goes from the first page to where the server has taken the password.
     fn open_server(node: &Machine, key: &Fingerprint) -> Result<()> {

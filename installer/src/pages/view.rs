@@ -1,0 +1,314 @@
+//! How a page looks. Eighty columns and 24 lines are enough, as a serial console has no more.
+
+use screen::parts::{self, field, marked};
+use screen::ratatui::Frame;
+use screen::ratatui::layout::{Constraint, Layout, Rect};
+use screen::ratatui::style::Modifier;
+use screen::ratatui::text::{Line, Text};
+use screen::ratatui::widgets::{Block, Borders, List, ListState, Paragraph, Wrap};
+use storage::inventory::{Disk, gigabytes};
+use storage::plan::{Plan, PlannedDisk};
+
+use super::app::{App, Page, ROLES, WORD, role_title, told};
+
+/// The licence that the product is under.
+const LICENCE: &str = include_str!("../../../LICENSE");
+
+/// Draws it.
+pub fn draw(app: &App, frame: &mut Frame<'_>) {
+    let keys = if app.waiting { " One moment …" } else { keys_of(app) };
+    let inside = parts::page(frame, title_of(app), app.error.as_deref(), keys);
+    match app.page {
+        Page::Licence => {
+            let licence = Paragraph::new(LICENCE).scroll((app.scroll, 0));
+            frame.render_widget(licence, inside);
+        }
+        Page::Role => roles(app, frame, inside),
+        Page::Disks => disks(app, frame, inside),
+        Page::Network => network(app, frame, inside),
+        Page::Working => working(app, frame, inside),
+        _ => frame.render_widget(Paragraph::new(text(app)).wrap(Wrap { trim: false }), inside),
+    }
+}
+
+fn title_of(app: &App) -> &'static str {
+    match app.page {
+        Page::Licence => "Install InfiMONITOR: licence",
+        Page::Role => "Install InfiMONITOR: what this machine becomes",
+        Page::Disks => "Install InfiMONITOR: disks",
+        Page::Network | Page::Interface(_) => "Install InfiMONITOR: network",
+        Page::System => "Install InfiMONITOR: name, time and keyboard",
+        Page::Passwords => "Install InfiMONITOR: passwords",
+        Page::Summary => "Install InfiMONITOR: summary",
+        Page::Working => "Installing",
+        Page::Failed => "Not installed",
+        Page::Done => "Installed",
+        Page::Leave => "Leave the installer",
+    }
+}
+
+fn keys_of(app: &App) -> &'static str {
+    match app.page {
+        Page::Licence => " ↑ ↓ PgDn read · Enter accept · Ctrl-C leave",
+        Page::Role => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
+        Page::Disks => " ↑ ↓ move · Space take or leave out · r look again · Enter next · Esc back",
+        Page::Network => " ↑ ↓ move · Enter change, or next · Esc back · Ctrl-C leave",
+        Page::Interface(_) | Page::System | Page::Passwords => {
+            " Tab ↑ ↓ move · Enter next · Esc back · Ctrl-C leave"
+        }
+        Page::Summary => " Enter begin · Esc back · Ctrl-C leave",
+        Page::Working => " The machine must not be switched off now",
+        Page::Failed => " Enter back to the summary · Ctrl-C leave",
+        Page::Done => " Enter restart · p switch off",
+        Page::Leave => " Enter restart the machine · p switch it off · Esc back to the installer",
+    }
+}
+
+fn text(app: &App) -> Text<'_> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    match app.page {
+        Page::Interface(index) => {
+            if let Some((link, _)) = app.links.get(index) {
+                lines.push(format!("{}, {}, driver {}", link.name, link.mac, link.driver).into());
+                lines.push("".into());
+            }
+            lines.extend(app.form.lines());
+        }
+        Page::System | Page::Passwords => lines.extend(app.form.lines()),
+        Page::Summary => summary(app, &mut lines),
+        Page::Failed => {
+            lines.push(
+                "None of the chosen disks boots by a half installation. When what went wrong is mended, begin again."
+                    .into(),
+            );
+        }
+        Page::Done => done(app, &mut lines),
+        Page::Leave => lines.push("Nothing was installed. What was answered so far is lost.".into()),
+        _ => {}
+    }
+    Text::from(lines)
+}
+
+fn summary<'a>(app: &App, lines: &mut Vec<Line<'a>>) {
+    for (label, said) in app.summary_lines() {
+        lines.push(format!("{label:10} {said}").into());
+    }
+    lines.push("".into());
+    let word = app.expected_word();
+    let loss = if word == WORD {
+        "All that is on these disks is lost. Type erase to begin:"
+    } else {
+        "The disks are blank. Type install to begin:"
+    };
+    lines.push(Line::styled(loss, Modifier::BOLD));
+    lines.push(field(&app.word));
+}
+
+fn done<'a>(app: &App, lines: &mut Vec<Line<'a>>) {
+    lines.push(format!("This machine is installed: {}.", role_title(app.role)).into());
+    lines.push("".into());
+    lines.push("1. Take the installation medium out.".into());
+    lines.push("2. Restart. The first start takes some minutes.".into());
+    let next = match app.role {
+        provisioning::Role::BackupServer => {
+            "3. On the monitor's web page, Settings → Backups: enter this machine's address and the password of backup."
+        }
+        provisioning::Role::MonitorRecovery => {
+            "3. Its console asks for the backup server then, and which backup is restored."
+        }
+        _ => "3. On its web page, Settings → Backups: enter the backup server's address and password.",
+    };
+    lines.push(next.into());
+    lines.push("".into());
+    lines.push("What was done is in /var/log/infimonitor-install.log of the installed machine.".into());
+}
+
+fn roles(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let [rows, details] = Layout::vertical([Constraint::Length(5), Constraint::Fill(1)]).areas(area);
+    let list = List::new(ROLES.iter().map(|(_, title, _)| format!(" {title}"))).highlight_style(marked());
+    let mut state = ListState::default().with_selected(Some(app.marked));
+    frame.render_stateful_widget(list, rows, &mut state);
+    let details_text = ROLES.get(app.marked).map_or("", |(.., details)| *details);
+    frame.render_widget(Paragraph::new(details_text).wrap(Wrap { trim: true }), details);
+}
+
+fn disks(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let count = u16::try_from(app.machine.disks.len()).unwrap_or(u16::MAX).clamp(1, 7);
+    let [rows, plan] = Layout::vertical([Constraint::Length(count), Constraint::Fill(1)]).areas(area);
+    if app.machine.disks.is_empty() {
+        let none =
+            "The machine shows no disk. Attach one, or look whether its controller is set to AHCI or RAID.";
+        frame.render_widget(Paragraph::new(none).wrap(Wrap { trim: true }), rows);
+    } else {
+        let lines = app.machine.disks.iter().map(|disk| row(disk, app.is_taken(disk)));
+        let list = List::new(lines).highlight_style(marked());
+        let mut state = ListState::default().with_selected(Some(app.marked));
+        frame.render_stateful_widget(list, rows, &mut state);
+    }
+    let text = match &app.planned {
+        Ok((planned, verdict)) => plan_text(planned, verdict, usize::from(area.width)),
+        Err(error) => Text::from(error.as_str()),
+    };
+    let block = Block::new().borders(Borders::TOP).title(" Plan ");
+    frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }).block(block), plan);
+}
+
+fn row(disk: &Disk, is_taken: bool) -> String {
+    let mark = if is_taken { 'x' } else { ' ' };
+    let kind = if disk.rotational { "HDD" } else { "SSD" };
+    let what = match &disk.raid_controller {
+        Some(driver) => format!("RAID volume ({driver})"),
+        None => kind.to_owned(),
+    };
+    let name = [&disk.model, &disk.serial].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
+    let holds = if disk.contents.is_empty() { "blank".to_owned() } else { disk.contents.join(", ") };
+    let device = disk.device.display().to_string();
+    format!("[{mark}] {device:12} {:>8} {what}  {name}  {holds}", gigabytes(disk.size_bytes))
+}
+
+fn plan_text<'a>(plan: &'a Plan, verdict: &'a str, width: usize) -> Text<'a> {
+    let mut lines: Vec<Line<'a>> = Vec::new();
+    for planned in plan.disks.iter().take(4) {
+        lines.push(drawing(planned, plan, width).into());
+    }
+    if plan.disks.len() > 4 {
+        lines.push(format!("… and the same on {} more", plan.disks.len() - 4).into());
+    }
+    lines.push(
+        format!("Data is kept as {}: {} for backups.", plan.profile.name(), gigabytes(plan.usable_bytes))
+            .into(),
+    );
+    lines.push(verdict.into());
+    lines.extend(plan.notes.iter().map(|note| Line::from(note.as_str())));
+    lines.extend(
+        plan.left_out.iter().map(|out| {
+            Line::from(format!("{} is left alone: it {}.", out.disk.device.display(), out.reason))
+        }),
+    );
+    lines.into()
+}
+
+/// A disk as a bar of its partitions; the last one, *data*, takes what is left of the line.
+fn drawing(planned: &PlannedDisk, plan: &Plan, width: usize) -> String {
+    let name = planned.disk.device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let start = format!("{name:9}│esp│boot a b│root a b│state 2 GB│");
+    let data = format!("data {}, {}", gigabytes(planned.data_bytes()), plan.profile.name());
+    let room = width.saturating_sub(start.chars().count() + 2);
+    format!("{start}{data:─^room$}│")
+}
+
+fn network(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let link = |(link, interface): &(crate::links::Link, Option<provisioning::Interface>)| {
+        let carrier = match link.carrier {
+            Some(true) => "connected",
+            Some(false) => "no cable",
+            None => "not up",
+        };
+        format!(
+            " {:10} {}  {:10} {carrier:10} {}",
+            link.name,
+            link.mac,
+            link.driver,
+            told(interface.as_ref())
+        )
+    };
+    let rows = app.links.iter().map(link).chain([" Continue".to_owned()]);
+    let list = List::new(rows).highlight_style(marked());
+    let mut state = ListState::default().with_selected(Some(app.marked));
+    frame.render_stateful_widget(list, area, &mut state);
+}
+
+fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let [bar, figures, steps] =
+        Layout::vertical([Constraint::Length(1), Constraint::Length(2), Constraint::Fill(1)]).areas(area);
+    if let Some((done, total, elapsed)) = app.working.bytes {
+        frame.render_widget(parts::bar(done, total), bar);
+        let rate = (done as f64 / elapsed.as_secs_f64().max(0.1)) as u64;
+        let left = (rate > 0).then(|| total.saturating_sub(done) / rate.max(1));
+        frame.render_widget(Line::from(parts::figures(done, total, rate, left)), figures);
+    }
+    let lines: Vec<Line<'_>> = app.working.steps.iter().map(|step| step.as_str().into()).collect();
+    let above = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(steps.height);
+    frame.render_widget(Paragraph::new(lines).scroll((above, 0)), steps);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::app::testing::{app, disk, to_summary};
+    use super::super::app::{Message, Page};
+    use super::*;
+    use screen::ratatui::Terminal;
+    use screen::ratatui::backend::TestBackend;
+    use std::time::{Duration, Instant};
+
+    fn shown(app: &App) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(app, frame)).unwrap();
+        let buffer = terminal.backend().buffer().clone();
+        let lines = buffer.content().chunks(80);
+        lines.map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+    }
+
+    #[test]
+    fn every_page_says_what_it_is_about_and_its_keys() {
+        let mut app =
+            app(vec![disk("sda", &[]), disk("sdb", &[]), disk("sdc", &["ntfs \"Photos\" on /dev/sdc1"])]);
+        to_summary(&mut app);
+        let now = Instant::now();
+        app.take(Message::Step("writing the system to /dev/sda".into()));
+        app.take(Message::Bytes { done: 0, total: 1_000_000_000, at: now });
+        app.take(Message::Bytes {
+            done: 500_000_000,
+            total: 1_000_000_000,
+            at: now + Duration::from_secs(5),
+        });
+        let table: [(Page, &[&str]); 9] = [
+            (Page::Licence, &["Apache License", "Enter accept"]),
+            (Page::Role, &["InfiMONITOR Backup Server", "Follows a monitor's database"]),
+            (
+                Page::Disks,
+                &[
+                    "[x] /dev/sda       500 GB SSD  EVO S-sda  blank",
+                    "[ ] /dev/sdc",
+                    "│esp│boot a b│root a b│state 2 GB│─",
+                    "Data is kept as raid1: 495 GB for backups.",
+                    "/dev/sdc is left alone: it is not empty",
+                    "The machine suits a monitor with up to 2000 devices",
+                ],
+            ),
+            (Page::Network, &["eth0", "52:54:00:00:00:01  e1000e", "connected", "DHCP", "Continue"]),
+            (Page::Passwords, &["Password of backup", "The same, so that no slip", "•••••••••"]),
+            (
+                Page::Summary,
+                &["Host name  backup-server", "(500 GB, EVO, S-sda), blank", "Type install to begin:"],
+            ),
+            (
+                Page::Working,
+                &["writing the system to /dev/sda", "50%", "0.50 GB of 1.00 GB, 100 MB/s, 5 s left"],
+            ),
+            (Page::Done, &["1. Take the installation medium out.", "Settings → Backups"]),
+            (Page::Leave, &["Nothing was installed", "p switch it off"]),
+        ];
+        for (page, parts) in table {
+            app.page = page;
+            let shown = shown(&app);
+            for part in parts {
+                assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+            }
+            assert!(!shown.contains("console-1") && !shown.contains("network-1"));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_said_before_the_word_is_typed() {
+        let mut app = app(vec![disk("sda", &["ext4 \"Photos\" on /dev/sda1"])]);
+        app.page = Page::Disks;
+        super::super::app::testing::press(&mut app, screen::ratatui::crossterm::event::KeyCode::Char(' '));
+        app.page = Page::Summary;
+        let shown = shown(&app);
+        for part in ["ERASED: ext4 \"Photos\" on /dev/sda1", "All that is on these disks is lost. Type erase"]
+        {
+            assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+        }
+    }
+}
