@@ -1,7 +1,6 @@
 //! What the machine has, and the plan for it with everything that should be known before anything is erased.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use storage::inventory::{self, Disk, gigabytes};
@@ -27,11 +26,10 @@ impl Machine {
     /// # Errors
     /// The kernel or `lsblk` does not tell.
     pub fn look() -> Result<Self> {
-        let firmware = if Path::new("/sys/firmware/efi").exists() { Firmware::Uefi } else { Firmware::Bios };
         let cores = std::thread::available_parallelism().context("cannot count the processors")?;
         let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
         Ok(Self {
-            firmware,
+            firmware: Firmware::of_this_machine(),
             cores: u32::try_from(cores.get()).unwrap_or(u32::MAX),
             memory_bytes: memory_bytes(&memory).context("/proc/meminfo has no MemTotal")?,
             disks: inventory::read()?,

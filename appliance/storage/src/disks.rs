@@ -175,14 +175,22 @@ impl Default for Devices {
 }
 
 impl Devices {
+    /// Every disk with a GPT. What cannot be read is none.
+    ///
+    /// # Errors
+    /// [`DiskError::Sysfs`].
+    pub fn all(&self) -> Result<Vec<Disk>, DiskError> {
+        let block = self.sys.join("block");
+        let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
+        Ok(names.iter().filter_map(|name| self.read_disk(&block.join(name), name).ok().flatten()).collect())
+    }
+
     /// The further disks of the system that was started from `disk`: those that carry the boot set and are members of the
     /// same *state* file system (design D4). Disks that cannot be read are none.
     ///
     /// # Errors
     /// [`DiskError::Sysfs`].
     pub fn siblings(&self, disk: &Disk) -> Result<Vec<Disk>, DiskError> {
-        let block = self.sys.join("block");
-        let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
         let Some(system) = disk.partitions.get(layout::STATE).and_then(state_uuid) else {
             return Ok(Vec::new());
         };
@@ -197,8 +205,7 @@ impl Devices {
                 && layout::BOOT_SET.iter().all(|name| other.partitions.contains_key(*name))
                 && other.partitions.get(layout::STATE).is_some_and(is_member)
         };
-        let disks = names.iter().filter_map(|name| self.read_disk(&block.join(name), name).ok().flatten());
-        Ok(disks.filter(is_sibling).collect())
+        Ok(self.all()?.into_iter().filter(is_sibling).collect())
     }
 
     /// Every partition with this GPT name that holds a finished btrfs. What cannot be read is none.
@@ -206,15 +213,12 @@ impl Devices {
     /// # Errors
     /// [`DiskError::Sysfs`].
     pub fn members(&self, name: &str) -> Result<Vec<Member>, DiskError> {
-        let block = self.sys.join("block");
-        let names = list(&block).map_err(|source| DiskError::Sysfs { path: block.clone(), source })?;
-        let disks = names.iter().filter_map(|disk| self.read_disk(&block.join(disk), disk).ok().flatten());
         let member = |disk: Disk| {
             let device = disk.partitions.get(name)?.device.clone();
             let head = contents::read_head(&mut File::open(&device).ok()?).ok()?;
             Some(Member { superblock: contents::superblock(&head)?, device })
         };
-        Ok(disks.filter_map(member).collect())
+        Ok(self.all()?.into_iter().filter_map(member).collect())
     }
 
     /// Finds the one disk that the selector names.

@@ -108,6 +108,13 @@ const PLAN: [(&str, &str, Option<u64>, u64); 10] = [
     ("data", TYPE_LINUX, None, 0),
 ];
 
+/// Where the last partition ends, in bytes: on a multiple of 1 MiB before the second copy of the GPT.
+pub fn end_of_partitions(disk_bytes: u64, sector_size: u64) -> u64 {
+    // The backup GPT (array and header) ends with the last whole sector of the disk.
+    let whole = disk_bytes / sector_size * sector_size;
+    whole.saturating_sub(GPT_ENTRIES_BYTES + sector_size) / MIB * MIB
+}
+
 /// Lays out a system disk of `disk_bytes` with sectors of `sector_size` bytes.
 ///
 /// The partitions come in table order (the first is number 1), start on multiples of 1 MiB and leave room for both
@@ -147,9 +154,7 @@ pub fn system_disk_aligned(
     if disk_bytes < MINIMUM_DISK_BYTES {
         return Err(LayoutError::TooSmall { disk_bytes });
     }
-    // The backup GPT (array and header) ends with the last whole sector of the disk.
-    let whole = disk_bytes / sector_size * sector_size;
-    let end = (whole - GPT_ENTRIES_BYTES - sector_size) / MIB * MIB;
+    let end = end_of_partitions(disk_bytes, sector_size);
     let mut start = MIB;
     let mut partitions = Vec::with_capacity(PLAN.len());
     for (name, type_guid, size, flags) in PLAN {

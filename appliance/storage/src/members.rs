@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::contents::Superblock;
+use crate::volume::REPLACING;
 
 /// A commit writes the members' superblocks one after the other, so a power cut leaves them one transaction apart, and
 /// btrfs takes the newer. Whoever misses more was away. A mount without a member makes more than that at once, see
@@ -60,7 +61,9 @@ pub fn assemble(one: &Member, found: &[Member]) -> Result<Assembly, MembersError
             return Err(MembersError::Copied(other, member.device.clone()));
         }
     }
-    let missing = newest.superblock.num_devices.saturating_sub(present.len() as u64);
+    // What one is replaced by does not count before it has taken its number.
+    let there = present.keys().filter(|devid| **devid != REPLACING).count() as u64;
+    let missing = newest.superblock.num_devices.saturating_sub(there);
     Ok(Assembly { devices: present.into_values().collect(), missing, stale })
 }
 
@@ -82,7 +85,7 @@ mod tests {
             other
         };
         type Expected<'a> = (&'a [&'a str], u64, &'a [&'a str]);
-        let table: [(&[Member], Expected<'_>); 5] = [
+        let table: [(&[Member], Expected<'_>); 6] = [
             (
                 &[member("c", 3, 10), member("a", 1, 10), other.clone(), member("b", 2, 10)],
                 (&["a", "b", "c"], 0, &[]),
@@ -90,6 +93,8 @@ mod tests {
             (&[member("a", 1, 10), member("b", 2, 10)], (&["a", "b"], 1, &[])),
             // A power cut in the midst of a commit.
             (&[member("a", 1, 11), member("b", 2, 10), member("c", 3, 10)], (&["a", "b", "c"], 0, &[])),
+            // One is missing, and being replaced.
+            (&[member("a", 1, 10), member("b", 2, 10), member("new", 0, 10)], (&["new", "a", "b"], 1, &[])),
             // One was away.
             (&[member("a", 1, 12), member("b", 2, 12), member("c", 3, 10)], (&["a", "b"], 1, &["c"])),
             // The disk that was booted is the one that was away.

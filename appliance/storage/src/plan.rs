@@ -4,7 +4,7 @@
 //! Nothing that holds anything is taken unless it was named and its loss was agreed to (design D15); what was named and
 //! cannot be had is an error, and never quietly something else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,6 +19,13 @@ pub enum Firmware {
     Bios,
     /// UEFI, with Secure Boot or without.
     Uefi,
+}
+
+impl Firmware {
+    /// What this machine was booted by.
+    pub fn of_this_machine() -> Self {
+        if Path::new("/sys/firmware/efi").exists() { Self::Uefi } else { Self::Bios }
+    }
 }
 
 /// Which disks somebody wants. All that is said must hold of a disk.
@@ -204,7 +211,7 @@ fn reasons(left_out: &[LeftOut]) -> String {
 const EQUAL_WITHIN: u64 = 100;
 
 /// Why a disk can be used by nobody's wish.
-fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
+pub(crate) fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
     if let Some(kind) = &disk.firmware_raid {
         return Some(format!(
             "belongs to a RAID of the mainboard's firmware ({kind}): delete that RAID in the firmware and set the \
@@ -340,7 +347,7 @@ fn named<'a>(
 }
 
 /// On multiples of what partitions start: 1 MiB, and the disk's optimal unit where that makes sense.
-fn alignment(disk: &Disk, notes: &mut Vec<String>) -> u64 {
+pub(crate) fn alignment(disk: &Disk, notes: &mut Vec<String>) -> u64 {
     let unit = disk.optimal_io_bytes;
     if unit == 0 || layout::MIB.is_multiple_of(unit) {
         return layout::MIB;
@@ -358,6 +365,21 @@ fn alignment(disk: &Disk, notes: &mut Vec<String>) -> u64 {
     }
 }
 
+/// How *data* is kept over disks whose shares of it have these sizes.
+pub fn profile_of(sizes: &[u64]) -> Profile {
+    match sizes.len() {
+        0 | 1 => Profile::Single,
+        2 | 3 => Profile::Raid1,
+        _ if are_equal(sizes) => Profile::Raid10,
+        _ => Profile::Raid1,
+    }
+}
+
+fn are_equal(sizes: &[u64]) -> bool {
+    let least = sizes.iter().copied().min().unwrap_or(0);
+    sizes.iter().copied().max().unwrap_or(0) - least <= least / EQUAL_WITHIN
+}
+
 /// How much a mirror over disks of these sizes holds.
 fn mirrored(sizes: &[u64]) -> u64 {
     let (sum, most) = (sizes.iter().sum::<u64>(), sizes.iter().copied().max().unwrap_or(0));
@@ -366,31 +388,24 @@ fn mirrored(sizes: &[u64]) -> u64 {
 
 fn profile(disks: &[PlannedDisk], notes: &mut Vec<String>) -> (Profile, u64) {
     let sizes: Vec<u64> = disks.iter().map(PlannedDisk::data_bytes).collect();
-    let least = sizes.iter().copied().min().unwrap_or(0);
-    let most = sizes.iter().copied().max().unwrap_or(0);
     let usable = mirrored(&sizes);
-    let equal = most - least <= least / EQUAL_WITHIN;
-    match disks {
-        [one] => {
-            if one.disk.raid_controller.is_none() {
-                notes.push("One disk: when it fails, the backups on it are lost; two make a mirror.".into());
-            }
-            (Profile::Single, usable)
+    let profile = profile_of(&sizes);
+    match (profile, disks) {
+        (Profile::Single, [one]) if one.disk.raid_controller.is_none() => {
+            notes.push("One disk: when it fails, the backups on it are lost; two make a mirror.".into());
         }
-        [_, _] | [_, _, _] => {
-            unused(&sizes, usable, notes);
-            (Profile::Raid1, usable)
-        }
-        _ if equal => {
+        (Profile::Single, _) => {}
+        (Profile::Raid10, _) => {
             notes.push("Four equal disks and more: a mirror in stripes. Any one of them may fail.".into());
-            (Profile::Raid10, usable)
         }
-        _ => {
-            notes.push("The disks differ in size, so they mirror without stripes.".into());
+        (Profile::Raid1, disks) => {
+            if disks.len() > 3 {
+                notes.push("The disks differ in size, so they mirror without stripes.".into());
+            }
             unused(&sizes, usable, notes);
-            (Profile::Raid1, usable)
         }
     }
+    (profile, usable)
 }
 
 fn unused(sizes: &[u64], usable: u64, notes: &mut Vec<String>) {

@@ -12,13 +12,15 @@ use gpt::disk::LogicalBlockSize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::layout::Partition;
+use crate::layout::{self, Partition};
 
 /// Blocks of zeros of this size are left out on what is blank, in bytes.
 const BLOCK_BYTES: usize = 64 << 10;
 /// What is erased at the start of each partition, and at both ends of a disk, in bytes: signatures of file systems, and
 /// partition tables, lie there.
 const ERASED_BYTES: u64 = 1 << 20;
+/// Both ends of a disk with room for its tables, in bytes: less than the first MiB, where no partition is.
+const ENDS_BYTES: u64 = 64 << 10;
 /// Bytes of the first sector that are code; disk signature and the MBR's partition table follow.
 pub const MBR_CODE_BYTES: usize = 440;
 
@@ -129,7 +131,7 @@ pub fn write_gpt(
     partitions: &[Partition],
     guid: impl Fn(&str) -> Uuid,
 ) -> Result<(), TableError> {
-    let block_size = if sector_bytes == 4096 { LogicalBlockSize::Lb4096 } else { LogicalBlockSize::Lb512 };
+    let block_size = block_size(sector_bytes);
     let mut entries = BTreeMap::new();
     for (number, partition) in (1..).zip(partitions) {
         let type_guid = Uuid::parse_str(partition.type_guid).map_err(|error| no_table(&error))?;
@@ -156,6 +158,122 @@ pub fn write_gpt(
     disk.sync_all().map_err(|source| TableError::Write { what: "the partition table".into(), source })
 }
 
+/// Has the last partition of a disk that has grown reach to its end. Returns whether it does now and did not before.
+///
+/// A disk whose first table is torn boots from its second one, at the very end: so that is there before the first changes.
+///
+/// # Errors
+/// [`TableError::Table`], [`TableError::Write`]
+pub fn extend_last(disk: &mut File, disk_bytes: u64, sector_bytes: u64) -> Result<bool, TableError> {
+    let failed = |source| TableError::Write { what: "the partition table".into(), source };
+    let block_size = block_size(sector_bytes);
+    let config = || gpt::GptConfig::new().logical_block_size(block_size);
+    let old = config().writable(false).open_from_device(&mut *disk).map_err(|error| no_table(&error))?;
+    let (guid, mut entries) = (*old.guid(), old.partitions().clone());
+    drop(old);
+    let end = layout::end_of_partitions(disk_bytes, sector_bytes) / sector_bytes;
+    match entries.values_mut().max_by_key(|entry| entry.last_lba) {
+        // Less than a whole MiB is no growth.
+        Some(last) if last.last_lba + layout::MIB / sector_bytes < end => last.last_lba = end - 1,
+        _ => return Ok(false),
+    }
+    let mut ends = Ends::of(disk, disk_bytes).map_err(failed)?;
+    let mut table = config()
+        .writable(true)
+        .create_from_device(&mut ends, Some(guid))
+        .map_err(|error| no_table(&error))?;
+    table.update_partitions(entries).map_err(|error| no_table(&error))?;
+    table.write_inplace().map_err(|error| no_table(&error))?;
+    drop(table);
+    // The protective MBR says how large the disk is, too.
+    if let Some(code) = mbr_code(disk).map_err(failed)? {
+        ends.first[..512].copy_from_slice(&boot_sector(disk_bytes, sector_bytes, &code)?);
+    }
+    ends.write_last_first(disk).map_err(failed)?;
+    Ok(true)
+}
+
+/// Both ends of a disk, in memory: what lies between is not there.
+#[derive(Debug)]
+struct Ends {
+    first: Vec<u8>,
+    last: Vec<u8>,
+    disk_bytes: u64,
+    position: u64,
+}
+
+impl Ends {
+    /// As they are; the boot sector in the first one stays.
+    fn of(disk: &mut File, disk_bytes: u64) -> std::io::Result<Self> {
+        let (mut first, last) = (vec![0; ENDS_BYTES as usize], vec![0; ENDS_BYTES as usize]);
+        disk.seek(SeekFrom::Start(0))?;
+        disk.read_exact(&mut first)?;
+        Ok(Self { first, last, disk_bytes, position: 0 })
+    }
+
+    /// Writes the tables: the last one, and once that is on the disk, the first.
+    fn write_last_first(&self, disk: &mut File) -> std::io::Result<()> {
+        for (offset, bytes) in [(self.disk_bytes - ENDS_BYTES, &self.last), (0, &self.first)] {
+            disk.seek(SeekFrom::Start(offset))?;
+            disk.write_all(bytes)?;
+            disk.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// What lies at the position, to the end of that end.
+    fn here(&mut self) -> std::io::Result<&mut [u8]> {
+        let last = self.disk_bytes - ENDS_BYTES;
+        let (end, offset) = if self.position >= last {
+            (&mut self.last, self.position - last)
+        } else {
+            (&mut self.first, self.position)
+        };
+        let offset = usize::try_from(offset).map_err(std::io::Error::other)?;
+        end.get_mut(offset..).ok_or_else(|| std::io::Error::other("between the ends of the disk"))
+    }
+}
+
+impl Read for Ends {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let here = self.here()?;
+        let count = here.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&here[..count]);
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Write for Ends {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let here = self.here()?;
+        let count = here.len().min(buffer.len());
+        here[..count].copy_from_slice(&buffer[..count]);
+        self.position += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Ends {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.disk_bytes.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or_else(|| std::io::Error::other("before the start of the disk"))?;
+        Ok(self.position)
+    }
+}
+
+fn block_size(sector_bytes: u64) -> LogicalBlockSize {
+    if sector_bytes == 4096 { LogicalBlockSize::Lb4096 } else { LogicalBlockSize::Lb512 }
+}
+
 fn no_table(error: &dyn std::fmt::Display) -> TableError {
     TableError::Table(error.to_string())
 }
@@ -171,6 +289,18 @@ pub fn write_boot_sector(
     mbr_code: &[u8; MBR_CODE_BYTES],
 ) -> Result<(), TableError> {
     let failed = |source| TableError::Write { what: "the boot sector".into(), source };
+    let sector = boot_sector(disk_bytes, sector_bytes, mbr_code)?;
+    disk.seek(SeekFrom::Start(0))
+        .and_then(|_| disk.write_all(&sector))
+        .and_then(|()| disk.sync_all())
+        .map_err(failed)
+}
+
+fn boot_sector(
+    disk_bytes: u64,
+    sector_bytes: u64,
+    mbr_code: &[u8; MBR_CODE_BYTES],
+) -> Result<Vec<u8>, TableError> {
     let blocks = u32::try_from(disk_bytes / sector_bytes - 1).unwrap_or(u32::MAX);
     let mut sector = std::io::Cursor::new(vec![0; 512]);
     gpt::mbr::ProtectiveMBR::with_lb_size(blocks)
@@ -178,10 +308,7 @@ pub fn write_boot_sector(
         .map_err(|error| no_table(&error))?;
     let mut sector = sector.into_inner();
     sector[..MBR_CODE_BYTES].copy_from_slice(mbr_code);
-    disk.seek(SeekFrom::Start(0))
-        .and_then(|_| disk.write_all(&sector))
-        .and_then(|()| disk.sync_all())
-        .map_err(failed)
+    Ok(sector)
 }
 
 /// The boot code of a disk that has a protective MBR; `None`: it has none, so its GPT does not count (UEFI 2.10, 5.2.3).
@@ -202,7 +329,7 @@ pub const DISK: &str = "disk";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{self, MINIMUM_DISK_BYTES};
+    use crate::layout::MINIMUM_DISK_BYTES;
 
     fn blank(bytes: u64) -> File {
         let file = tempfile::tempfile().unwrap();
@@ -267,5 +394,36 @@ mod tests {
             text.to_string(),
             "167772161 bytes do not fit into partition boot-a, which holds 167772160"
         );
+    }
+
+    #[test]
+    fn the_last_partition_of_a_disk_that_has_grown_reaches_to_its_end() {
+        for sector in [512, 4096] {
+            let (old, new) = (MINIMUM_DISK_BYTES, MINIMUM_DISK_BYTES + 5 * layout::GIB);
+            let mut disk = blank(old);
+            let guid = |name: &str| Uuid::from_u128(name.bytes().map(u128::from).sum());
+            write_gpt(&mut disk, sector, &layout::system_disk(old, sector).unwrap(), guid).unwrap();
+            write_boot_sector(&mut disk, old, sector, &[0xee; MBR_CODE_BYTES]).unwrap();
+            assert!(!extend_last(&mut disk, old, sector).unwrap());
+            disk.set_len(new).unwrap();
+            assert!(extend_last(&mut disk, new, sector).unwrap());
+            assert!(!extend_last(&mut disk, new, sector).unwrap());
+            assert_eq!(mbr_code(&mut disk).unwrap(), Some([0xee; MBR_CODE_BYTES]));
+            let expected = layout::system_disk(new, sector).unwrap();
+            let check = |disk: &mut File| {
+                let config = gpt::GptConfig::new().writable(false).logical_block_size(block_size(sector));
+                let table = config.open_from_device(disk).unwrap();
+                assert_eq!(*table.guid(), guid(DISK));
+                for (entry, partition) in table.partitions().values().zip(&expected) {
+                    assert_eq!(entry.part_guid, guid(partition.name));
+                    assert_eq!((entry.first_lba, entry.last_lba), (partition.first_lba, partition.last_lba));
+                }
+            };
+            check(&mut disk);
+            // As after a cut while the first table was written.
+            disk.seek(SeekFrom::Start(sector)).unwrap();
+            disk.write_all(&[0xff; 512]).unwrap();
+            check(&mut disk);
+        }
     }
 }
