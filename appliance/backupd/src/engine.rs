@@ -7,7 +7,7 @@ use crate::monitor::{Answer, Monitor, Trouble};
 use crate::shared::Shared;
 use crate::standby::{NotReady, Standby};
 use api::{EventKind, Level, Peer, Reason, State};
-use hostd::CopyNews;
+use hostd::News;
 use jiff::Timestamp;
 use replica::{
     Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, WalRate, broken_stream,
@@ -456,11 +456,12 @@ impl<'a> Follower<'a> {
             let mut seen = Observations { replica: view(None, Duration::ZERO), ..self.seen.clone() };
             self.shared.publish(state(&seen));
             let news = |news| match news {
-                CopyNews::Progress(at) => {
+                News::Progress(at) => {
                     seen.replica = view(Some(at), began.elapsed());
                     self.shared.publish(state(&seen));
                 }
-                CopyNews::Deleted(deletion) => self.shared.record_deletion(&deletion),
+                News::Deleted(deletion) => self.shared.record_deletion(&deletion),
+                News::Step(..) => {}
             };
             self.shared.hostd.full_copy(self.peer, tablespaces, replace, news).await?;
             self.shared.copy_came();

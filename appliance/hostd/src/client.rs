@@ -1,6 +1,8 @@
 //! Client of `hostd`, for the processes on the same machine.
 
-use crate::{Access, BackupRequest, Change, CopyCheck, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace};
+use crate::{
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace,
+};
 use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
@@ -27,10 +29,12 @@ pub enum ClientError {
     },
 }
 
-/// What happens during a full copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyNews {
-    /// How far it is.
+/// What happens before the last reply.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// What is done with the disks, and how much of it is, in percent.
+    Step(String, Option<f32>),
+    /// How far a full copy is.
     Progress(CopyProgress),
     /// This backup was deleted to make room for it.
     Deleted(Deletion),
@@ -55,7 +59,7 @@ impl Client {
         peer: &Peer,
         tablespaces: Vec<Tablespace>,
         replace: bool,
-        news: impl FnMut(CopyNews),
+        news: impl FnMut(News),
     ) -> Result<(), ClientError> {
         let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces, replace };
         self.ask(&request, news).await.map(drop)
@@ -188,7 +192,30 @@ impl Client {
         }
     }
 
-    async fn ask(&self, request: &Request, mut news: impl FnMut(CopyNews)) -> Result<Reply, ClientError> {
+    /// What the machine's disks are like.
+    pub async fn disks(&self) -> Result<Disks, ClientError> {
+        match self.ask(&Request::Disks, drop).await? {
+            Reply::Disks(disks) => Ok(*disks),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Does something with the disks; `step` is told what is done, and how much of it is, in percent. Returns the last
+    /// reply. Needs root.
+    pub async fn change_disks(
+        &self,
+        request: &Request,
+        mut step: impl FnMut(&str, Option<f32>),
+    ) -> Result<Reply, ClientError> {
+        let news = |news| {
+            if let News::Step(text, percent) = news {
+                step(&text, percent);
+            }
+        };
+        self.ask(request, news).await
+    }
+
+    async fn ask(&self, request: &Request, mut news: impl FnMut(News)) -> Result<Reply, ClientError> {
         let no_answer = |error: std::io::Error| self.no_answer(error.to_string());
         let mut line = serde_json::to_vec(request).map_err(|error| self.no_answer(error.to_string()))?;
         line.push(b'\n');
@@ -202,8 +229,9 @@ impl Client {
                 return Err(self.no_answer("it closed the connection".into()));
             }
             match serde_json::from_str(&line).map_err(|error| self.no_answer(error.to_string()))? {
-                Reply::Progress(at) => news(CopyNews::Progress(at)),
-                Reply::Deleted(deletion) => news(CopyNews::Deleted(deletion)),
+                Reply::Progress(at) => news(News::Progress(at)),
+                Reply::Step { step, percent } => news(News::Step(step, percent)),
+                Reply::Deleted(deletion) => news(News::Deleted(deletion)),
                 Reply::Failed { error } => return Err(ClientError::Failed(error)),
                 last => return Ok(last),
             }

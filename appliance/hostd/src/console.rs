@@ -6,10 +6,11 @@ use crate::catalog;
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits};
 use clap::Subcommand;
-use hostd::{Access, Change, Client, Request};
+use hostd::{Access, Change, Client, Disks, Reply, Request, Scrub};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use storage::life::Incoming;
 use uuid::Uuid;
 
 /// The orders.
@@ -48,6 +49,34 @@ pub enum Order {
         #[arg(long)]
         peer_only: Option<bool>,
     },
+    /// Show the machine's disks, those that could come in, and the last scrub
+    Disks,
+    /// Have a disk take the place of one that is missing or fails, while the server goes on
+    ReplaceDisk {
+        /// The disk that fails, such as /dev/sda; without it, the one that is missing
+        #[arg(long)]
+        old: Option<PathBuf>,
+        /// The disk that takes its place, such as /dev/sdc
+        new: PathBuf,
+        /// Although the new one is not empty: all on it is lost
+        #[arg(long)]
+        erase: bool,
+        /// Erase what is on the old one afterwards
+        #[arg(long, requires = "old")]
+        wipe_old: bool,
+    },
+    /// Take in one more disk, while the server goes on
+    AddDisk {
+        /// The disk, such as /dev/sdc
+        new: PathBuf,
+        /// Although it is not empty: all on it is lost
+        #[arg(long)]
+        erase: bool,
+    },
+    /// Use all of a disk that has grown, such as a virtual one
+    GrowDisks,
+    /// Read all that is stored, and mend what is wrong from its second copy
+    Scrub,
     /// Show how backups are served over FTP, or set what is named
     Ftp {
         /// Serve clear FTP too: passwords and backups can then be read on the network
@@ -129,6 +158,34 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             let peer = peer.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             println!("the ports are open to {}", if peer_only { &peer } else { "everybody" });
         }
+        Order::Disks => show(&client.disks().await?),
+        Order::ReplaceDisk { old, new, erase, wipe_old } => {
+            let new = Incoming { device: new, erase };
+            client.change_disks(&Request::ReplaceDisk { old, new, wipe: wipe_old }, tell).await?;
+            println!("the disk is in its place");
+        }
+        Order::AddDisk { new, erase } => {
+            client.change_disks(&Request::AddDisk(Incoming { device: new, erase }), tell).await?;
+            println!("the disk is taken in");
+        }
+        Order::GrowDisks => {
+            if let Reply::Grown(grown) = client.change_disks(&Request::GrowDisks, tell).await? {
+                let none = grown.is_empty();
+                println!(
+                    "{}",
+                    if none {
+                        "no disk has grown".into()
+                    } else {
+                        format!("all of {} is used", grown.join(", "))
+                    }
+                );
+            }
+        }
+        Order::Scrub => {
+            if let Reply::Scrubbed(scrub) = client.change_disks(&Request::Scrub, tell).await? {
+                println!("{}", scrubbed(&scrub));
+            }
+        }
         Order::Ftp { allow_clear, passive_address, bytes_per_second } => {
             let old = client.ftp().await?;
             let new = FtpSettings {
@@ -150,4 +207,46 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn tell(step: &str, percent: Option<f32>) {
+    match percent {
+        Some(percent) => println!("{step}: {percent:.0} %"),
+        None => println!("{step} …"),
+    }
+}
+
+fn show(Disks { report, scrub, under_way }: &Disks) {
+    for disk in &report.used {
+        let errors = if disk.errors == 0 { String::new() } else { format!(", {} errors", disk.errors) };
+        println!("in use: {}{errors}", disk.title);
+    }
+    if report.missing > 0 {
+        println!("missing: {}", report.missing);
+    }
+    for disk in &report.others {
+        let holds = match disk.contents.as_slice() {
+            [] => "blank".to_owned(),
+            some => format!("holds {}", some.join(", ")),
+        };
+        match &disk.hindrance {
+            None => println!("could come in: {}, {holds}", disk.title),
+            Some(hindrance) => println!("cannot come in: {}, {holds}; it {hindrance}", disk.title),
+        }
+    }
+    match scrub {
+        None => println!("never scrubbed"),
+        Some(scrub) => println!("scrubbed at {:.0}: {}", scrub.at, scrubbed(scrub)),
+    }
+    if let Some(step) = under_way {
+        println!("now: {step}");
+    }
+}
+
+fn scrubbed(Scrub { found, .. }: &Scrub) -> String {
+    match (found.corrected, found.uncorrectable) {
+        (0, 0) => "nothing was wrong".into(),
+        (mended, 0) => format!("{mended} blocks were wrong, and are mended"),
+        (mended, lost) => format!("{mended} blocks were wrong and are mended, {lost} cannot be mended"),
+    }
 }

@@ -15,6 +15,7 @@ mod console;
 mod copy_check;
 mod decisions;
 mod digest;
+mod disks;
 mod full_copy;
 mod places;
 mod replies;

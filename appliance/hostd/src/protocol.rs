@@ -3,10 +3,13 @@
 use api::{
     Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage,
 };
+use jiff::Timestamp;
 use replica::{ControlData, CopyProgress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
+use storage::life::{Incoming, Report, Scrubbed};
 use uuid::Uuid;
 
 /// Where the program is, as people at the console call it.
@@ -116,6 +119,24 @@ pub enum Request {
     Access,
     /// Open the ports to the paired monitor alone, or to everybody. Replies [`Reply::Done`]. For root alone.
     SetPeerOnly(bool),
+    /// What the machine's disks are like. Replies [`Reply::Disks`].
+    Disks,
+    /// Have a disk take another one's place. Replies [`Reply::Step`] until [`Reply::Done`]; goes on when nobody listens any
+    /// more. For root alone.
+    ReplaceDisk {
+        /// Device file of the disk that leaves; `None`: one that is missing.
+        old: Option<PathBuf>,
+        /// What takes its place.
+        new: Incoming,
+        /// Whether what is on the old one is erased then.
+        wipe: bool,
+    },
+    /// Take in one more disk. Replies as [`Request::ReplaceDisk`]. For root alone.
+    AddDisk(Incoming),
+    /// Use all of disks that have grown. Replies [`Reply::Grown`]. For root alone.
+    GrowDisks,
+    /// Read all that is stored, and mend what is wrong. Replies [`Reply::Step`] until [`Reply::Scrubbed`]. For root alone.
+    Scrub,
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
     MeasureUsage,
     /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
@@ -133,9 +154,33 @@ impl Request {
                 | Self::SetLimits(_)
                 | Self::SetFtp(_)
                 | Self::SetPeerOnly(_)
+                | Self::ReplaceDisk { .. }
+                | Self::AddDisk(_)
+                | Self::GrowDisks
+                | Self::Scrub
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
     }
+}
+
+/// What is known of the disks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Disks {
+    /// How they are.
+    pub report: Report,
+    /// The last scrub that came to its end.
+    pub scrub: Option<Scrub>,
+    /// What is done with them now, as a sentence's part.
+    pub under_way: Option<String>,
+}
+
+/// A scrub that came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// When.
+    pub at: Timestamp,
+    /// What it found.
+    pub found: Scrubbed,
 }
 
 /// Who may come to the ports.
@@ -229,6 +274,13 @@ pub struct ReplicaInfo {
 pub enum Reply {
     /// Not the last reply: how far the copy is.
     Progress(CopyProgress),
+    /// Not the last reply: what is done with the disks.
+    Step {
+        /// What, as a sentence's part.
+        step: String,
+        /// How much of it is done, where that is known.
+        percent: Option<f32>,
+    },
     /// Not the last reply: this backup was deleted to make room for the copy.
     Deleted(Deletion),
     /// Done, nothing to tell.
@@ -258,6 +310,12 @@ pub enum Reply {
     Ftp(FtpSettings),
     /// Answer to [`Request::Access`].
     Access(Access),
+    /// Answer to [`Request::Disks`].
+    Disks(Box<Disks>),
+    /// Answer to [`Request::GrowDisks`]: those that had grown.
+    Grown(Vec<String>),
+    /// Answer to [`Request::Scrub`].
+    Scrubbed(Scrub),
     /// The new backup, or what is on record of one now.
     Backup(Box<Backup>),
     /// What rotation did.
@@ -301,6 +359,10 @@ mod tests {
             (Request::SetFtp(FtpSettings::default()), true),
             (Request::SetPeerOnly(false), true),
             (Request::Access, false),
+            (Request::AddDisk(Incoming { device: "/dev/sdb".into(), erase: false }), true),
+            (Request::GrowDisks, true),
+            (Request::Scrub, true),
+            (Request::Disks, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
             (Request::Limits, false),

@@ -7,7 +7,7 @@ use crate::full_copy::Room;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{access, backup, btrfs, catalog, copy_check, full_copy, rotate, usage, verify};
+use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
@@ -42,6 +42,8 @@ struct Host {
     catalog: Mutex<()>,
     /// Held while a backup is verified, which takes hours: one at a time.
     verifying: Mutex<()>,
+    /// What is done with the disks.
+    disks: disks::UnderWay,
     /// What was left half made is deleted: at the start, or when the data volume was mended later.
     clean: Mutex<bool>,
 }
@@ -66,6 +68,7 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
         generation: Mutex::default(),
         catalog: Mutex::default(),
         verifying: Mutex::default(),
+        disks: disks::UnderWay::default(),
         clean: Mutex::default(),
     });
     let mut looks_at_clock = tokio::time::interval(clock::INTERVAL);
@@ -274,6 +277,11 @@ async fn carry_out(
             access::set(decisions, peer_only)?;
             Ok(Reply::Done)
         }
+        Request::Disks => Ok(Reply::Disks(Box::new(disks::look(places, &host.disks).await?))),
+        request @ (Request::ReplaceDisk { .. }
+        | Request::AddDisk(_)
+        | Request::GrowDisks
+        | Request::Scrub) => disks::change(places, &host.disks, request, replies).await,
         Request::MeasureUsage => {
             let (usage, exclusive) = usage::measure(places).await?;
             Ok(Reply::Usage { usage, exclusive })

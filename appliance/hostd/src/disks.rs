@@ -1,0 +1,176 @@
+//! The machine's disks: what they are like, and the operations on them, one at a time, each to its end whoever listens.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use files::Document;
+use hostd::{Disks, Reply, Request, Scrub};
+use jiff::Timestamp;
+use storage::layout;
+use storage::life::{Machine, Progress};
+use storage::plan::Profile;
+use storage::recorded::{self, Recorded};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::places::Places;
+use crate::replies::Replies;
+
+/// Version of the scrub record's form.
+const FORMAT: u32 = 1;
+/// The machine's settings, in which its disks are recorded.
+const SETTINGS: &str = "/var/lib/infimonitor";
+
+/// What is done with the disks now.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Mutex<Option<String>>>);
+
+impl UnderWay {
+    fn now(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, step: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+
+    /// Claims the disks; whoever has them is named in the error.
+    fn begin(&self) -> Result<Claim> {
+        let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(step) = &*step {
+            bail!("something is done with the disks already: {step}; wait for its end");
+        }
+        *step = Some("it begins".into());
+        Ok(Claim(self.clone()))
+    }
+}
+
+/// Until it is dropped nobody else has the disks.
+struct Claim(UnderWay);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
+
+fn scrubs(places: &Places) -> Document<Scrub> {
+    Document::new(places.state.join("scrub.json"), FORMAT, 0o600)
+}
+
+fn machine(places: &Places) -> Machine {
+    let mut machine = Machine::this();
+    machine.mounted[1].1.clone_from(&places.data);
+    machine
+}
+
+/// What they are like.
+///
+/// # Errors
+/// They cannot be looked at.
+pub async fn look(places: &Places, under_way: &UnderWay) -> Result<Disks> {
+    let machine = machine(places);
+    let report = tokio::task::spawn_blocking(move || machine.report()).await??;
+    let loaded = scrubs(places).load()?;
+    if let Some(problem) = loaded.problem {
+        tracing::warn!("{problem}");
+    }
+    Ok(Disks { report, scrub: loaded.value, under_way: under_way.now() })
+}
+
+/// Carries out a request that changes or reads the disks as a whole.
+///
+/// # Errors
+/// Another one runs, or a step fails.
+pub async fn change(
+    places: &Places,
+    under_way: &UnderWay,
+    request: Request,
+    replies: &mut Replies,
+) -> Result<Reply> {
+    let claim = under_way.begin()?;
+    let (steps, mut said) = unbounded_channel();
+    let (places, shown) = (places.clone(), under_way.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        // Held by the work and not by who waits for it, who may leave.
+        let _claim = claim;
+        let done = carry_out(&places, &request, &shown, &steps);
+        match &done {
+            Ok(_) => tracing::info!("done with the disks"),
+            Err(error) => tracing::error!("not done with the disks: {error:#}"),
+        }
+        done
+    });
+    let mut listens = true;
+    while let Some((step, percent)) = said.recv().await {
+        listens = listens && replies.send(&Reply::Step { step, percent }).await.is_ok();
+    }
+    work.await.context("the work with the disks has ended early")?
+}
+
+type Steps = UnboundedSender<(String, Option<f32>)>;
+
+fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &Steps) -> Result<Reply> {
+    let machine = machine(places);
+    let mut last = String::new();
+    let mut progress = |step: &str, percent: Option<f32>| {
+        if step != last {
+            tracing::info!("{step}");
+            last = step.to_owned();
+        }
+        let shown = percent.map_or_else(|| step.to_owned(), |percent| format!("{step}, {percent:.0} %"));
+        under_way.set(Some(shown));
+        // Fails when nobody listens any more.
+        steps.send((step.to_owned(), percent)).ok();
+    };
+    let progress: &mut Progress<'_> = &mut progress;
+    match request {
+        Request::ReplaceDisk { old, new, wipe } => {
+            let recorded = read_record()?;
+            let profile = recorded.map_or(Profile::Single, |recorded| recorded.profile);
+            machine.replace(old.as_deref(), new, profile, *wipe, progress)?;
+            record(&machine, profile)?;
+            mended(places, &machine)?;
+            Ok(Reply::Done)
+        }
+        Request::AddDisk(new) => {
+            let profile = machine.add(new, progress)?;
+            record(&machine, profile)?;
+            Ok(Reply::Done)
+        }
+        Request::GrowDisks => Ok(Reply::Grown(machine.grow()?)),
+        Request::Scrub => {
+            let scrub = Scrub { found: machine.scrub(progress)?, at: Timestamp::now() };
+            scrubs(places).save(&scrub)?;
+            Ok(Reply::Scrubbed(scrub))
+        }
+        other => bail!("{other:?} is not about disks"),
+    }
+}
+
+fn read_record() -> Result<Option<Recorded>> {
+    let path = record_path();
+    let text = files::read(&path)?;
+    let recorded = text.map(|text| serde_json::from_str(&text)).transpose();
+    recorded.with_context(|| format!("{} is damaged", path.display()))
+}
+
+fn record_path() -> PathBuf {
+    Path::new(SETTINGS).join(recorded::FILE)
+}
+
+fn record(machine: &Machine, profile: Profile) -> Result<()> {
+    let recorded = Recorded { profile, disks: machine.guids()? };
+    let text = serde_json::to_vec_pretty(&recorded).context("cannot write the record of the disks")?;
+    files::write(&record_path(), &text, 0o644, None).map(drop)
+}
+
+/// What the boot said of missing disks is true no more.
+fn mended(places: &Places, machine: &Machine) -> Result<()> {
+    if machine.report()?.missing == 0 {
+        for name in [layout::STATE, "data"] {
+            files::remove(&places.run.join(format!("{name}-degraded")))?;
+        }
+    }
+    Ok(())
+}
