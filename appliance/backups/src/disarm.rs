@@ -1,11 +1,12 @@
 //! Making a copy of a backup ready to be started on its own (facts, "Starting a restored copy").
 //!
-//! The server does it in the clone's namespace as the clone's user, since the tree came from the monitor; a restore does it
-//! with a tree in which it let no link but the tablespaces'.
+//! The tree is a database's, perhaps a hostile one's: what is removed or written goes through no link. The server does it in
+//! the clone's namespace as the clone's user; a restore as root, in a folder that is PostgreSQL's by then.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Disarms the tree below `root`: nobody's server runs in it, it holds back no WAL, and it starts as a standby, which
@@ -24,14 +25,14 @@ pub fn disarm(root: &Path) -> Result<()> {
             _ => {}
         }
     }
+    // As a whole: a link in its place is removed itself, and so is one in it.
     let slots = pgdata.join("pg_replslot");
-    for entry in fs::read_dir(&slots).with_context(|| format!("cannot read {}", slots.display()))? {
-        let path = entry?.path();
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-    }
+    let owner = fs::symlink_metadata(&pgdata).map(|pgdata| (pgdata.uid(), pgdata.gid()));
+    let owner = owner.with_context(|| format!("cannot look at {}", pgdata.display()))?;
+    files::remove_folder(&slots)?;
+    files::folder(&slots, 0o700, owner)?;
     for name in ["postgresql.auto.conf", "standby.signal"] {
-        let path = pgdata.join(name);
-        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&pgdata.join(name), b"", 0o600, Some(owner))?;
     }
     Ok(())
 }
@@ -39,6 +40,22 @@ pub fn disarm(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_outside_is_touched_through_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let (pgdata, outside) = (root.path().join("pgdata"), root.path().join("outside"));
+        for folder in [&pgdata, &outside, &outside.join("kept")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(outside.join("file"), "kept").unwrap();
+        std::os::unix::fs::symlink(&outside, pgdata.join("pg_replslot")).unwrap();
+        std::os::unix::fs::symlink(outside.join("file"), pgdata.join("postgresql.auto.conf")).unwrap();
+        disarm(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "kept");
+        assert!(outside.join("kept").is_dir() && pgdata.join("pg_replslot").is_dir());
+        assert!(!pgdata.join("pg_replslot").is_symlink() && pgdata.join("standby.signal").is_file());
+    }
 
     #[test]
     fn what_belongs_to_a_running_server_is_gone_and_it_is_a_standby() {

@@ -11,10 +11,11 @@ pub use document::{Document, Loaded};
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 
 /// Who owns a file: user and group number.
 pub type Owner = (u32, u32);
@@ -143,9 +144,35 @@ pub fn folder(path: &Path, mode: u32, (user, group): Owner) -> Result<bool> {
         Ok(_) => {}
         Err(_) => fs::create_dir_all(path).with_context(wrong)?,
     }
-    chown(path, Some(user), Some(group)).with_context(wrong)?;
-    fs::set_permissions(path, Permissions::from_mode(mode)).with_context(wrong)?;
+    // By what was opened, no link: whoever owns the folder around it may have put one there since.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::DIRECTORY))
+        .open(path)
+        .with_context(wrong)?;
+    fchown(&opened, Some(user), Some(group)).with_context(wrong)?;
+    opened.set_permissions(Permissions::from_mode(mode)).with_context(wrong)?;
     Ok(true)
+}
+
+/// Opens a file for reading that is no link: in folders of another user, who may have put one there.
+///
+/// # Errors
+/// Those of the file system; it is a link, or no file.
+pub fn open_no_link(path: &Path) -> Result<File> {
+    // What is a pipe by now does not keep us waiting.
+    let flags = flags(OFlags::NOFOLLOW | OFlags::NONBLOCK);
+    let cannot = || format!("cannot open {}", path.display());
+    let file = File::options().read(true).custom_flags(flags).open(path).with_context(cannot)?;
+    if !file.metadata().with_context(cannot)?.is_file() {
+        bail!("{} is no file", path.display());
+    }
+    Ok(file)
+}
+
+/// The flags as the standard library takes them: its number has another sign.
+fn flags(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
 }
 
 /// Removes a folder with all that is in it, if it is there. Links in it are not followed.

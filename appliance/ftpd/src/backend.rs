@@ -40,7 +40,9 @@ struct Held {
 
 impl Held {
     fn finished(&mut self) {
-        self.index = None;
+        if let Some((path, _)) = self.index.take() {
+            self.unfinished.forget(&path);
+        }
     }
 }
 

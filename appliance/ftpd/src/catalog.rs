@@ -85,13 +85,9 @@ impl Catalog {
     pub fn list(&self) -> io::Result<Vec<Item>> {
         let mut found = Vec::new();
         for monitor in backups::monitors(&self.root)? {
-            for entry in fs::read_dir(self.folder(monitor))? {
-                let name = entry?.file_name();
-                let id =
-                    name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
-                if let Some(id) = id {
-                    found.push(Backup { monitor, id });
-                }
+            match self.backups_of(monitor) {
+                Ok(backups) => found.extend(backups),
+                Err(error) => tracing::warn!("the backups of monitor {monitor} are not listed: {error}"),
             }
         }
         found.retain(|backup| self.is_complete(backup));
@@ -106,6 +102,16 @@ impl Catalog {
         }
         items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(items)
+    }
+
+    fn backups_of(&self, monitor: Uuid) -> io::Result<Vec<Backup>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.folder(monitor))? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| id.parse().ok());
+            found.extend(id.map(|id| Backup { monitor, id }));
+        }
+        Ok(found)
     }
 
     /// The file of a name. `None`: there is none, or the name means more than one.

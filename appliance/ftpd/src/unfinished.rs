@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,11 @@ impl Unfinished {
             let oldest = held.iter().min_by_key(|(_, (since, _))| *since).map(|(path, _)| path.clone());
             oldest.and_then(|path| held.remove(&path));
         }
+    }
+
+    /// Lets go of a backup: somebody has come back, and has all of it.
+    pub fn forget(&self, path: &Path) {
+        self.held().remove(path);
     }
 
     /// Lets go of what nobody came back for.
@@ -53,6 +58,8 @@ mod tests {
         assert!(!unfinished.held().contains_key(&PathBuf::from("3")));
         unfinished.let_go(start + GRACE + Duration::from_secs(10));
         assert_eq!(unfinished.held().len(), 9);
+        unfinished.forget(Path::new("19"));
+        assert_eq!(unfinished.held().len(), 8);
         unfinished.let_go(start + GRACE * 2);
         assert_eq!(unfinished.held().len(), 0);
     }

@@ -10,8 +10,13 @@ use hostd::Access;
 use provisioning::Role;
 use std::net::IpAddr;
 use std::path::Path;
+use tokio::sync::Mutex;
 
 use crate::decisions::Decisions;
+
+/// Held from the look at what was decided until it is changed and in force: two that change different parts must not undo
+/// each other's.
+static CHANGING: Mutex<()> = Mutex::const_new(());
 
 /// Puts it into force.
 ///
@@ -26,7 +31,8 @@ pub fn apply(access: &Access) -> Result<()> {
 ///
 /// # Errors
 /// No monitor was ever followed, so nobody could come; nft refuses; it cannot be kept.
-pub fn set(decisions: &Decisions, peer_only: bool) -> Result<()> {
+pub async fn set(decisions: &Decisions, peer_only: bool) -> Result<()> {
+    let _one_at_a_time = CHANGING.lock().await;
     let access = Access { peer_only, ..decisions.access() };
     ensure!(
         !peer_only || !access.peer.is_empty(),
@@ -41,6 +47,7 @@ pub async fn know(decisions: &Decisions, peer: &Peer) {
     let known = async {
         let host = peer.address.parse().map_err(anyhow::Error::msg)?;
         let addresses = resolve(&host).await?;
+        let _one_at_a_time = CHANGING.lock().await;
         let old = decisions.access();
         if addresses == old.peer {
             return Ok(());

@@ -56,8 +56,9 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
     let decisions = Decisions::load(&places.state)?;
     hand_out_ftp(&places, &decisions)?;
     if decisions.access().peer_only {
-        // Or they are open to everybody, which is worse than no backup server, but not than none that answers.
-        access::apply(&decisions.access()).unwrap_or_else(|error| tracing::error!("{error:#}"));
+        // They stay open to everybody then, behind the password: a server that no monitor reaches protects nothing.
+        let apply = access::apply(&decisions.access());
+        apply.unwrap_or_else(|error| tracing::error!("the ports are open to everybody: {error:#}"));
     }
     let host = Arc::new(Host {
         places,
@@ -274,7 +275,7 @@ async fn carry_out(
         }
         Request::Access => Ok(Reply::Access(decisions.access())),
         Request::SetPeerOnly(peer_only) => {
-            access::set(decisions, peer_only)?;
+            access::set(decisions, peer_only).await?;
             Ok(Reply::Done)
         }
         Request::Disks => Ok(Reply::Disks(Box::new(disks::look(places, &host.disks).await?))),

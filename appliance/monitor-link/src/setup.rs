@@ -75,9 +75,16 @@ pub fn run(options: &Options) -> Result<Peer> {
     let text = serde_json::to_vec_pretty(&rules).context("cannot write the firewall rules")?;
     files::write(&Path::new(STATE).join(RULES_FILE), &text, 0o600, None)?;
     firewall::apply(Path::new(firewall::NFT), &rules)?;
+    let whom = if servers.is_empty() {
+        format!(
+            "everybody, as the name {} cannot be resolved now; run this again when it can",
+            options.server
+        )
+    } else {
+        options.server.to_string()
+    };
     note(&format!(
-        "port {REPLICATION_PORT} leads to PostgreSQL for {}; its own port {} {}",
-        options.server,
+        "port {REPLICATION_PORT} leads to PostgreSQL for {whom}; its own port {} {}",
         cluster.port,
         if exposed_before { "was open to the network and stays so" } else { "stays closed to the network" }
     ));
@@ -143,9 +150,7 @@ pub fn prepare(
     }
     let conf_d = folder.join("conf.d");
     if !conf_d.is_dir() {
-        std::fs::create_dir(&conf_d)
-            .and_then(|()| std::os::unix::fs::chown(&conf_d, Some(metadata.uid()), Some(metadata.gid())))
-            .with_context(|| format!("cannot make the folder {}", conf_d.display()))?;
+        files::folder(&conf_d, 0o755, (metadata.uid(), metadata.gid()))?;
     }
     files::write(&conf_d.join(settings::FILE), settings::render(&wanted).as_bytes(), 0o644, owner)?;
     include(&config_file, settings::with_include)?;
@@ -276,6 +281,11 @@ pub fn configuration(psql: &Psql) -> Result<BTreeMap<String, String>> {
             Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
         });
         match text {
+            Ok(text) if str::from_utf8(&text).is_err() => {
+                note(&format!(
+                    "{path} is not kept with the backups: it is not UTF-8, and would come back changed"
+                ));
+            }
             Ok(text) => {
                 let text = settings::without_secrets(&String::from_utf8_lossy(&text));
                 files.insert(path.clone(), text);

@@ -19,6 +19,8 @@ const IDENTITY: &str = "/var/lib/infimonitor/identity.json";
 /// Made by `firstboot system` on the mounted data file system.
 const FOLDER: &str = "/data/postgresql";
 const NAME: &str = "main";
+/// Stands beside a cluster while it is made.
+const MARKER: &str = "creating";
 /// What runs the steps at boot.
 const UNIT: &str = "infimonitor-monitor.service";
 
@@ -49,7 +51,7 @@ pub fn run() -> Result<()> {
 /// noted only: a restore is what mends a cluster that does not start.
 ///
 /// # Errors
-/// systemctl cannot be run.
+/// systemctl cannot be run; the cluster is not made to its end.
 pub fn wait() -> Result<()> {
     if !Path::new(IDENTITY).exists() {
         return Ok(());
@@ -59,6 +61,11 @@ pub fn wait() -> Result<()> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         eprintln!("monitor-link: the node's own PostgreSQL was not started: {}", said.trim());
+    }
+    // The next boot removes what this stands beside.
+    let marker = Path::new(FOLDER).join(MARKER);
+    if marker.exists() {
+        bail!("the node's own PostgreSQL is not made yet; see `systemctl status {UNIT}`, and restart it");
     }
     Ok(())
 }
@@ -97,7 +104,7 @@ fn action(marker: bool, configuration: bool, data: bool) -> Result<Action> {
 
 fn create(folder: &Path) -> Result<()> {
     let (configuration, data) = (folder.join("etc").join(MAJOR).join(NAME), folder.join(MAJOR).join(NAME));
-    let marker = folder.join("creating");
+    let marker = folder.join(MARKER);
     let action = action(marker.exists(), configuration.exists(), data.exists())
         .with_context(|| format!("{} is not complete; restore it or remove the rest", folder.display()))?;
     if action == Action::Keep {
@@ -121,7 +128,8 @@ fn create(folder: &Path) -> Result<()> {
     )?;
     // initdb syncs the data; the marker goes only when all of it is on the disk, and durably: found after a power
     // cut, it would have a cluster deleted that was in use.
-    rustix::fs::sync();
+    let opened = fs::File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    rustix::fs::syncfs(opened).context("cannot bring the cluster to the disk")?;
     files::remove(&marker).map(drop)
 }
 

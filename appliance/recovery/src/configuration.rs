@@ -115,7 +115,10 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     } else if kind.is_symlink() {
         symlink(fs::read_link(from).with_context(cannot)?, to).with_context(cannot)?;
     } else if kind.is_file() {
-        fs::copy(from, to).with_context(cannot)?;
+        // Whoever owns the folder may have put a link there since.
+        let mut source = files::open_no_link(from)?;
+        let mut copy = fs::File::create_new(to).with_context(cannot)?;
+        std::io::copy(&mut source, &mut copy).with_context(cannot)?;
     } else {
         bail!("{} is no file, folder or link; PostgreSQL has no use for it there", from.display());
     }

@@ -234,7 +234,7 @@ impl Session {
     fn begin(&mut self, source: &Source, name: &str, from: u64) -> Result<&mut TransferStream<Tls>, Trouble> {
         let passing = |error: FtpError| Trouble::Passing(error.to_string());
         let offset = usize::try_from(from).map_err(|error| Trouble::Passing(error.to_string()))?;
-        // Always, also for 0: a server may remember the offset of a transfer that failed.
+        // For 0 nothing is sent, which is right in a session of its own: nobody has named an offset in it before.
         self.ftp.resume_transfer(offset).map_err(passing)?;
         let transfer = self.ftp.retr_as_stream(name).map_err(|error| source.refused(name, error))?;
         let (transfer, _) = self.transfer.insert((transfer, from));

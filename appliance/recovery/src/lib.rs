@@ -8,8 +8,8 @@
 //! order ([`steps`]).
 //!
 //! Nothing of a backup is stored twice: what was downloaded and hashed is unpacked at once, so a restore needs the
-//! room of the database and not of its tar as well. The price is that a restore that was cut goes on at the beginning
-//! of the file at which it was, at most 1 GiB before.
+//! room of the database and not of its tar as well. The price is that a restore that was cut goes on at the last point
+//! at which all before was on the disk: 128 MiB and a file of at most 1 GiB before.
 
 pub mod checks;
 pub mod configuration;

@@ -51,11 +51,14 @@ impl Local {
         let Cluster { version, name, .. } = &cluster;
         let show = ["--short", version, name, "show", "data_directory"];
         let data = cluster::run(Command::new("pg_conftool").args(show))?;
-        let data = fs::canonicalize(data.trim()).with_context(|| {
+        let missing = || {
             format!(
-                "the data directory of cluster {version}/{name} is missing; make it with pg_createcluster"
+                "the data directory {0} of cluster {version}/{name} is missing: mount its file system, or, if all on it is \
+                 lost, make it empty: install -d -m 700 -o postgres -g postgres {0}",
+                data.trim()
             )
-        })?;
+        };
+        let data = fs::canonicalize(data.trim()).with_context(missing)?;
         let metadata = fs::metadata(&data).with_context(|| format!("cannot read {}", data.display()))?;
         let folder = data.parent().unwrap_or(&data);
         let around = fs::metadata(folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -120,11 +123,12 @@ impl Local {
         })
     }
 
-    /// Makes a node of the role monitor-recovery a monitor, from its next boot on: its restore is done.
+    /// Makes a node of the role monitor-recovery a monitor, from its next boot on: its restore is done. Returns whether it was
+    /// such a node.
     ///
     /// # Errors
     /// Its identity cannot be read or written.
-    pub fn become_monitor(&self) -> Result<()> {
+    pub fn become_monitor(&self) -> Result<bool> {
         become_monitor(Path::new("/"))
     }
 
@@ -195,19 +199,20 @@ impl Service for Local {
     }
 }
 
-fn become_monitor(root: &Path) -> Result<()> {
+fn become_monitor(root: &Path) -> Result<bool> {
     let path = root.join(provisioning::identity::PATH);
-    let Some(text) = files::read(&path)? else { return Ok(()) };
+    let Some(text) = files::read(&path)? else { return Ok(false) };
     let damaged = || format!("{} is damaged", path.display());
     // As JSON, so that what a later version has added stays.
     let mut identity: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
     if identity["role"] != Role::MonitorRecovery.name() {
-        return Ok(());
+        return Ok(false);
     }
     identity["role"] = Role::Monitor.name().into();
     let text = serde_json::to_vec_pretty(&identity).with_context(damaged)?;
     let metadata = fs::metadata(&path).with_context(damaged)?;
-    files::write(&path, &text, metadata.mode() & 0o777, Some((metadata.uid(), metadata.gid()))).map(drop)
+    files::write(&path, &text, metadata.mode() & 0o777, Some((metadata.uid(), metadata.gid())))?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -68,6 +69,17 @@ pub enum Stage {
     Swapping,
     /// It is live; the old data waits for its confirmation.
     Live,
+    /// Somebody wants back what was there before.
+    GoingBack,
+    /// Somebody is content, and the old data is being removed.
+    Confirming,
+}
+
+impl Stage {
+    /// Whether the exchange has begun: what lies beside is, or may be, what was live before.
+    pub fn is_exchanged(self) -> bool {
+        matches!(self, Self::Swapping | Self::Live | Self::GoingBack | Self::Confirming)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,17 +111,18 @@ impl Host<'_> {
         beside(&self.data, ".restore-removed")
     }
 
-    /// Bytes of what a restore has made beside the live data so far.
+    /// Bytes of what a restore has made beside the live data so far, and of what is half removed.
     ///
     /// # Errors
     /// Those of the file system; the journal cannot be read.
     pub fn made_bytes(&self) -> Result<u64> {
-        let Some(restore) = Restore::under_way(self)? else { return Ok(0) };
-        if matches!(restore.stage(), Stage::Swapping | Stage::Live) {
-            return Ok(0);
+        let removed = files::bytes_below(&self.removed(), None)?;
+        let Some(restore) = Restore::under_way(self)? else { return Ok(removed) };
+        if restore.stage().is_exchanged() {
+            return Ok(removed);
         }
         let made = files::bytes_below(&self.work().join("pgdata"), None)?;
-        Ok(made + files::bytes_below(&restore.tablespaces(), None)?)
+        Ok(removed + made + files::bytes_below(&restore.tablespaces(), None)?)
     }
 
     /// Goes on with a removal that was cut; `None`: there is none. Returns what is left and should be known, as sentences.
@@ -125,7 +138,9 @@ impl Host<'_> {
         // As long as the journal is there, it says what else belongs to it. What is wrong with it is that it was removed.
         if let Some(journal) = self.journal(&removed).load()?.value {
             match journal.stage {
-                Stage::Live => notes = self.remove_old_tablespaces(&removed.join("pgdata"))?,
+                Stage::Live | Stage::Confirming => {
+                    notes = self.remove_old_tablespaces(&removed.join("pgdata"))?
+                }
                 _ => files::remove_folder(&self.tablespaces(id_of(&journal.manifest)?, journal.attempt))?,
             }
         }
@@ -133,12 +148,18 @@ impl Host<'_> {
         Ok(Some(notes))
     }
 
+    /// Whether a removal was cut.
+    pub fn is_removing(&self) -> bool {
+        self.removed().symlink_metadata().is_ok()
+    }
+
     /// Removes the tablespaces of a data directory that a restore has made, unless the live one uses them.
     fn remove_old_tablespaces(&self, old: &Path) -> Result<Vec<String>> {
         let live = tablespaces_of(&self.data)?;
         let mut notes = Vec::new();
         for tablespace in tablespaces_of(old)?.difference(&live) {
-            let folder = tablespace.parent().filter(|folder| self.is_of_a_restore(folder));
+            let folder =
+                tablespace.parent().filter(|folder| self.is_of_a_restore(folder) && is_oid(tablespace));
             let Some(folder) = folder else {
                 notes.push(format!(
                     "Tablespace {} of the old database is left as it is: remove it when nothing else uses it.",
@@ -172,17 +193,24 @@ impl Host<'_> {
         beside(&self.data, &format!("{TABLESPACES}{}-{attempt}", id.as_str()))
     }
 
-    /// Whether a folder is one of [`Self::tablespaces`].
+    /// Whether a folder is one of [`Self::tablespaces`]: by its name, and no link. The names come from the old database, which
+    /// may be hostile, and root removes.
     fn is_of_a_restore(&self, folder: &Path) -> bool {
         let begins = beside(&self.data, TABLESPACES);
         let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         folder.parent() == begins.parent()
+            && folder.symlink_metadata().is_ok_and(|found| found.is_dir())
             && text(folder).zip(text(&begins)).is_some_and(|(name, begin)| name.starts_with(&begin))
     }
 }
 
 /// What the folders of restored tablespaces have after the data directory's name.
 const TABLESPACES: &str = ".tablespaces-";
+
+/// Whether the last part of a path is what tablespaces are called.
+fn is_oid(tablespace: &Path) -> bool {
+    tablespace.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+}
 
 /// Where a data directory's tablespaces are.
 fn tablespaces_of(data: &Path) -> Result<BTreeSet<PathBuf>> {
@@ -242,7 +270,7 @@ impl<'a> Restore<'a> {
             if other.is_of(&manifest.backup) {
                 return Ok(other);
             }
-            if matches!(other.journal.stage, Stage::Swapping | Stage::Live) {
+            if other.stage().is_exchanged() {
                 bail!(
                     "backup {} was restored here and the data before it is still kept in {}; confirm that first",
                     other.journal.manifest.backup.id,
@@ -265,7 +293,8 @@ impl<'a> Restore<'a> {
         let journal = Journal { manifest: manifest.clone(), stage: Stage::Unpacking(0), attempt, ran: false };
         // Under the name of what is removed until its journal is there: a cut leaves nothing that could not be told.
         let made = host.removed();
-        // PostgreSQL's user comes through, and cannot say what root removes.
+        // PostgreSQL's user comes through, and cannot say what root removes in it; that it is still ours, and not a folder
+        // that has got its name since, is looked at by each step.
         files::folder(&made, 0o750, (rustix::process::geteuid().as_raw(), host.programs.owner.1))?;
         host.journal(&made).save(&journal)?;
         files::rename(&made, &work)?;
@@ -302,6 +331,7 @@ impl<'a> Restore<'a> {
     /// As [`unpack`].
     pub fn unpack<R: Read>(&mut self, open: impl FnOnce(u64) -> R) -> Result<(), Failure> {
         let Stage::Unpacking(from) = self.stage() else { return Ok(()) };
+        self.check_work()?;
         let work = self.host.work();
         let destination = Destination {
             pgdata: work.join("pgdata"),
@@ -325,17 +355,35 @@ impl<'a> Restore<'a> {
         if self.stage() != Stage::Unpacked {
             return Ok(Vec::new());
         }
-        let work = self.host.work();
-        let unpacked = Unpacked {
-            programs: &self.host.programs,
-            folder: &work,
-            run: &self.host.run,
-            backup: &self.journal.manifest.backup,
-        };
-        let notes = unpacked.recover(replayed)?;
+        self.check_work()?;
+        let notes = self.unpacked(&self.host.work()).recover(replayed)?;
         self.data().mark()?;
         self.set(Stage::Ready)?;
         Ok(notes)
+    }
+
+    fn unpacked<'b>(&'b self, work: &'b Path) -> Unpacked<'b> {
+        Unpacked {
+            programs: &self.host.programs,
+            folder: work,
+            run: &self.host.run,
+            backup: &self.journal.manifest.backup,
+        }
+    }
+
+    /// The folder around it may be PostgreSQL's, whose user could have put another one in its place.
+    fn check_work(&self) -> Result<()> {
+        let work = self.host.work();
+        let found =
+            fs::symlink_metadata(&work).with_context(|| format!("cannot look at {}", work.display()))?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            bail!(
+                "{} is not the folder that was made for the restore: somebody has put another one in its place; look at it, \
+                 and remove it",
+                work.display()
+            );
+        }
+        Ok(())
     }
 
     /// Gives the restored data directory the monitor's files: the backup server's copy is without them.
@@ -378,6 +426,14 @@ impl<'a> Restore<'a> {
         let mut notes = match self.stage() {
             Stage::Ready => self.make_ready()?,
             Stage::Swapping => Vec::new(),
+            Stage::GoingBack => {
+                self.take_back()?;
+                return Err(anyhow!(
+                    "what was there before was being brought back, and is back now; `monitor-link restore abandon` removes \
+                     what was restored, `monitor-link restore continue` takes it again"
+                )
+                .into());
+            }
             _ => return Ok(Vec::new()),
         };
         let Err(error) = self.take_place(&mut notes) else { return Ok(notes) };
@@ -394,6 +450,7 @@ impl<'a> Restore<'a> {
 
     /// The last things that can be done while the old database serves. Returns what should be known.
     fn make_ready(&mut self) -> Result<Vec<String>> {
+        self.check_work()?;
         self.put_back()?;
         let mut notes = Vec::new();
         if let Some(swap) = self.configuration() {
@@ -491,9 +548,16 @@ impl<'a> Restore<'a> {
     ///
     /// # Errors
     /// It is not live yet; those of the file system.
-    pub fn confirm(self) -> Result<Vec<String>> {
-        if self.stage() != Stage::Live {
-            bail!("backup {} is not restored yet; what is here is the live data", self.id.as_str());
+    pub fn confirm(mut self) -> Result<Vec<String>> {
+        match self.stage() {
+            // It was cut.
+            Stage::Confirming => {}
+            Stage::Live if self.data().place_of_ready()? == Place::Live => self.set(Stage::Confirming)?,
+            Stage::Live | Stage::GoingBack => bail!(
+                "what was there before backup {} was being brought back: `monitor-link restore abandon --live` ends that",
+                self.id.as_str()
+            ),
+            _ => bail!("backup {} is not restored yet; what is here is the live data", self.id.as_str()),
         }
         if let Some(swap) = self.configuration() {
             files::remove_folder(&swap.beside)?;
@@ -515,8 +579,18 @@ impl<'a> Restore<'a> {
                  --live` means that, and brings back what was there before; `monitor-link restore confirm` keeps what is live",
                 self.id.as_str()
             ),
-            (Stage::Swapping | Stage::Live, _) => drop(self.take_back()?),
-            _ => {}
+            (Stage::Confirming, _) => bail!(
+                "what was there before backup {} is being removed, and cannot come back: `monitor-link restore confirm` ends \
+                 that",
+                self.id.as_str()
+            ),
+            (Stage::Live, Written::Lost) => {
+                // Or a cut between the exchanges would leave a journal that says that it is restored.
+                self.set(Stage::GoingBack)?;
+                self.take_back()?;
+            }
+            (Stage::Swapping | Stage::GoingBack, _) => drop(self.take_back()?),
+            _ => self.unpacked(&self.host.work()).end_of_a_cut_attempt()?,
         }
         if let Some(swap) = self.configuration() {
             files::remove_folder(&swap.beside)?;
@@ -566,11 +640,17 @@ mod tests {
         {
             fs::create_dir_all(at(folder)).unwrap();
         }
+        symlink(root.path(), at("main.tablespaces-x-9")).unwrap();
+        fs::create_dir(at("6")).unwrap();
         for (folder, number, target) in [
             (&old, "1", "main.tablespaces-x-1/1"),
             (&old, "2", "main.tablespaces-x-2/2"),
             (&old, "3", "main.tablespaces-x-2/3"),
             (&old, "4", "elsewhere"),
+            // A hostile database's: through a link that its user has made, and upwards.
+            (&old, "5", "main.tablespaces-x-9/elsewhere"),
+            (&old, "6", "main.tablespaces-x-9/6"),
+            (&old, "7", "main.tablespaces-x-2/.."),
             (&data, "3", "main.tablespaces-x-2/3"),
         ] {
             fs::create_dir_all(folder.join("pg_tblspc")).unwrap();
@@ -579,13 +659,18 @@ mod tests {
         let programs = Programs { as_owner: Vec::new(), folder: "/".into(), owner: (0, 0) };
         let host = Host { data, configuration: None, programs, run: "/run/x".into(), service: &Nothing };
         let notes = host.remove_old_tablespaces(&old).unwrap();
-        assert_eq!(notes.len(), 1);
-        assert!(notes[0].contains("elsewhere of the old database is left"), "{notes:?}");
+        assert_eq!(notes.len(), 4);
+        assert!(
+            notes.iter().any(|note| note.contains("/elsewhere of the old database is left")),
+            "{notes:?}"
+        );
         for (name, stays) in [
             ("main.tablespaces-x-1", false),
             ("main.tablespaces-x-2/2", false),
             ("main.tablespaces-x-2/3", true),
             ("elsewhere", true),
+            ("6", true),
+            ("main", true),
         ] {
             assert_eq!(at(name).exists(), stays, "{name}");
         }

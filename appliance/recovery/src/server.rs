@@ -142,17 +142,31 @@ impl Server {
     /// that backup, or why there is none.
     ///
     /// # Errors
-    /// As [`Self::open`]; [`Failure::Refused`]: also where that backup cannot be made and `before` must be kept.
+    /// As [`Self::open`]; [`Failure::Refused`]: also where it is paired with another monitor, and where that backup cannot be
+    /// made and `before` must be kept.
     pub fn pair(&self, peer: &Peer, before: Before) -> Result<Result<String, String>, Failure> {
         let refused = |error| refused(&self.address, error);
         let status = self.client.status().map_err(refused)?;
         let kept = match (&status.state, &status.peer) {
+            // Before a backup of a stranger's monitor is made, which only the console could unpin.
+            (_, Some(other)) if other.id != peer.id => {
+                return Err(Failure::Refused {
+                    endpoint: self.address.endpoint(),
+                    message: format!(
+                        "it is paired with monitor {} at {}, and not with the one that was restored, {}",
+                        other.id,
+                        other.endpoint(),
+                        peer.id
+                    ),
+                });
+            }
             (State::NotConnected, _) | (_, None) => Err("the server follows no monitor".to_owned()),
             _ => {
-                let kept = self
-                    .client
-                    .create_backup(&CreateBackup { comment: COMMENT.into() })
-                    .and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }));
+                let kept = match self.kept_before(peer).map_err(refused)? {
+                    Some(backup) => Ok(backup),
+                    None => self.client.create_backup(&CreateBackup { comment: COMMENT.into() }),
+                };
+                let kept = kept.and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }));
                 match (kept, before) {
                     (Ok(backup), _) => Ok(backup.id),
                     (Err(error), Before::MayBeLost) => Err(error.to_string()),
@@ -162,6 +176,14 @@ impl Server {
         };
         self.client.pair(peer).map_err(refused)?;
         Ok(kept)
+    }
+
+    /// The backup that an attempt before has made: the newest one, if it is that.
+    fn kept_before(&self, peer: &Peer) -> Result<Option<Backup>, ClientError> {
+        let backups = self.client.backups()?.backups.into_iter();
+        let newest =
+            backups.filter(|backup| backup.monitor.id == peer.id).max_by_key(|backup| backup.created);
+        Ok(newest.filter(|backup| backup.comment == COMMENT))
     }
 }
 

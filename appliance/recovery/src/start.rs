@@ -4,13 +4,14 @@
 //! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]).
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use api::Backup;
 use replica::{
     CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, POSTGRESQL_CONF, PROMOTE, REPLAYED, Reached,
@@ -147,7 +148,10 @@ impl Unpacked<'_> {
     }
 
     /// Ends a server that an attempt before has left running: two would destroy the data.
-    fn end_of_a_cut_attempt(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It runs and cannot be stopped.
+    pub fn end_of_a_cut_attempt(&self) -> Result<()> {
         if self.runs()? {
             self.stop("immediate")?;
         }
@@ -232,10 +236,56 @@ impl Unpacked<'_> {
     }
 
     fn damaged(&self, problem: &str) -> Failure {
-        let log = fs::read_to_string(self.run.join("log")).unwrap_or_default();
+        let log = files::open_no_link(&self.run.join("log")).and_then(|mut file| {
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok(text)
+        });
+        let log = log.unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
         let tail = lines[lines.len().saturating_sub(REASON_LINES)..].join(" ");
         let problem = if tail.is_empty() { problem.to_owned() } else { format!("{problem}: {tail}") };
+        if let Some(cause) = cause_here(&log) {
+            return Failure::Here(anyhow!(
+                "{cause}, so backup {} cannot be recovered here: {tail}",
+                self.backup.id
+            ));
+        }
         Failure::Damaged { name: format!("backup {}", self.backup.id), problem }
+    }
+}
+
+/// What this machine lacks, by the server's log; `None`: it lacks nothing that is known.
+fn cause_here(log: &str) -> Option<&'static str> {
+    let causes = [
+        ("No space left on device", "the disk is full"),
+        ("could not map anonymous shared memory", "memory is short"),
+        ("out of memory", "memory is short"),
+        ("Cannot allocate memory", "memory is short"),
+        ("Too many open files", "too many files are open"),
+    ];
+    causes.into_iter().find(|(said, _)| log.contains(said)).map(|(_, cause)| cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_is_no_damage_of_the_backup() {
+        let table = [
+            (
+                "FATAL:  could not write to file \"pg_wal/xlogtemp.7\": No space left on device",
+                Some("the disk is full"),
+            ),
+            (
+                "FATAL:  could not map anonymous shared memory: Cannot allocate memory",
+                Some("memory is short"),
+            ),
+            ("FATAL:  invalid checkpoint record", None),
+        ];
+        for (log, expected) in table {
+            assert_eq!(cause_here(log), expected);
+        }
     }
 }

@@ -112,15 +112,25 @@ pub fn restore(
         })?;
         note(notes, tell);
     }
-    if matches!(restore.stage(), Stage::Ready | Stage::Swapping) {
+    if matches!(restore.stage(), Stage::Ready | Stage::Swapping | Stage::GoingBack) {
         tell(Event::Step { step: Step::BringIn });
         note(restore.bring_in()?, tell);
     }
     Ok(())
 }
 
-/// Pairs the restored monitor with its backup server, under the UUID of the monitor that was lost. `address`: this
-/// machine's as the server sees it, where it is not the one of the way there.
+/// How a restored monitor is paired again.
+#[derive(Debug, Clone, Copy)]
+pub struct Pairing<'p> {
+    /// This machine's address as the server sees it, where it is not the one of the way there.
+    pub address: Option<&'p Host>,
+    /// The certificate of the authority that has signed PostgreSQL's, where it has one of its own.
+    pub authority: Option<&'p Path>,
+    /// What becomes of what the server has.
+    pub before: Before,
+}
+
+/// Pairs the restored monitor with its backup server, under the UUID of the monitor that was lost.
 ///
 /// # Errors
 /// `monitor-link setup` or the server fails: with the way out.
@@ -128,15 +138,19 @@ pub fn pair(
     local: &Local,
     server: &Server,
     manifest: &Manifest,
-    address: Option<&Host>,
-    before: Before,
+    options: &Pairing<'_>,
     tell: &mut Tell<'_>,
 ) -> Result<(), Failure> {
     tell(Event::Step { step: Step::Pair });
+    let Pairing { address, authority, before } = *options;
     setup::adopt(Path::new(setup::STATE), manifest.backup.monitor.id)?;
     let host: Host = server.address().host.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let options =
-        setup::Options { server: host, address: address.cloned(), cluster: Some(local.name()), ca: None };
+    let options = setup::Options {
+        server: host,
+        address: address.cloned(),
+        cluster: Some(local.name()),
+        ca: authority.map(Path::to_owned),
+    };
     let peer: Peer = setup::run(&options)?;
     let text = match server.pair(&peer, before)? {
         Ok(id) => {

@@ -13,7 +13,7 @@ use recovery::checks::{gigabytes, obstacles};
 use recovery::local::Local;
 use recovery::restore::{Restore, Stage, Written};
 use recovery::server::{Address, Before, LATEST, Server};
-use recovery::steps::{self, Event};
+use recovery::steps::{self, Event, Pairing};
 use recovery::trust::Fingerprint;
 use serde_json::json;
 
@@ -106,6 +106,9 @@ pub struct Restoring {
     /// way there
     #[arg(long, requires = "pair")]
     address: Option<Host>,
+    /// For that, the certificate of the authority that has signed PostgreSQL's, where it has one of its own
+    #[arg(long, requires = "pair")]
+    ca: Option<PathBuf>,
     /// Pair even where the server cannot keep what it has of the monitor as a backup
     #[arg(long, requires = "pair")]
     pair_without_backup: bool,
@@ -130,6 +133,7 @@ impl Restoring {
         let _lock = crate::lock()?;
         let local = Local::find(cluster)?;
         let server = access.open()?;
+        local.host().finish_removal()?;
         let wanted = self.backup.as_str();
         let mut teller = Teller::new(self.json);
         let going_on = {
@@ -141,6 +145,16 @@ impl Restoring {
             Some((manifest, stage))
                 if [LATEST, &manifest.backup.id, &manifest.backup.full_name()].contains(&wanted) =>
             {
+                // On a node that only waits to be called a monitor that is what goes on.
+                let is_done = matches!(stage, Stage::Live | Stage::Confirming);
+                if is_done && !self.pair && !local.become_monitor()? {
+                    return Err(anyhow!(
+                        "backup {} was restored here before, and nothing is restored now: `monitor-link restore confirm` \
+                         or `monitor-link restore abandon --live` first",
+                        manifest.backup.id
+                    )
+                    .into());
+                }
                 let text = sentence(&manifest.backup, stage, &local);
                 teller.tell(&Event::Note { text: format!("{text} It goes on.") });
                 manifest
@@ -150,8 +164,8 @@ impl Restoring {
         steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
         if self.pair {
             let before = if self.pair_without_backup { Before::MayBeLost } else { Before::Kept };
-            let address = self.address.as_ref();
-            steps::pair(&local, &server, &manifest, address, before, &mut |event| teller.tell(&event))?;
+            let options = Pairing { address: self.address.as_ref(), authority: self.ca.as_deref(), before };
+            steps::pair(&local, &server, &manifest, &options, &mut |event| teller.tell(&event))?;
         }
         local.become_monitor()?;
         teller.done(&local, &manifest.backup.id)?;
@@ -195,6 +209,11 @@ impl Command {
                 let local = Local::find(cluster)?;
                 let host = local.host();
                 let text = match Restore::under_way(&host)? {
+                    None if host.is_removing() => {
+                        "What a restore has left is being removed; any other command of `monitor-link restore` goes on \
+                         with it."
+                            .to_owned()
+                    }
                     None => "No restore is under way here.".to_owned(),
                     Some(restore) => sentence(&restore.manifest().backup, restore.stage(), &local),
                 };
@@ -221,8 +240,14 @@ impl Command {
                 let _lock = crate::lock()?;
                 let local = Local::find(cluster)?;
                 let host = local.host();
-                let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
-                restore.abandon(if *live { Written::Lost } else { Written::Kept })?;
+                let cut = host.finish_removal()?;
+                match (Restore::under_way(&host)?, cut) {
+                    (Some(restore), _) => {
+                        restore.abandon(if *live { Written::Lost } else { Written::Kept })?
+                    }
+                    (None, Some(_)) => {}
+                    (None, None) => return Err(anyhow!("no restore is under way here").into()),
+                }
                 say("What the restore made is removed; the machine has what it had before.")?;
                 Ok(())
             }
@@ -235,6 +260,7 @@ fn go_on(cluster: Option<&str>, json: bool) -> Result<(), Failure> {
     let local = Local::find(cluster)?;
     let manifest = {
         let host = local.host();
+        host.finish_removal()?;
         let restore = Restore::under_way(&host)?.context("no restore is under way here")?;
         restore.manifest().clone()
     };
@@ -264,6 +290,8 @@ pub fn sentence(backup: &Backup, stage: Stage, local: &Local) -> String {
         Stage::Unpacked => format!("Backup {id} is unpacked and not recovered yet."),
         Stage::Ready => format!("Backup {id} is recovered and can take the live data's place."),
         Stage::Swapping => format!("Backup {id} was taking the live data's place."),
+        Stage::GoingBack => format!("What was there before backup {id} was being brought back."),
+        Stage::Confirming => format!("Backup {id} is restored, and the data before it is being removed."),
         Stage::Live => format!(
             "Backup {id} is restored; the data before it is kept in {}, until `monitor-link restore confirm`.",
             local.host().work().display()
@@ -305,9 +333,21 @@ pub fn verification(verification: &Verification) -> &'static str {
     }
 }
 
+/// A line for a terminal. What the server sends are a monitor's words, perhaps a hostile one's, so control characters are not
+/// handed on.
 fn say(text: &str) -> Result<()> {
+    let text = harmless(text);
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+fn harmless(text: &str) -> String {
+    let show = |character: char| match character {
+        '\n' => vec!['\n'],
+        character if character.is_control() => character.escape_unicode().collect(),
+        character => vec![character],
+    };
+    text.chars().flat_map(show).collect()
 }
 
 /// Tells events: JSON lines, or a progress bar and lines.
@@ -355,7 +395,7 @@ impl Teller {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }
-        eprintln!("monitor-link restore: {text}");
+        eprintln!("monitor-link restore: {}", harmless(text));
     }
 
     fn done(&mut self, local: &Local, id: &str) -> Result<()> {
@@ -379,5 +419,15 @@ fn bar(total: u64, from: u64) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(harmless("a\x1b[2J\u{9b}ü\nb\r"), "a\\u{1b}[2J\\u{9b}ü\nb\\u{d}");
     }
 }

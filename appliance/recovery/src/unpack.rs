@@ -1,6 +1,6 @@
 //! Unpacking a backup's tar beside the live data, so that it can be cut at any point and go on.
 //!
-//! What is unpacked came from a monitor's database, perhaps a hostile one, and is written by root: only the three folders of a
+//! What is unpacked came from a monitor's database, perhaps a hostile one, and is written by root: only the two folders of a
 //! backup are taken, only folders, files and the links of tablespaces, and the kernel itself refuses to leave the folder or to
 //! follow a link on the way (openat2). Links are not taken over but made anew, as they are absolute.
 //!

@@ -54,6 +54,14 @@ pub fn is_interrupt(key: KeyEvent) -> bool {
     key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c')
 }
 
+/// Whether the key means what it says: with Control or Alt a letter is another key, such as the prefix of a terminal's
+/// multiplexer on a serial line.
+fn is_plain(key: KeyEvent) -> bool {
+    is_interrupt(key)
+        || !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT)
+        || !matches!(key.code, KeyCode::Char(_))
+}
+
 /// Shows the app until it has ended, then ends the process: what `work` does can be cut at any point. What programs say on
 /// standard error meanwhile goes to `log`, and not over the screen.
 ///
@@ -123,7 +131,7 @@ fn until_ended<A: App>(app: &mut A, tasks: &Sender<A::Task>, results: &Receiver<
                     (terminal, changed) = (empty()?, true);
                 }
                 Event::Resize(..) => (terminal, changed) = (empty()?, true),
-                Event::Key(key) if key.kind == KeyEventKind::Press => {
+                Event::Key(key) if key.kind == KeyEventKind::Press && is_plain(key) => {
                     changed = true;
                     asked.extend(app.key(key));
                 }
@@ -135,4 +143,23 @@ fn until_ended<A: App>(app: &mut A, tasks: &Sender<A::Task>, results: &Receiver<
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_with_control_is_no_letter() {
+        for (code, modifiers, expected) in [
+            (KeyCode::Char('a'), KeyModifiers::NONE, true),
+            (KeyCode::Char('A'), KeyModifiers::SHIFT, true),
+            (KeyCode::Char('a'), KeyModifiers::CONTROL, false),
+            (KeyCode::Char('s'), KeyModifiers::ALT, false),
+            (KeyCode::Char('c'), KeyModifiers::CONTROL, true),
+            (KeyCode::Left, KeyModifiers::CONTROL, true),
+        ] {
+            assert_eq!(is_plain(KeyEvent::new(code, modifiers)), expected, "{code:?} {modifiers:?}");
+        }
+    }
 }

@@ -61,6 +61,9 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The tree's index would be larger than what is read again.
+    #[error("the tree cannot be served as a tar: {0} is too long")]
+    TooLarge(&'static str),
     /// The stored index is not one, is of another version, or was damaged. It can be made anew from its snapshot.
     #[error("tar index is damaged or not one ({0}); it can be made anew from its snapshot")]
     Damaged(&'static str),

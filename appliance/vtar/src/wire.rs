@@ -70,8 +70,21 @@ impl Head {
 
 impl Index {
     /// Writes the index. Making it durable and putting it at its place are the caller's.
+    ///
+    /// # Errors
+    /// [`Error::IndexIo`]; [`Error::TooLarge`]: it could not be read again.
     pub fn write_to(&self, mut output: impl Write) -> Result<(), Error> {
+        let names = self.entries().iter().flat_map(|entry| match &entry.kind {
+            Kind::Symlink(target) => vec![&entry.path, target],
+            _ => vec![&entry.path],
+        });
+        if names.into_iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(Error::TooLarge("a name in it"));
+        }
         let body = write_body(self.entries());
+        if body.len() as u64 > BODY_BYTES_MAX {
+            return Err(Error::TooLarge("its index"));
+        }
         let head = Head {
             tar_bytes: self.len(),
             entries: self.entries().len() as u64,

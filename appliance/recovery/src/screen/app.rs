@@ -11,6 +11,9 @@ use screen::Typed;
 use screen::parts::edit;
 use screen::ratatui::crossterm::event::{KeyCode, KeyEvent};
 
+/// What is typed before hours of work are removed.
+pub const ABANDON: &str = "abandon";
+
 /// A backup as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -70,6 +73,8 @@ pub struct Failed {
 pub enum Page {
     /// A restore was cut; whether it goes on.
     UnderWay(UnderWay),
+    /// Whether what it has made is really removed.
+    Abandon(UnderWay),
     /// The server's address.
     Address,
     /// The key that it shows.
@@ -153,6 +158,8 @@ pub struct App {
     pub address: String,
     /// The password as typed.
     pub password: Typed,
+    /// The word as typed.
+    pub word: String,
     /// The server's backups.
     pub rows: Vec<Row>,
     /// What went wrong last.
@@ -170,6 +177,8 @@ pub struct App {
     fingerprint: String,
     /// What the server is asked for.
     aim: Aim,
+    /// The page from which the server was asked for.
+    asked_server_on: Option<Page>,
     /// The server is known, so that pairing is possible.
     opened: bool,
 }
@@ -193,6 +202,7 @@ impl App {
             page,
             address: String::new(),
             password: Typed::default(),
+            word: String::new(),
             rows: Vec::new(),
             error: None,
             notes: Vec::new(),
@@ -202,6 +212,7 @@ impl App {
             asked_on: Page::Address,
             fingerprint: String::new(),
             aim: Aim::Choose,
+            asked_server_on: None,
             opened: false,
         }
     }
@@ -240,7 +251,10 @@ impl App {
                 self.page = Page::Done;
             }
             Message::Confirmed(Err(error)) => self.fail(error, Page::Done),
-            Message::Abandoned(Ok(())) => self.page = self.page_of_choice(),
+            Message::Abandoned(Ok(())) => {
+                (self.aim, self.asked_server_on) = (Aim::Choose, None);
+                self.page = self.page_of_choice();
+            }
             Message::Refused(error) => self.fail(error, self.asked_on.clone()),
             Message::Settled(Ok(())) => {}
             Message::Settled(Err(error)) => self.error = Some(error),
@@ -267,10 +281,17 @@ impl App {
         if self.opened { Page::List { marked: 0 } } else { Page::Address }
     }
 
+    /// Asks for the server first.
+    fn ask_server(&mut self, aim: Aim) {
+        self.asked_server_on = Some(self.page.clone());
+        (self.aim, self.page) = (aim, Page::Address);
+    }
+
     fn opened_with(&mut self, rows: Vec<Row>) -> Option<Task> {
         self.rows = rows;
         self.opened = true;
-        let task = match self.aim {
+        self.asked_server_on = None;
+        let task = match std::mem::replace(&mut self.aim, Aim::Choose) {
             Aim::Choose => {
                 self.page = Page::List { marked: 0 };
                 return None;
@@ -321,16 +342,27 @@ impl App {
         match (page, code) {
             (Page::UnderWay(under_way), KeyCode::Enter) => {
                 if under_way.needs_server && !self.opened {
-                    self.aim = Aim::GoOn;
-                    self.page = Page::Address;
+                    self.ask_server(Aim::GoOn);
                     return None;
                 }
                 self.page = Page::Working(Working::default());
                 return Some(Task::Restore(None));
             }
-            (Page::UnderWay(_), KeyCode::Char('a')) => {
+            (Page::UnderWay(under_way), KeyCode::Char('a')) => {
+                self.word.clear();
+                self.page = Page::Abandon(under_way);
+            }
+            (Page::Abandon(under_way), KeyCode::Esc) => self.page = Page::UnderWay(under_way),
+            (Page::Abandon(_), KeyCode::Enter) if self.word.trim() == ABANDON => {
                 self.page = Page::Waiting("Removing what the restore has made …");
                 return Some(Task::Abandon);
+            }
+            (Page::Abandon(_), KeyCode::Enter) => self.error = Some(format!("Type {ABANDON} to go on.")),
+            (Page::Abandon(_), code) => edit(&mut self.word, code),
+            (Page::Address, KeyCode::Esc) => {
+                if let Some(page) = self.asked_server_on.take() {
+                    (self.aim, self.page) = (Aim::Choose, page);
+                }
             }
             (Page::Address, KeyCode::Enter) if !self.address.trim().is_empty() => {
                 self.page = Page::Waiting("Asking the backup server for its key …");
@@ -371,8 +403,7 @@ impl App {
                     self.page = Page::Working(Working::default());
                     return Some(Task::Pair(Before::Kept));
                 }
-                self.aim = Aim::Pair;
-                self.page = Page::Address;
+                self.ask_server(Aim::Pair);
             }
             (Page::Restored, KeyCode::Char('w')) if self.pairing_failed => {
                 self.page = Page::Working(Working::default());
@@ -500,10 +531,11 @@ mod tests {
         assert_eq!(app.page, Page::UnderWay(under_way((true, false))));
         assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(None)), "the server is known");
         app.update(Message::Restored(Err(failed(Some((false, false))))));
-        assert_eq!(typed(&mut app, "a"), Some(Task::Abandon));
+        assert_eq!(typed(&mut app, "a aban Enter"), None);
+        assert_eq!((typed(&mut app, "don Enter"), app.error.take()), (Some(Task::Abandon), None));
         app.update(Message::Abandoned(Err(failed(Some((false, false))))));
         assert_eq!(app.page, Page::UnderWay(under_way((false, false))));
-        typed(&mut app, "a");
+        typed(&mut app, "a abandon Enter");
         app.update(Message::Abandoned(Ok(())));
         assert_eq!(app.page, Page::List { marked: 0 });
         typed(&mut app, "Enter Enter");
@@ -522,7 +554,13 @@ mod tests {
     fn what_was_cut_goes_on() {
         // After the download the server is not needed.
         assert_eq!(typed(&mut app(Some((false, false))), "Enter"), Some(Task::Restore(None)));
-        assert_eq!(typed(&mut app(Some((false, false))), "a"), Some(Task::Abandon));
+        let mut cut = app(Some((false, false)));
+        assert_eq!(typed(&mut cut, "a Esc"), None);
+        assert_eq!(cut.page, Page::UnderWay(under_way((false, false))));
+        // From where the server is asked for it goes back, and what was begun is forgotten with it.
+        let mut cut = app(Some((true, false)));
+        typed(&mut cut, "Enter Esc");
+        assert_eq!(cut.page, Page::UnderWay(under_way((true, false))));
         // Before its end it is asked for, and then nothing is chosen.
         let mut cut = app(Some((true, false)));
         typed(&mut cut, "Enter a Enter");

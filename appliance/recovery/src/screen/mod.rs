@@ -14,7 +14,7 @@ use recovery::checks::obstacles;
 use recovery::local::Local;
 use recovery::restore::{Restore, Stage, Written};
 use recovery::server::{Address, Before, Server};
-use recovery::steps::{self, Event};
+use recovery::steps::{self, Event, Pairing};
 use screen::ratatui::Frame;
 use screen::ratatui::crossterm::event::KeyEvent;
 
@@ -27,6 +27,10 @@ const LOG: &str = "/var/log/infimonitor-recovery.log";
 /// Asks and shows until it is left.
 pub fn run(cluster: Option<&str>) -> Result<()> {
     let local = Local::find(cluster)?;
+    // Another console may be at it.
+    if let Ok(_lock) = crate::lock() {
+        local.host().finish_removal()?;
+    }
     let app = App::new(under_way(&local)?);
     screen::run(app, Path::new(LOG), |todo, messages| work(&local, todo, &messages))
 }
@@ -39,7 +43,7 @@ fn under_way(local: &Local) -> Result<Option<UnderWay>> {
         UnderWay {
             text: sentence(&restore.manifest().backup, stage, local),
             needs_server: matches!(stage, Stage::Unpacking(_)),
-            is_live: stage == Stage::Live,
+            is_live: matches!(stage, Stage::Live | Stage::Confirming),
         }
     }))
 }
@@ -114,7 +118,9 @@ fn done(local: &Local, server: &mut Option<Server>, task: Task, messages: &Sende
             let abandoned = with_restore(local, |restore| restore.abandon(Written::Kept));
             Message::Abandoned(abandoned.map_err(|error| failed(local, error.into())))
         }
-        Task::Settle => Message::Settled(local.become_monitor().map_err(|error| format!("{error:#}"))),
+        Task::Settle => {
+            Message::Settled(local.become_monitor().map(drop).map_err(|error| format!("{error:#}")))
+        }
     }
 }
 
@@ -162,7 +168,8 @@ fn pair(
 ) -> Result<(), Failure> {
     let server = server.context("no backup server was named")?;
     let manifest = with_restore(local, |restore| Ok(restore.manifest().clone()))?;
-    steps::pair(local, server, &manifest, None, before, tell)
+    let options = Pairing { address: None, authority: None, before };
+    steps::pair(local, server, &manifest, &options, tell)
 }
 
 fn with_restore<T>(local: &Local, run: impl FnOnce(Restore<'_>) -> Result<T>) -> Result<T> {

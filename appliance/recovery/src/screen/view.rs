@@ -8,7 +8,7 @@ use screen::ratatui::style::Modifier;
 use screen::ratatui::text::{Line, Text};
 use screen::ratatui::widgets::{Block, Borders, List, ListState, Paragraph, Wrap};
 
-use super::app::{App, Page, Row, Working};
+use super::app::{ABANDON, App, Page, Row, Working};
 
 const TITLE: &str = "Restore from backup";
 
@@ -25,7 +25,8 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
 fn keys_of(app: &App) -> &'static str {
     match &app.page {
         Page::UnderWay(_) => " Enter continue · a abandon · Ctrl-C leave",
-        Page::Address => " Enter next · Ctrl-C leave",
+        Page::Abandon(_) => " Enter abandon · Esc back · Ctrl-C leave",
+        Page::Address => " Enter next · Esc back · Ctrl-C leave",
         Page::Fingerprint(_) => " y it is the same · Esc back · Ctrl-C leave",
         Page::Password => " Enter next · Esc back · Ctrl-C leave",
         Page::List { .. } => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
@@ -52,6 +53,15 @@ fn text(app: &App) -> Text<'_> {
                  what it had before."
                     .into(),
             );
+        }
+        Page::Abandon(under_way) => {
+            lines.push(under_way.text.as_str().into());
+            lines.push("".into());
+            lines.push(
+                format!("All that the restore has made is removed, also what was downloaded. Type {ABANDON} to do that:").into(),
+            );
+            lines.push("".into());
+            lines.push(field(&app.word));
         }
         Page::Address => {
             lines.push("Address or name of the backup server:".into());
