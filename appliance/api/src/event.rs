@@ -45,6 +45,8 @@ pub enum EventKind {
     Rotation,
     /// Settings, pins or comments were changed.
     Settings,
+    /// A disk is missing or fails, or all is well again.
+    Disks,
 }
 
 /// Answer of `GET /v1/events`, oldest first.

@@ -19,6 +19,8 @@ const ROUND: Duration = Duration::from_secs(15);
 const ROTATION: Duration = Duration::from_secs(3600);
 /// Time between two looks at the room.
 const SAMPLE: Duration = Duration::from_secs(1800);
+/// Time between two looks at the disks.
+const DISKS: Duration = Duration::from_secs(30);
 /// Time until a verification that could not be tried is tried again.
 const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
 /// A backup is read from end to end at least this often (design D9).
@@ -26,7 +28,7 @@ const FULL_READ: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Runs for ever.
 pub async fn run(shared: Arc<Shared>) {
-    tokio::join!(make_and_rotate(&shared), verify(&shared), look_at_room(&shared));
+    tokio::join!(make_and_rotate(&shared), verify(&shared), look_at_room(&shared), look_at_disks(&shared));
 }
 
 async fn make_and_rotate(shared: &Shared) {
@@ -53,6 +55,13 @@ async fn make_and_rotate(shared: &Shared) {
             () = tokio::time::sleep(ROUND) => {}
             () = shared.settings_changed.notified() => rotated = None,
         }
+    }
+}
+
+async fn look_at_disks(shared: &Shared) {
+    loop {
+        shared.look_at_disks().await;
+        tokio::time::sleep(DISKS).await;
     }
 }
 

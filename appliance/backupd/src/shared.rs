@@ -11,7 +11,7 @@ use api::{
 };
 use backups::Entry;
 use files::Document;
-use hostd::{BackupRequest, Change, CopyCheck};
+use hostd::{BackupRequest, Change, CopyCheck, Disks};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -115,6 +115,8 @@ pub struct Shared {
     rotation: Mutex<Rotation>,
     /// What takes the room.
     pub room: Room,
+    /// How the disks were at the last look.
+    disks: Mutex<Option<Result<Disks, String>>>,
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
     /// The backup that somebody wants to have verified.
@@ -166,6 +168,7 @@ impl Shared {
             damage,
             rotation: Mutex::default(),
             room: Room::load(folder),
+            disks: Mutex::default(),
             headroom: Mutex::default(),
             asked: Mutex::default(),
             verifying: Mutex::default(),
@@ -293,6 +296,7 @@ impl Shared {
         let own = own.map_err(|refusal| refusal.to_string());
         let settings = self.settings();
         let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
+        let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let checks = vec![
             status::replication_check(&state, &message),
             status::copy_check(copy_damage.as_deref()),
@@ -304,6 +308,8 @@ impl Shared {
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
             status::space_check(space, &rotation.limits, rotation.stuck),
+            status::disks_check(disks.as_ref()),
+            status::scrub_check(disks.as_ref(), Timestamp::now()),
             status::clock_check(rotation.clock_is_trusted),
             status::settings_check(self.damage.iter().chain(&rotation.problem)),
             status::password_check(is_default_password),
@@ -555,6 +561,19 @@ impl Shared {
         };
         self.events.record(EventKind::Verification, level, message, Some(&backup.id));
         Ok(())
+    }
+
+    /// Looks at the disks. Something that is worse than before is an event.
+    pub async fn look_at_disks(&self) {
+        let disks = self.hostd.disks().await.map_err(|error| error.to_string());
+        let check = status::disks_check(Some(&disks));
+        let before = {
+            let mut known = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+            status::disks_check(known.replace(disks).as_ref())
+        };
+        if check.level != before.level {
+            self.events.record(EventKind::Disks, check.level, check.message, None);
+        }
     }
 
     /// Deletes what is too old or has to make room.

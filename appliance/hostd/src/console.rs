@@ -216,7 +216,7 @@ fn tell(step: &str, percent: Option<f32>) {
     }
 }
 
-fn show(Disks { report, scrub, under_way }: &Disks) {
+fn show(Disks { report, scrub, under_way, .. }: &Disks) {
     for disk in &report.used {
         let errors = if disk.errors == 0 { String::new() } else { format!(", {} errors", disk.errors) };
         println!("in use: {}{errors}", disk.title);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use files::Document;
 use hostd::{Disks, Reply, Request, Scrub};
 use jiff::Timestamp;
+use provisioning::Identity;
 use storage::layout;
 use storage::life::{Machine, Progress};
 use storage::plan::Profile;
@@ -75,7 +76,14 @@ pub async fn look(places: &Places, under_way: &UnderWay) -> Result<Disks> {
     if let Some(problem) = loaded.problem {
         tracing::warn!("{problem}");
     }
-    Ok(Disks { report, scrub: loaded.value, under_way: under_way.now() })
+    let identity = files::read(&Path::new("/").join(provisioning::identity::PATH))?;
+    let identity: Option<Identity> = identity.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(Disks {
+        report,
+        scrub: loaded.value,
+        provisioned: identity.map(|identity| identity.provisioned),
+        under_way: under_way.now(),
+    })
 }
 
 /// Carries out a request that changes or reads the disks as a whole.

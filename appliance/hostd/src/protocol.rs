@@ -170,6 +170,8 @@ pub struct Disks {
     pub report: Report,
     /// The last scrub that came to its end.
     pub scrub: Option<Scrub>,
+    /// Since when the machine is there, where that is known.
+    pub provisioned: Option<Timestamp>,
     /// What is done with them now, as a sentence's part.
     pub under_way: Option<String>,
 }
