@@ -17,6 +17,7 @@
 
 pub mod boot_sector;
 pub mod data;
+pub mod grow;
 pub mod initrd;
 pub mod machine_id;
 pub mod medium;

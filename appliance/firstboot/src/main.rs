@@ -1,10 +1,10 @@
-//! `firstboot medium|initrd|system`: see the library's documentation for what each does.
+//! `firstboot medium|initrd|system|grow`: see the library's documentation for what each does.
 //!
 //! Exit status 0 also when something is wrong with state or data: the console must come up and say so (design D4).
 
 use std::process::ExitCode;
 
-use firstboot::{Places, initrd, medium, system};
+use firstboot::{Places, grow, initrd, medium, system};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -12,9 +12,10 @@ fn main() -> ExitCode {
         ["medium"] => medium::run(&Places::initrd()),
         ["initrd"] => initrd::run(&Places::initrd()),
         ["system"] => system::run(&Places::system()),
+        ["grow"] => grow::run(&Places::system()),
         _ => {
             eprintln!(
-                "usage: firstboot medium|initrd|system\n  medium: finds the installation medium that was booted\n  initrd: mounts state, gives the machine its id and role\n  system: TLS certificate, password, data file system"
+                "usage: firstboot medium|initrd|system|grow\n  medium: finds the installation medium that was booted\n  initrd: mounts state, gives the machine its id and role\n  system: TLS certificate, password, data file system\n  grow: uses all of a disk that has grown"
             );
             return ExitCode::from(2);
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::spec::{Accelerator, Bus, Drive, Firmware, Network, Nic, SerialPort, Spec};
+use crate::spec::{Accelerator, Bus, Drive, Firmware, Network, Nic, SYSTEM_DISK, SerialPort, Spec};
 
 /// Files of one VM: those it reads, and the sockets and logs that it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +109,13 @@ fn flash_chip(node: &str, path: &Path, read_only: bool) -> String {
 }
 
 fn disks(args: &mut Args, spec: &Spec, files: &Files) {
-    disk(args, 0, &files.disk, spec.bus, "system", files.write_log.as_deref());
+    if !spec.pulled.contains(SYSTEM_DISK) {
+        disk(args, 0, &files.disk, spec.bus, SYSTEM_DISK, files.write_log.as_deref());
+    }
     for (index, (extra, path)) in spec.extra_disks.iter().zip(&files.extra_disks).enumerate() {
-        disk(args, index + 1, path, extra.bus, &extra.serial, None);
+        if !spec.pulled.contains(&extra.serial) {
+            disk(args, index + 1, path, extra.bus, &extra.serial, None);
+        }
     }
     for (index, (serial, path)) in files.images.iter().enumerate() {
         image(args, index, serial, path);
@@ -160,7 +164,8 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
     };
     blockdev["node-name"] = node.as_str().into();
     args.option("-blockdev", blockdev.to_string());
-    let boot = if index == 0 { ",bootindex=1" } else { "" };
+    // Firmware tries what is named here, and perhaps nothing else.
+    let boot = format!(",bootindex={}", index + 1);
     let serial = serial.replace(',', ",,");
     match bus {
         Bus::VirtioBlk => {
@@ -383,6 +388,20 @@ mod tests {
             let found = devices.iter().find(|device| device.contains("drive=medium"));
             assert_eq!(found.map(String::as_str), expected);
         }
+    }
+
+    #[test]
+    fn a_disk_that_was_pulled_is_not_there_and_the_others_keep_their_places() {
+        let disk = |serial: &str| ExtraDisk { gib: 1, bus: Bus::Sata, serial: serial.into() };
+        let spec = Spec {
+            extra_disks: vec![disk("one"), disk("two")],
+            pulled: ["system", "one"].map(String::from).into(),
+            ..spec()
+        };
+        let files = Files { extra_disks: vec!["/run/1".into(), "/run/2".into()], ..files() };
+        let devices = values(&argv(&spec, &files), "-device");
+        let disks: Vec<_> = devices.iter().filter(|device| device.contains("drive=disk")).collect();
+        assert_eq!(disks, ["ide-hd,bus=ide.2,drive=disk2,serial=two,bootindex=3"]);
     }
 
     #[test]

@@ -60,6 +60,11 @@ pub(crate) fn blank(toolbox: &Toolbox, gib: u64, path: &Path) -> Result<PathBuf>
     Ok(path.to_owned())
 }
 
+/// Makes a disk of so many GiB, which was smaller.
+pub(crate) fn resize(toolbox: &Toolbox, path: &Path, gib: u64) -> Result<()> {
+    qemu_img(toolbox, &["resize", "-q"], &[], path, Some(&format!("{gib}G")))
+}
+
 /// Firmware for this VM, with variables of its own; none where the firmware has no flash.
 pub(crate) fn flash(toolbox: &Toolbox, firmware: Firmware, folder: &Path) -> Result<Option<Flash>> {
     let (code, blank, variables) = match firmware {

@@ -87,6 +87,6 @@ pub use serial::SerialLog;
 pub use shell::{Output, Shell};
 pub use spec::{
     Accelerator, Bus, CONTROL_PORT, Drive, ExtraDisk, FTP_PASSIVE_PORTS, FTP_PORT, Firmware, Forward,
-    LinkEnd, Network, Nic, REPLICATION_PORT, SerialPort, Spec, backup_server_ports,
+    LinkEnd, Network, Nic, REPLICATION_PORT, SYSTEM_DISK, SerialPort, Spec, backup_server_ports,
 };
 pub use wait::{BOOT, COMMAND, MachineEnded, SHUTDOWN, wait_until};

@@ -4,6 +4,7 @@
 //! to QEMU. That loses what QEMU itself still held (queued requests, unwritten qcow2 metadata), not what it had
 //! handed to the host's page cache: milder than a real cut, which a replay of logged writes has to cover.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ use crate::qmp::Qmp;
 use crate::serial::SerialLog;
 use crate::shell::{Output, Shell};
 use crate::spec::{
-    Accelerator, Bus, Drive, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SerialPort, Spec,
+    Accelerator, Bus, Drive, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SYSTEM_DISK, SerialPort,
+    Spec,
 };
 use crate::wait::{BOOT, COMMAND, MachineEnded, wait_until};
 
@@ -224,6 +226,7 @@ impl<'lab> MachineBuilder<'lab> {
             toolbox: toolbox.clone(),
             firmware: Mutex::new(self.spec.firmware),
             drive: Mutex::new(self.spec.medium),
+            pulled: Mutex::default(),
             serial_log: Mutex::new(SerialLog::at(&files.serial_log)),
             hvc0_log: Mutex::new(SerialLog::at(&files.hvc0_log)),
             folder,
@@ -271,6 +274,8 @@ struct Inner {
     firmware: Mutex<Firmware>,
     /// Where the medium is at the next boot.
     drive: Mutex<Option<Drive>>,
+    /// Which disks the next boot does not find.
+    pulled: Mutex<BTreeSet<String>>,
     spec: Spec,
     files: Files,
     folder: PathBuf,
@@ -317,6 +322,25 @@ impl Machine {
         self.boot_again()
     }
 
+    /// The next boot finds no disk with this serial number; the system disk's is [`SYSTEM_DISK`](crate::SYSTEM_DISK).
+    pub fn pull_disk(&self, serial: &str) {
+        lock(&self.0.pulled).insert(serial.to_owned());
+    }
+
+    /// The next boot finds a disk again that was pulled, as it was then.
+    pub fn put_disk_back(&self, serial: &str) {
+        lock(&self.0.pulled).remove(serial);
+    }
+
+    /// Enlarges a disk of the VM, which is off.
+    pub fn enlarge_disk(&self, serial: &str, gib: u64) -> Result<()> {
+        let Inner { spec, files, toolbox, .. } = &*self.0;
+        let extra = spec.extra_disks.iter().zip(&files.extra_disks).find(|(disk, _)| disk.serial == serial);
+        let path = if serial == SYSTEM_DISK { Some(&files.disk) } else { extra.map(|(_, path)| path) };
+        let path = path.with_context(|| format!("VM {} has no disk {serial}", self.name()))?;
+        disks::resize(toolbox, path, gib)
+    }
+
     /// The next boot finds no medium.
     pub fn take_medium_out(&self) {
         *lock(&self.0.drive) = None;
@@ -338,7 +362,12 @@ impl Machine {
         let firmware = *lock(&inner.firmware);
         let flash = disks::flash(&inner.toolbox, firmware, &inner.folder)?;
         let arguments = argv(
-            &Spec { firmware, medium: *lock(&inner.drive), ..inner.spec.clone() },
+            &Spec {
+                firmware,
+                medium: *lock(&inner.drive),
+                pulled: lock(&inner.pulled).clone(),
+                ..inner.spec.clone()
+            },
             &Files { flash, ..inner.files.clone() },
         );
         let child = process::start(&inner.toolbox, arguments, &stderr, interactive)?;

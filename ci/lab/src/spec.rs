@@ -1,6 +1,7 @@
 //! What a VM is made of, as data. [`crate::argv`] turns it into QEMU's command line; nothing here touches the
 //! machine that the lab runs on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
@@ -47,6 +48,9 @@ pub enum Drive {
     /// As a USB stick.
     Stick,
 }
+
+/// Serial number of the system disk.
+pub const SYSTEM_DISK: &str = "system";
 
 /// A blank disk beside the system disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +147,8 @@ pub struct Spec {
     pub medium: Option<Drive>,
     /// Blank disks beside it.
     pub extra_disks: Vec<ExtraDisk>,
+    /// Serial numbers of disks that are not there; the system disk's is `system`.
+    pub pulled: BTreeSet<String>,
     /// Network cards, in order.
     pub nics: Vec<Nic>,
     /// First serial port.
@@ -162,6 +168,7 @@ impl Spec {
             bus: Bus::VirtioBlk,
             medium: None,
             extra_disks: Vec::new(),
+            pulled: BTreeSet::new(),
             nics: Vec::new(),
             serial_port: SerialPort::Socket,
             accelerator,

@@ -1,0 +1,224 @@
+//! Life with several disks: one is lost, the machine boots from the other and serves, a new one takes its place; rot is mended;
+//! what comes back from before is not mounted in; a disk that has grown is used.
+
+/// A story of many boots.
+mod full {
+    use anyhow::{Context, Result, ensure};
+    use api::{Check, Level};
+    use lab::{
+        BOOT, Bus, COMMAND, Drive, Firmware, Lab, Machine, SYSTEM_DISK, backup_server_ports, crypt_hash,
+        scenario, wait_until,
+    };
+    use provisioning::{Answers, smbios::to_oem_string};
+    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium};
+    use std::time::{Duration, Instant};
+
+    /// Size of each disk in GiB.
+    const DISK_GIB: u64 = 22;
+    const MAC: &str = "52:54:00:00:07:01";
+    /// Time for a shutdown.
+    const SHUTDOWN: Duration = Duration::from_secs(180);
+    const ORDER: &str = "/usr/lib/infimonitor/hostd order";
+
+    /// Installs over the disks with these serial numbers; one more, `spare`, is attached from the beginning.
+    fn installed(lab: &Lab, firmware: Firmware, others: &[&str]) -> Result<Machine> {
+        let hash = crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
+        let filters: String =
+            [SYSTEM_DISK].iter().chain(others).map(|serial| format!("    - serial: {serial}\n")).collect();
+        let yaml = format!(
+            "role: backup-server\nroot_password_hash: \"{hash}\"\ninstall:\n  then: poweroff\n  disks:\n{filters}"
+        );
+        let mut builder = lab
+            .machine("disks")
+            .firmware(firmware)
+            .bus(Bus::Sata)
+            .install_from(&built_medium()?, Drive::Cd, DISK_GIB)
+            .provisioning(to_oem_string(&Answers::from_yaml(&yaml)?)?)
+            .root_password(ROOT_PASSWORD)
+            .user_nic(MAC, &backup_server_ports());
+        for serial in others.iter().chain(&["spare"]) {
+            builder = builder.extra_disk(DISK_GIB, Bus::Sata, serial);
+        }
+        let machine = builder.start()?;
+        machine.wait_for_serial("Installed.", LONG)?;
+        machine.wait_for_end()?;
+        machine.take_medium_out();
+        machine.boot_again()?;
+        Ok(machine)
+    }
+
+    fn check(user: &User, name: &str) -> Result<Check> {
+        let checks = user.status()?.checks;
+        checks
+            .into_iter()
+            .find(|check| check.name == name)
+            .with_context(|| format!("there is no check {name}"))
+    }
+
+    /// Waits until the check has this level and says this.
+    fn says(user: &User, name: &str, level: Level, text: &str) -> Result<()> {
+        wait_until(&format!("check {name} to say {text:?}"), BOOT, || {
+            let check = check(user, name)?;
+            ensure!(check.level == level && check.message.contains(text), "{check:?}");
+            println!("{check:?}");
+            Ok(())
+        })
+    }
+
+    /// The device file of the disk with this serial number.
+    fn device(machine: &Machine, serial: &str) -> Result<String> {
+        let found = machine
+            .run_ok(&format!("lsblk -dno PATH,SERIAL | awk '$2 == \"{serial}\" {{print $1}}'"), COMMAND)?;
+        ensure!(!found.trim().is_empty(), "there is no disk {serial}");
+        Ok(found.trim().to_owned())
+    }
+
+    fn order(machine: &Machine, order: &str) -> Result<String> {
+        let said = machine.run_ok(&format!("{ORDER} {order}"), LONG)?;
+        println!("{order}:\n{said}");
+        Ok(said)
+    }
+
+    /// A machine that lost the disk that it was booted from, and gets another one.
+    fn a_lost_disk_is_replaced(name: &str, firmware: Firmware, others: &[&str], profile: &str) -> Result<()> {
+        scenario(name, |lab| {
+            let machine = installed(lab, firmware, others)?;
+            let user = User::of(&machine)?;
+            user.wait_for_api()?;
+            let all = others.len() + 1;
+            says(&user, "disks", Level::Ok, &format!("All {all} disks are there"))?;
+            let kept =
+                "dd if=/dev/urandom of=/data/kept bs=1M count=64 status=none; sync; sha256sum </data/kept";
+            let expected = machine.run_ok(kept, COMMAND)?;
+
+            // Rot on one disk: its second copy mends it.
+            let rotten = device(&machine, others[0])?;
+            // 64 MiB of it, in the middle of what is written: metadata, or data, or nothing.
+            machine.run_ok(
+                &format!(
+                    "at=$(filefrag -v /data/kept | awk '$1 == \"0:\" {{sub(/[.].*/, \"\", $4); print $4}}'); \
+                     dd if=/dev/urandom of={rotten}10 bs=4096 seek=$at count=256 conv=notrunc status=none; \
+                     echo 3 >/proc/sys/vm/drop_caches"
+                ),
+                COMMAND,
+            )?;
+            order(&machine, "scrub")?;
+            says(&user, "scrub", Level::Warn, "mended")?;
+            ensure!(
+                machine.run_ok("sha256sum </data/kept", COMMAND)? == expected,
+                "what was kept has changed"
+            );
+            let again = order(&machine, "scrub")?;
+            ensure!(again.contains("nothing was wrong"), "{again}");
+
+            // The disk that it boots from is pulled.
+            machine.shutdown(SHUTDOWN)?;
+            machine.pull_disk(SYSTEM_DISK);
+            let began = Instant::now();
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            println!("without the disk that it booted from it serves after {:.0?}", began.elapsed());
+            says(&user, "disks", Level::Fail, &format!("1 of {all} disks are missing"))?;
+            ensure!(
+                machine.run_ok("sha256sum </data/kept", COMMAND)? == expected,
+                "what was kept has changed"
+            );
+            machine.run_ok("echo written without it >/data/degraded; sync", COMMAND)?;
+
+            // It comes back with the state of before: it is not mounted in.
+            machine.shutdown(SHUTDOWN)?;
+            machine.put_disk_back(SYSTEM_DISK);
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Fail, &format!("1 of {all} disks are missing"))?;
+            let returned = device(&machine, SYSTEM_DISK)?;
+            let used = machine.run_ok("btrfs filesystem show /data; btrfs filesystem show /var", COMMAND)?;
+            ensure!(!used.contains(&returned), "{used}");
+            ensure!(machine.run_ok("cat /data/degraded", COMMAND)?.trim() == "written without it", "{used}");
+            let refused = machine.run(&format!("{ORDER} replace-disk {returned}"), COMMAND)?;
+            let refused = format!("{refused:?}");
+            ensure!(refused.contains("is not empty"), "{refused}");
+
+            // Another one takes its place.
+            let spare = device(&machine, "spare")?;
+            let began = Instant::now();
+            order(&machine, &format!("replace-disk {spare}"))?;
+            println!("replaced after {:.0?}", began.elapsed());
+            says(&user, "disks", Level::Ok, &format!("All {all} disks are there"))?;
+            let said = machine.run_ok(
+                "btrfs filesystem df /data; btrfs filesystem df /var; cat /var/lib/infimonitor/disks.json; \
+                 ls /run/infimonitor; btrfs device stats /data",
+                COMMAND,
+            )?;
+            println!("{said}");
+            ensure!(!said.contains("single") && !said.contains("-degraded"), "{said}");
+            ensure!(said.contains(&format!("Data, {profile}:")), "{said}");
+
+            // The machine boots from the new one alone as far as firmware is concerned.
+            machine.shutdown(SHUTDOWN)?;
+            machine.pull_disk(SYSTEM_DISK);
+            machine.pull_disk(others[0]);
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Fail, &format!("1 of {all} disks are missing"))?;
+            ensure!(
+                machine.run_ok("sha256sum </data/kept", COMMAND)? == expected,
+                "what was kept has changed"
+            );
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn two_disks_by_uefi() -> Result<()> {
+        a_lost_disk_is_replaced("disks-two-uefi", Firmware::Ovmf, &["second"], "RAID1")
+    }
+
+    #[test]
+    fn four_disks_by_bios() -> Result<()> {
+        a_lost_disk_is_replaced(
+            "disks-four-bios",
+            Firmware::SeaBios,
+            &["second", "third", "fourth"],
+            "RAID10",
+        )
+    }
+
+    /// One disk becomes a mirror, and what has grown is used.
+    #[test]
+    fn a_disk_is_added_and_grown_ones_are_used() -> Result<()> {
+        scenario("disks-more", |lab| {
+            let machine = installed(lab, Firmware::Ovmf, &[])?;
+            let user = User::of(&machine)?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Ok, "The disk is there")?;
+            machine.shutdown(SHUTDOWN)?;
+            machine.enlarge_disk(SYSTEM_DISK, DISK_GIB + 6)?;
+            machine.boot_again()?;
+            let status = user.wait_for_api()?;
+            let total = status.space.context("there is no data volume")?.total;
+            let expected = (DISK_GIB + 6 - 5) << 30;
+            ensure!(
+                total > expected - (1 << 30) && total < expected + (1 << 30),
+                "{total} and not {expected}"
+            );
+            let table = machine
+                .run_ok("ls /run/infimonitor; dmesg | grep -i gpt; journalctl -b | grep grow", COMMAND)?;
+            println!("{total} bytes\n{table}");
+            ensure!(!table.contains("grow-problem"), "{table}");
+            let spare = device(&machine, "spare")?;
+            order(&machine, &format!("add-disk {spare}"))?;
+            says(&user, "disks", Level::Ok, "All 2 disks are there")?;
+            let said = machine.run_ok("btrfs filesystem df /data; btrfs filesystem df /var", COMMAND)?;
+            ensure!(
+                said.matches("RAID1").count() >= 4 && !said.contains("single") && !said.contains("DUP"),
+                "{said}"
+            );
+            machine.shutdown(SHUTDOWN)?;
+            machine.pull_disk(SYSTEM_DISK);
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Fail, "1 of 2 disks are missing")
+        })
+    }
+}
