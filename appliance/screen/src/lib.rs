@@ -4,6 +4,7 @@
 //! Eighty columns and 24 lines are enough, as a serial console has no more, and does not say how large it is.
 
 pub mod form;
+mod keys;
 pub mod parts;
 
 use std::fs::File;
@@ -109,6 +110,21 @@ fn empty() -> Result<Terminal<CrosstermBackend<Stdout>>> {
     Terminal::with_options(backend, options).context("cannot use the screen")
 }
 
+/// What has happened within [`POLL`]. An escape that more follows at once is taken together with it.
+fn events() -> Result<Vec<Event>> {
+    let next = |patience| -> Result<Option<Event>> {
+        let is_there = event::poll(patience).context("cannot wait for keys")?;
+        is_there.then(event::read).transpose().context("cannot read keys")
+    };
+    let Some(first) = next(POLL)? else { return Ok(Vec::new()) };
+    let mut found = vec![first];
+    while keys::may_go_on(&found) {
+        let Some(event) = next(keys::PATIENCE)? else { break };
+        found.push(event);
+    }
+    Ok(keys::assembled(found))
+}
+
 fn until_ended<A: App>(app: &mut A, tasks: &Sender<A::Task>, results: &Receiver<A::Message>) -> Result<()> {
     let mut terminal = empty()?;
     // Not at each look: on a serial line even a drawing of nothing takes time.
@@ -122,8 +138,8 @@ fn until_ended<A: App>(app: &mut A, tasks: &Sender<A::Task>, results: &Receiver<
             changed = true;
             asked.extend(app.told(message));
         }
-        if event::poll(POLL).context("cannot wait for keys")? {
-            match event::read().context("cannot read keys")? {
+        for event in events()? {
+            match event {
                 // What the kernel says goes over the screen of a console.
                 Event::Key(key)
                     if key.code == KeyCode::Char('l') && key.modifiers.contains(KeyModifiers::CONTROL) =>

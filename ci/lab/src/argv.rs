@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_system_disk_boots() {
+    fn every_disk_may_boot_the_system_disk_first() {
         let extra = |bus, serial: &str| ExtraDisk { gib: 20, bus, serial: serial.to_owned() };
         let spec = Spec {
             extra_disks: vec![extra(Bus::VirtioBlk, "two"), extra(Bus::VirtioScsi, "three")],
@@ -346,9 +346,9 @@ mod tests {
         let args = argv(&spec, &files);
         let devices = values(&args, "-device");
         assert!(devices.contains(&"virtio-blk-pci,drive=disk0,serial=system,bootindex=1".to_owned()));
-        assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=two".to_owned()));
+        assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=two,bootindex=2".to_owned()));
         assert!(devices.contains(&"virtio-scsi-pci,id=scsi2".to_owned()));
-        assert!(devices.contains(&"scsi-hd,bus=scsi2.0,drive=disk2,serial=three".to_owned()));
+        assert!(devices.contains(&"scsi-hd,bus=scsi2.0,drive=disk2,serial=three,bootindex=3".to_owned()));
     }
 
     #[test]

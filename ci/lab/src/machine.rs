@@ -237,6 +237,7 @@ impl<'lab> MachineBuilder<'lab> {
             child: Mutex::new(None),
             qmp: Mutex::new(None),
             shell: Mutex::new(None),
+            keyboard: Mutex::new(None),
         }));
         self.lab.machines().push(machine.clone());
         machine.boot_again()?;
@@ -284,6 +285,7 @@ struct Inner {
     child: Mutex<Option<Child>>,
     qmp: Mutex<Option<Qmp>>,
     shell: Mutex<Option<Shell>>,
+    keyboard: Mutex<Option<process::Keyboard>>,
     serial_log: Mutex<SerialLog>,
     hvc0_log: Mutex<SerialLog>,
 }
@@ -416,6 +418,7 @@ impl Machine {
     pub fn wait_for_restart(&self, within: Duration) -> Result<()> {
         self.qmp(|qmp| qmp.wait_event("RESET", within).map(drop))?;
         *lock(&self.0.shell) = None;
+        *lock(&self.0.keyboard) = None;
         self.begin_logs();
         Ok(())
     }
@@ -465,7 +468,12 @@ impl Machine {
 
     /// Types on the serial port.
     pub fn type_on_serial(&self, keys: &str) -> Result<()> {
-        process::type_into(&self.0.files.serial, keys)
+        let mut keyboard = lock(&self.0.keyboard);
+        let keyboard = match &mut *keyboard {
+            Some(keyboard) => keyboard,
+            none => none.insert(process::Keyboard::connect(&self.0.files.serial)?),
+        };
+        keyboard.type_keys(keys)
     }
 
     /// Waits for a text on the serial port, in this boot, and returns all that was said there.

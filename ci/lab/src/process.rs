@@ -53,22 +53,43 @@ pub(crate) fn last_words(stderr: &Path) -> String {
 
 /// How long a key may take to be taken by the guest.
 const KEY: Duration = Duration::from_millis(40);
-/// And the last one.
-const LAST_KEY: Duration = Duration::from_secs(1);
 
-/// Types into a character device's socket, no faster than a quick typist: QEMU takes a few keys at a time, as the guest
-/// reads them, and forgets the rest when the socket is closed.
-pub(crate) fn type_into(socket: &Path, keys: &str) -> Result<()> {
-    let mut stream =
-        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
-    for key in keys.chars() {
-        stream
-            .write_all(key.encode_utf8(&mut [0; 4]).as_bytes())
-            .with_context(|| format!("cannot type into {}", socket.display()))?;
-        thread::sleep(KEY);
+/// A keyboard on a character device's socket. It stays connected: QEMU forgets keys that the guest has not read, and says a
+/// byte twice, when the socket is closed.
+#[derive(Debug)]
+pub(crate) struct Keyboard(UnixStream);
+
+impl Keyboard {
+    /// Connects. What the guest says there is in its log, and read here only so that QEMU need not wait.
+    pub(crate) fn connect(socket: &Path) -> Result<Self> {
+        let cannot = || format!("cannot connect to {}", socket.display());
+        let stream = UnixStream::connect(socket).with_context(cannot)?;
+        let mut said = stream.try_clone().with_context(cannot)?;
+        // Ends with QEMU.
+        thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Ok(Self(stream))
     }
-    thread::sleep(LAST_KEY);
-    Ok(())
+
+    /// Types, no faster than a quick typist.
+    pub(crate) fn type_keys(&mut self, text: &str) -> Result<()> {
+        for key in keys(text) {
+            self.0.write_all(key.as_bytes()).context("cannot type")?;
+            thread::sleep(KEY);
+        }
+        Ok(())
+    }
+}
+
+/// A text as keys: an arrow is an escape and two characters.
+fn keys(mut text: &str) -> Vec<&str> {
+    let mut keys = Vec::new();
+    while let Some(first) = text.chars().next() {
+        let length = if text.starts_with("\x1b[") { 3 } else { first.len_utf8() };
+        let (key, rest) = text.split_at_checked(length).unwrap_or((text, ""));
+        keys.push(key);
+        text = rest;
+    }
+    keys
 }
 
 #[cfg(test)]
@@ -82,5 +103,10 @@ mod tests {
         fs::write(&file, "4242\n").unwrap();
         check_id(&file, 4242).unwrap();
         assert!(check_id(&file, 4241).unwrap_err().to_string().contains("4242"));
+    }
+
+    #[test]
+    fn an_arrow_is_one_key() {
+        assert_eq!(keys("a\x1b[Aü\x1b\r"), ["a", "\x1b[A", "ü", "\x1b", "\r"]);
     }
 }

@@ -114,7 +114,7 @@ mod full {
     const UP: &str = "\x1b[A";
     const ESCAPE: &str = "\x1b";
 
-    /// Key by key over the serial console, there and back again, onto a disk that holds something.
+    /// Key by key over the serial console, there and back again.
     #[test]
     fn pages_lead_to_a_machine_that_serves() -> Result<()> {
         scenario("install-pages", |lab| {
@@ -123,7 +123,7 @@ mod full {
                 .firmware(Firmware::OvmfSecureBoot)
                 .bus(Bus::Nvme)
                 .install_from(&built_medium()?, Drive::Cd, DISK_GIB)
-                .extra_disk(DISK_GIB, Bus::Sata, "photos")
+                .extra_disk(DISK_GIB, Bus::Nvme, "second")
                 .root_password(ROOT_PASSWORD)
                 .user_nic(MAC, &backup_server_ports())
                 .start()?;
