@@ -198,24 +198,25 @@ fn drawing(planned: &PlannedDisk, plan: &Plan, width: usize) -> String {
 }
 
 fn network(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let count = u16::try_from(app.links.len() + 1).unwrap_or(u16::MAX);
+    let [rows_area, details] =
+        Layout::vertical([Constraint::Max(count.saturating_add(1)), Constraint::Min(5)]).areas(area);
     let link = |(link, interface): &(crate::links::Link, Option<provisioning::Interface>)| {
         let carrier = match link.carrier {
             Some(true) => "connected",
             Some(false) => "no cable",
             None => "not up",
         };
-        format!(
-            " {:10} {}  {:10} {carrier:10} {}",
-            link.name,
-            link.mac,
-            link.driver,
-            told(interface.as_ref())
-        )
+        format!(" {:10} {}  {carrier:10} {}", link.name, link.mac, told(interface.as_ref()))
     };
     let rows = app.links.iter().map(link).chain([" Continue".to_owned()]);
     let list = List::new(rows).highlight_style(marked());
     let mut state = ListState::default().with_selected(Some(app.marked));
-    frame.render_stateful_widget(list, area, &mut state);
+    frame.render_stateful_widget(list, rows_area, &mut state);
+    if let Some((link, interface)) = app.links.get(app.marked) {
+        let text = format!("{}, driver {}: {}", link.name, link.driver, told(interface.as_ref()));
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), details);
+    }
 }
 
 fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -276,7 +277,10 @@ mod tests {
                     "The machine suits a monitor with up to 2000 devices",
                 ],
             ),
-            (Page::Network, &["eth0", "52:54:00:00:00:01  e1000e", "connected", "DHCP", "Continue"]),
+            (
+                Page::Network,
+                &["eth0", "52:54:00:00:00:01  connected", "eth0, driver e1000e: DHCP", "Continue"],
+            ),
             (Page::Passwords, &["Password of backup", "The same, so that no slip", "•••••••••"]),
             (
                 Page::Summary,
@@ -290,7 +294,7 @@ mod tests {
             (Page::Leave, &["Nothing was installed", "p switch it off"]),
         ];
         for (page, parts) in table {
-            app.page = page;
+            (app.page, app.marked) = (page, 0);
             let shown = shown(&app);
             for part in parts {
                 assert!(shown.contains(part), "{part:?} is not in\n{shown}");
