@@ -105,23 +105,38 @@ fn answers(toolbox: &Toolbox, role: &str, mac: &str, address: &str) -> Result<St
 
 /// Boots a monitoring node.
 pub fn monitor(lab: &Lab, end: LinkEnd) -> Result<Machine> {
-    node(lab, "monitor", ["52:54:00:00:01:01", "52:54:00:00:01:02"], end)
+    monitor_with(lab, end, |builder| builder)
+}
+
+/// Boots a monitoring node that has more than the usual.
+pub fn monitor_with<'lab>(
+    lab: &'lab Lab,
+    end: LinkEnd,
+    more: impl FnOnce(MachineBuilder<'lab>) -> MachineBuilder<'lab>,
+) -> Result<Machine> {
+    more(node(lab, "monitor", ["52:54:00:00:01:01", "52:54:00:00:01:02"], end)?).start()
 }
 
 /// Boots a node that is to take a lost monitor's place, at its address.
 pub fn node_to_restore(lab: &Lab, end: LinkEnd) -> Result<Machine> {
-    node(lab, "monitor-recovery", ["52:54:00:00:03:01", "52:54:00:00:03:02"], end)
+    node(lab, "monitor-recovery", ["52:54:00:00:03:01", "52:54:00:00:03:02"], end)?.start()
 }
 
-/// Boots a node at the monitor's address, with the MAC addresses of its way to the host and of the link.
-fn node(lab: &Lab, role: &str, [host_mac, link_mac]: [&str; 2], end: LinkEnd) -> Result<Machine> {
-    lab.machine(role)
+/// A node at the monitor's address, with the MAC addresses of its way to the host and of the link.
+fn node<'lab>(
+    lab: &'lab Lab,
+    role: &str,
+    [host_mac, link_mac]: [&str; 2],
+    end: LinkEnd,
+) -> Result<MachineBuilder<'lab>> {
+    let builder = lab
+        .machine(role)
         .disk(&built_disk()?)
         .provisioning(answers(lab.toolbox(), role, link_mac, MONITOR_ADDRESS)?)
         .root_password(ROOT_PASSWORD)
         .user_nic(host_mac, &[])
-        .link_nic(link_mac, end)
-        .start()
+        .link_nic(link_mac, end);
+    Ok(builder)
 }
 
 /// Boots a backup server.
