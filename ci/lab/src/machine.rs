@@ -381,6 +381,10 @@ impl Machine {
         })?;
         process::check_id(&inner.files.pid, id)?;
         *lock(&inner.qmp) = Some(qmp);
+        if !interactive {
+            // Before the guest says anything: QEMU says a byte twice when somebody connects in the midst of it.
+            *lock(&inner.keyboard) = Some(process::Keyboard::connect(&inner.files.serial)?);
+        }
         Ok(())
     }
 
@@ -469,11 +473,7 @@ impl Machine {
     /// Types on the serial port.
     pub fn type_on_serial(&self, keys: &str) -> Result<()> {
         let mut keyboard = lock(&self.0.keyboard);
-        let keyboard = match &mut *keyboard {
-            Some(keyboard) => keyboard,
-            none => none.insert(process::Keyboard::connect(&self.0.files.serial)?),
-        };
-        keyboard.type_keys(keys)
+        keyboard.as_mut().with_context(|| format!("VM {} has no keyboard", self.name()))?.type_keys(keys)
     }
 
     /// Waits for a text on the serial port, in this boot, and returns all that was said there.

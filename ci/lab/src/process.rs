@@ -54,8 +54,8 @@ pub(crate) fn last_words(stderr: &Path) -> String {
 /// How long a key may take to be taken by the guest.
 const KEY: Duration = Duration::from_millis(40);
 
-/// A keyboard on a character device's socket. It stays connected: QEMU forgets keys that the guest has not read, and says a
-/// byte twice, when the socket is closed.
+/// A keyboard on a character device's socket. It stays connected: QEMU forgets keys that the guest has not read when
+/// the socket is closed.
 #[derive(Debug)]
 pub(crate) struct Keyboard(UnixStream);
 
