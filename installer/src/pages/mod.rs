@@ -152,10 +152,16 @@ fn install(installation: Installation, messages: &Sender<Message>) -> Result<()>
     installed
 }
 
+/// 16 characters in base64: crypt(3) cuts a longer salt off, and what it says then is not what stands in /etc/shadow.
+const SALT_BYTES: usize = 12;
+
 fn console_hash(password: &Typed) -> Result<CryptHash> {
     use sha_crypt::PasswordHasher;
+    let mut salt = [0; SALT_BYTES];
+    getrandom::fill(&mut salt).context("cannot get random bytes for the console password's salt")?;
     let hasher = sha_crypt::ShaCrypt::default();
-    let hash = hasher.hash_password(password.0.as_bytes()).context("cannot hash the console password")?;
+    let hash = hasher.hash_password_with_salt(password.0.as_bytes(), &salt);
+    let hash = hash.context("cannot hash the console password")?;
     hash.to_string()
         .parse()
         .map_err(|cause: String| anyhow::anyhow!("the console password's hash is {cause}"))
@@ -185,7 +191,10 @@ mod tests {
     #[test]
     fn hashes_are_those_that_answers_take() {
         let password = Typed("correct horse".into());
-        assert!(console_hash(&password).unwrap().reveal().starts_with("$6$"));
+        let hash = console_hash(&password).unwrap();
+        let salt =
+            hash.reveal().strip_prefix("$6$rounds=5000$").and_then(|rest| rest.split_once('$')).unwrap().0;
+        assert_eq!(salt.len(), 16, "crypt(3) does not give this hash");
         assert!(network_hash(&password).unwrap().reveal().starts_with("$argon2id$"));
     }
 }
