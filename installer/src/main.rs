@@ -5,10 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use installer::medium::MOUNTED;
+use installer::apply::Progress;
+use installer::medium::{MOUNTED, Medium};
 use installer::report::Report;
 use installer::{pages, sources, unattended};
 
+/// On the kernel's command line: the medium is checked, and nothing installed (image/grub/medium.cfg).
+const CHECK: &str = "infimonitor.check";
 /// Starts a unit on every console of the machine.
 const CONSOLES: &str = "/usr/lib/infimonitor/consoles";
 /// The unit that asks on a console.
@@ -70,12 +73,30 @@ fn check(file: &Path) -> Result<()> {
 
 fn start() -> Result<()> {
     let mut report = Report::of_machine()?;
+    let command_line = std::fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+    if command_line.split_whitespace().any(|word| word == CHECK) {
+        return check_medium(&mut report);
+    }
     let result = installed(&mut report);
     if let Err(error) = &result {
         report.say(&format!("Not installed: {error:#}"));
         report.say("None of the disks that were to be used boots by a half installation; begin again when it is mended.");
     }
     result
+}
+
+/// Reads all of the medium, and says whether it is what was published.
+fn check_medium(report: &mut Report) -> Result<()> {
+    report.say("Reading the installation medium …");
+    let checked = Medium::open(Path::new(MOUNTED)).and_then(|medium| {
+        let total = medium.bytes();
+        medium.check(|done| report.progress(Progress::Bytes { done, total }))
+    });
+    match &checked {
+        Ok(()) => report.say("The medium is good. Ctrl-Alt-Del restarts the machine."),
+        Err(error) => report.say(&format!("{error:#}. Ctrl-Alt-Del restarts the machine.")),
+    }
+    checked
 }
 
 fn installed(report: &mut Report) -> Result<()> {
