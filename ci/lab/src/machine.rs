@@ -86,6 +86,11 @@ impl<'lab> MachineBuilder<'lab> {
     /// [`Machine::take_medium_out`].
     pub fn install_from(mut self, medium: &Path, drive: Drive, gib: u64) -> Self {
         self.disk = Some(SystemDisk::Blank(gib));
+        self.medium(medium, drive)
+    }
+
+    /// A medium (ISO) that is started first, until [`Machine::take_medium_out`].
+    pub fn medium(mut self, medium: &Path, drive: Drive) -> Self {
         self.medium = Some(medium.to_owned());
         self.spec.medium = Some(drive);
         self

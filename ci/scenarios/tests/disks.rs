@@ -87,6 +87,9 @@ mod full {
             user.wait_for_api()?;
             let all = others.len() + 1;
             says(&user, "disks", Level::Ok, &format!("All {all} disks are there"))?;
+            // What was not named was not touched.
+            let spare = device(&machine, "spare")?;
+            machine.run_ok(&format!("cmp -n 1073741824 {spare} /dev/zero"), LONG)?;
             let kept =
                 "dd if=/dev/urandom of=/data/kept bs=1M count=64 status=none; sync; sha256sum </data/kept";
             let expected = machine.run_ok(kept, COMMAND)?;

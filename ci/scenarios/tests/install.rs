@@ -88,25 +88,52 @@ fn two_disks_by_bios_from_a_stick() -> Result<()> {
     )
 }
 
-/// The other ways: each takes minutes, and CI has one of them.
+/// The other ways, and with pages: each takes minutes, and CI has one of them.
 mod full {
     use super::*;
 
     /// Password of `backup` that is typed.
     const PASSWORD: &str = "of the network";
 
-    #[test]
-    fn one_disk_by_uefi_from_cd() -> Result<()> {
-        installs(
-            "install-cd",
-            Case {
-                firmware: Firmware::Ovmf,
-                disks: 1,
-                bus: Bus::VirtioBlk,
-                drive: Drive::Cd,
-                profile: "single",
-            },
-        )
+    /// Each firmware with each number of disks; buses and drives are spread over them.
+    const CASES: [(&str, Firmware, usize, Bus, Drive); 7] = [
+        ("bios-1", Firmware::SeaBios, 1, Bus::Megasas, Drive::Cd),
+        ("bios-4", Firmware::SeaBios, 4, Bus::VirtioScsi, Drive::Cd),
+        ("uefi-1", Firmware::Ovmf, 1, Bus::VirtioBlk, Drive::Cd),
+        ("uefi-2", Firmware::Ovmf, 2, Bus::Nvme, Drive::Stick),
+        ("uefi-4", Firmware::Ovmf, 4, Bus::Sata, Drive::Stick),
+        ("secure-boot-1", Firmware::OvmfSecureBoot, 1, Bus::Megasas, Drive::Stick),
+        ("secure-boot-4", Firmware::OvmfSecureBoot, 4, Bus::Sata, Drive::Cd),
+    ];
+
+    fn case(name: &str) -> Result<()> {
+        let found = CASES.into_iter().find(|case| case.0 == name);
+        let (name, firmware, disks, bus, drive) = found.context("there is no such case")?;
+        let profile = match disks {
+            1 => "single",
+            2 | 3 => "RAID1",
+            _ => "RAID10",
+        };
+        installs(&format!("install-{name}"), Case { firmware, disks, bus, drive, profile })
+    }
+
+    /// A test for each case, so that each can be run by itself.
+    macro_rules! cases {
+        ($($test:ident $name:literal)*) => {
+            $(#[test]
+            fn $test() -> Result<()> {
+                case($name)
+            })*
+        };
+    }
+    cases! {
+        bios_1 "bios-1"
+        bios_4 "bios-4"
+        uefi_1 "uefi-1"
+        uefi_2 "uefi-2"
+        uefi_4 "uefi-4"
+        secure_boot_1 "secure-boot-1"
+        secure_boot_4 "secure-boot-4"
     }
 
     /// Keys of a terminal.

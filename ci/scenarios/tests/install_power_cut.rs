@@ -1,0 +1,212 @@
+//! The power goes at any point of an installation and of the first boot: either nothing boots and the installation can be begun
+//! again, or the machine is whole.
+
+/// An hour, of which most are boots.
+mod full {
+    use anyhow::{Context, Result, ensure};
+    use lab::{Bus, Drive, Firmware, Lab, Machine, backup_server_ports, crypt_hash, scenario};
+    use provisioning::{Answers, smbios::to_oem_string};
+    use scenarios::write_log::WriteLog;
+    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, payload};
+    use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+    use storage::contents::{self, Contents};
+    use storage::{layout, table};
+
+    /// Points that are looked at, of the installation and of the first boot each.
+    const CUTS: usize = 120;
+    /// Points of the first boot after which a machine is booted.
+    const BOOTS: usize = 8;
+    const GIB: u64 = 22;
+    const SHUTDOWN: Duration = Duration::from_secs(180);
+
+    /// A disk after some of the writes.
+    struct Disk {
+        path: PathBuf,
+        file: File,
+        done: usize,
+    }
+
+    impl Disk {
+        fn blank(path: PathBuf) -> Result<Self> {
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+            file.set_len(GIB << 30)?;
+            Ok(Self { path, file, done: 0 })
+        }
+
+        /// Makes the writes up to `cut`.
+        fn to(&mut self, log: &WriteLog, cut: usize) -> Result<()> {
+            for entry in &log.entries[self.done..cut] {
+                log.replay(entry, &self.file)?;
+            }
+            self.done = cut;
+            Ok(())
+        }
+
+        /// What firmware needs of it: a boot sector.
+        fn boots(&mut self) -> Result<bool> {
+            Ok(table::mbr_code(&mut self.file)?.is_some())
+        }
+
+        fn start_of(name: &str) -> Result<u64> {
+            let layout = layout::system_disk(GIB << 30, 512)?;
+            let partition = layout.iter().find(|partition| partition.name == name);
+            Ok(partition.context("no such partition")?.offset_bytes(512))
+        }
+
+        /// Whether a partition begins with this payload.
+        fn holds(&self, partition: &str, name: &str) -> Result<bool> {
+            let mut at = Self::start_of(partition)?;
+            let mut image = File::open(payload(name))?;
+            let (mut expected, mut found) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+            loop {
+                let count = image.read(&mut expected)?;
+                if count == 0 {
+                    return Ok(true);
+                }
+                self.file.read_exact_at(&mut found[..count], at)?;
+                if expected[..count] != found[..count] {
+                    return Ok(false);
+                }
+                at += count as u64;
+            }
+        }
+
+        fn contents(&self, partition: &str) -> Result<Contents> {
+            let mut head = vec![0; contents::PROBE_BYTES];
+            self.file.read_exact_at(&mut head, Self::start_of(partition)?)?;
+            Ok(contents::classify(&head))
+        }
+    }
+
+    fn oem_string(lab: &Lab) -> Result<String> {
+        let hash = crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
+        let yaml =
+            format!("role: backup-server\nroot_password_hash: \"{hash}\"\ninstall:\n  then: poweroff\n");
+        Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
+    }
+
+    /// Of `count` points so many, and those around which the ends of the disk are written, where its tables are.
+    fn cuts(log: &WriteLog) -> BTreeSet<usize> {
+        let ends = [0..layout::MIB, (GIB << 30) - layout::MIB..GIB << 30];
+        let tables =
+            log.entries.iter().enumerate().filter(|(_, entry)| ends.iter().any(|end| entry.touches(end)));
+        let around = tables.flat_map(|(index, _)| [index, index + 1]);
+        around.chain((0..log.entries.len()).step_by((log.entries.len() / CUTS).max(1))).collect()
+    }
+
+    fn machine_of(lab: &Lab, name: &str, disk: &Path, number: u8) -> Result<Machine> {
+        lab.machine(name)
+            .firmware(if number.is_multiple_of(2) { Firmware::Ovmf } else { Firmware::SeaBios })
+            .disk(disk)
+            .root_password(ROOT_PASSWORD)
+            .user_nic(&format!("52:54:00:00:08:{number:02x}"), &backup_server_ports())
+            .start()
+    }
+
+    #[test]
+    fn whatever_reached_the_disk_it_is_whole_or_can_be_begun_again() -> Result<()> {
+        scenario("install-power-cut", |lab| {
+            let writes = lab.folder().join("writes.log");
+            let machine = lab
+                .machine("installed")
+                .firmware(Firmware::Ovmf)
+                .bus(Bus::VirtioBlk)
+                .install_from(&built_medium()?, Drive::Cd, GIB)
+                .provisioning(oem_string(lab)?)
+                .root_password(ROOT_PASSWORD)
+                .user_nic("52:54:00:00:08:fe", &backup_server_ports())
+                .log_writes(&writes)
+                .start()?;
+            machine.wait_for_serial("Installed.", LONG)?;
+            machine.wait_for_end()?;
+            let installation = lab.folder().join("installation.log");
+            std::fs::copy(&writes, &installation)?;
+            machine.take_medium_out();
+            machine.boot_again()?;
+            User::of(&machine)?.wait_for_api()?;
+            machine.shutdown(SHUTDOWN)?;
+
+            let log = WriteLog::open(&installation)?;
+            let mut disk = Disk::blank(lab.folder().join("cut.raw"))?;
+            let (mut before, mut after) = (0, 0);
+            for cut in cuts(&log) {
+                disk.to(&log, cut)?;
+                if !disk.boots()? {
+                    before += 1;
+                    continue;
+                }
+                after += 1;
+                for (partition, name) in
+                    [("boot-a", "boot.squashfs"), ("root-a", "root.erofs"), ("verity-a", "root.verity")]
+                {
+                    ensure!(
+                        disk.holds(partition, name)?,
+                        "after {cut} writes it boots, and {partition} is not whole"
+                    );
+                }
+                ensure!(
+                    disk.contents("state")? == Contents::Btrfs,
+                    "after {cut} writes it boots without state"
+                );
+            }
+            println!(
+                "installation: {} writes; {before} points before it boots, {after} after",
+                log.entries.len()
+            );
+            ensure!(before > CUTS / 2 && after > 0, "the points are badly chosen");
+
+            // Begun again on what a cut in the middle left.
+            let mut half = Disk::blank(lab.folder().join("half.raw"))?;
+            half.to(&log, log.entries.len() / 2)?;
+            let again = lab
+                .machine("again")
+                .firmware(Firmware::Ovmf)
+                .bus(Bus::VirtioBlk)
+                .disk(&half.path)
+                .medium(&built_medium()?, Drive::Cd)
+                .provisioning(oem_string(lab)?)
+                .root_password(ROOT_PASSWORD)
+                .user_nic("52:54:00:00:08:fd", &backup_server_ports())
+                .start()?;
+            again.wait_for_serial("Installed.", LONG)?;
+            again.wait_for_end()?;
+            again.take_medium_out();
+            again.boot_again()?;
+            User::of(&again)?.wait_for_api()?;
+            again.shutdown(SHUTDOWN)?;
+
+            // The first boot.
+            disk.to(&log, log.entries.len())?;
+            let log = WriteLog::open(&writes)?;
+            disk.done = 0;
+            let all = cuts(&log);
+            let mut booted = 0;
+            for (number, cut) in all.iter().enumerate() {
+                disk.to(&log, *cut)?;
+                ensure!(
+                    disk.contents("state")? == Contents::Btrfs,
+                    "after {cut} writes of the first boot state is gone"
+                );
+                let data = disk.contents("data")?;
+                ensure!(
+                    data != Contents::Foreign,
+                    "after {cut} writes of the first boot data is neither blank nor btrfs"
+                );
+                if number % (all.len() / BOOTS).max(1) == 0 {
+                    let machine = machine_of(lab, &format!("cut-{cut}"), &disk.path, u8::try_from(booted)?)?;
+                    User::of(&machine)?.wait_for_api()?;
+                    machine.kill()?;
+                    booted += 1;
+                    println!("after {cut} of {} writes of the first boot it serves", log.entries.len());
+                }
+            }
+            ensure!(booted >= BOOTS, "{booted} boots");
+            Ok(())
+        })
+    }
+}
