@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand};
 use installer::apply::Progress;
 use installer::medium::{MOUNTED, Medium};
 use installer::report::Report;
+use installer::sources::Remote;
 use installer::{pages, sources, unattended};
+use provisioning::Answers;
 
 /// On the kernel's command line: the medium is checked, and nothing installed (image/grub/medium.cfg).
 const CHECK: &str = "infimonitor.check";
@@ -30,7 +32,14 @@ enum Command {
     /// Look at a file with answers: is it understood, and what would be done?
     Check {
         /// The file
-        file: PathBuf,
+        #[arg(required_unless_present = "url")]
+        file: Option<PathBuf>,
+        /// Where it is, as a machine would fetch it: an https URL
+        #[arg(long, requires = "sha256", conflicts_with = "file")]
+        url: Option<String>,
+        /// The SHA-256 of what is there
+        #[arg(long, requires = "url")]
+        sha256: Option<String>,
     },
     /// Install by the answers that were given to this machine, or ask on its consoles; what the medium runs when it is
     /// booted
@@ -41,7 +50,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Check { file } => check(&file),
+        Command::Check { file, url, sha256 } => {
+            read(file.as_deref(), url.zip(sha256)).map(|(answers, source)| check(&answers, &source))
+        }
         Command::Start => start(),
         Command::Ask => pages::run(),
     };
@@ -54,10 +65,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> Result<()> {
+/// The answers of a file or a URL, and which that is.
+fn read(file: Option<&Path>, remote: Option<(String, String)>) -> Result<(Answers, String)> {
+    if let Some((url, sha256)) = remote {
+        return Ok((Remote::new(&url, &sha256)?.fetch()?, url));
+    }
+    let file = file.context("neither a file nor a URL is named")?;
     let answers =
         sources::from_file(file)?.with_context(|| format!("there is no file {}", file.display()))?;
-    println!("{} is right: role {}", file.display(), answers.role.name());
+    Ok((answers, file.display().to_string()))
+}
+
+fn check(answers: &Answers, source: &str) {
+    println!("{source} is right: role {}", answers.role.name());
     match &answers.install {
         None => {
             println!("It has no section `install`: the installer asks, and shows these answers at first.")
@@ -68,7 +88,6 @@ fn check(file: &Path) -> Result<()> {
             install.disks.iter().for_each(|disk| println!("It installs on disks with {disk}, {loss}."));
         }
     }
-    Ok(())
 }
 
 fn start() -> Result<()> {
