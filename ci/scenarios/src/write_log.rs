@@ -6,12 +6,17 @@
 
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use storage::layout;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR_BYTES: u64 = 512;
+/// Bytes that are compared at a time.
+const BLOCK_BYTES: usize = 1 << 20;
 /// Flag of an entry that discards sectors and has no data.
 const DISCARD: u64 = 4;
 
@@ -76,6 +81,92 @@ impl WriteLog {
             self.file.read_exact_at(&mut bytes, at).context("the log is cut")?;
         }
         disk.write_all_at(&bytes, entry.offset).context("cannot write the disk")
+    }
+}
+
+/// A disk as it is after some of the writes.
+#[derive(Debug)]
+pub struct Replayed {
+    /// Its file, raw.
+    pub path: PathBuf,
+    /// The same, open.
+    pub file: File,
+    bytes: u64,
+    done: usize,
+}
+
+impl Replayed {
+    /// A disk at `path` that was blank before the first write.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn blank(path: PathBuf, bytes: u64) -> Result<Self> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        file.set_len(bytes)?;
+        Ok(Self { path, file, bytes, done: 0 })
+    }
+
+    /// A disk at `path` that was a copy of `image` before the first write.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn copy_of(image: &Path, path: PathBuf) -> Result<Self> {
+        let status = Command::new("cp").arg("--sparse=always").arg(image).arg(&path).status()?;
+        ensure!(status.success(), "cannot copy {}", image.display());
+        let file = File::options().read(true).write(true).open(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path, file, bytes, done: 0 })
+    }
+
+    /// Makes the writes up to `cut`, which only grows.
+    ///
+    /// # Errors
+    /// The log is cut, or the disk cannot be written.
+    pub fn to(&mut self, log: &WriteLog, cut: usize) -> Result<()> {
+        for entry in &log.entries[self.done..cut] {
+            log.replay(entry, &self.file)?;
+        }
+        self.done = cut;
+        Ok(())
+    }
+
+    /// The next writes are those of another log, from its first on.
+    pub fn begin_another_log(&mut self) {
+        self.done = 0;
+    }
+
+    /// Where a partition of the system's layout is, in bytes.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn range(&self, partition: &str) -> Result<Range<u64>> {
+        let table = layout::system_disk(self.bytes, SECTOR_BYTES)?;
+        let partition = table.iter().find(|found| found.name == partition).context("no such partition")?;
+        let start = partition.offset_bytes(SECTOR_BYTES);
+        Ok(start..start + partition.size_bytes(SECTOR_BYTES))
+    }
+
+    /// Whether a partition begins with the content of `image`.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn holds(&self, partition: &str, image: &Path) -> Result<bool> {
+        let mut at = self.range(partition)?.start;
+        let mut image = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
+        let (mut expected, mut found) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+        loop {
+            let count = image.read(&mut expected)?;
+            if count == 0 {
+                return Ok(true);
+            }
+            self.file.read_exact_at(&mut found[..count], at)?;
+            if expected[..count] != found[..count] {
+                return Ok(false);
+            }
+            at += count as u64;
+        }
     }
 }
 

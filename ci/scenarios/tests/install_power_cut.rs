@@ -3,16 +3,14 @@
 
 /// An hour, of which most are boots.
 mod full {
-    use anyhow::{Context, Result, ensure};
+    use anyhow::{Result, ensure};
     use lab::{Bus, Drive, Firmware, Lab, Machine, backup_server_ports, crypt_hash, scenario};
     use provisioning::{Answers, smbios::to_oem_string};
-    use scenarios::write_log::WriteLog;
+    use scenarios::write_log::{Replayed, WriteLog};
     use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, payload};
     use std::collections::BTreeSet;
-    use std::fs::File;
-    use std::io::Read;
     use std::os::unix::fs::FileExt;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::time::Duration;
     use storage::contents::{self, Contents};
     use storage::{layout, table};
@@ -24,63 +22,15 @@ mod full {
     const GIB: u64 = 22;
     const SHUTDOWN: Duration = Duration::from_secs(180);
 
-    /// A disk after some of the writes.
-    struct Disk {
-        path: PathBuf,
-        file: File,
-        done: usize,
+    /// What firmware needs of a disk: a boot sector.
+    fn boots(disk: &mut Replayed) -> Result<bool> {
+        Ok(table::mbr_code(&mut disk.file)?.is_some())
     }
 
-    impl Disk {
-        fn blank(path: PathBuf) -> Result<Self> {
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-            file.set_len(GIB << 30)?;
-            Ok(Self { path, file, done: 0 })
-        }
-
-        /// Makes the writes up to `cut`.
-        fn to(&mut self, log: &WriteLog, cut: usize) -> Result<()> {
-            for entry in &log.entries[self.done..cut] {
-                log.replay(entry, &self.file)?;
-            }
-            self.done = cut;
-            Ok(())
-        }
-
-        /// What firmware needs of it: a boot sector.
-        fn boots(&mut self) -> Result<bool> {
-            Ok(table::mbr_code(&mut self.file)?.is_some())
-        }
-
-        fn start_of(name: &str) -> Result<u64> {
-            let layout = layout::system_disk(GIB << 30, 512)?;
-            let partition = layout.iter().find(|partition| partition.name == name);
-            Ok(partition.context("no such partition")?.offset_bytes(512))
-        }
-
-        /// Whether a partition begins with this payload.
-        fn holds(&self, partition: &str, name: &str) -> Result<bool> {
-            let mut at = Self::start_of(partition)?;
-            let mut image = File::open(payload(name))?;
-            let (mut expected, mut found) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-            loop {
-                let count = image.read(&mut expected)?;
-                if count == 0 {
-                    return Ok(true);
-                }
-                self.file.read_exact_at(&mut found[..count], at)?;
-                if expected[..count] != found[..count] {
-                    return Ok(false);
-                }
-                at += count as u64;
-            }
-        }
-
-        fn contents(&self, partition: &str) -> Result<Contents> {
-            let mut head = vec![0; contents::PROBE_BYTES];
-            self.file.read_exact_at(&mut head, Self::start_of(partition)?)?;
-            Ok(contents::classify(&head))
-        }
+    fn contents_of(disk: &Replayed, partition: &str) -> Result<Contents> {
+        let mut head = vec![0; contents::PROBE_BYTES];
+        disk.file.read_exact_at(&mut head, disk.range(partition)?.start)?;
+        Ok(contents::classify(&head))
     }
 
     fn oem_string(lab: &Lab) -> Result<String> {
@@ -132,11 +82,11 @@ mod full {
             machine.shutdown(SHUTDOWN)?;
 
             let log = WriteLog::open(&installation)?;
-            let mut disk = Disk::blank(lab.folder().join("cut.raw"))?;
+            let mut disk = Replayed::blank(lab.folder().join("cut.raw"), GIB << 30)?;
             let (mut before, mut after) = (0, 0);
             for cut in cuts(&log) {
                 disk.to(&log, cut)?;
-                if !disk.boots()? {
+                if !boots(&mut disk)? {
                     before += 1;
                     continue;
                 }
@@ -145,12 +95,12 @@ mod full {
                     [("boot-a", "boot.squashfs"), ("root-a", "root.erofs"), ("verity-a", "root.verity")]
                 {
                     ensure!(
-                        disk.holds(partition, name)?,
+                        disk.holds(partition, &payload(name))?,
                         "after {cut} writes it boots, and {partition} is not whole"
                     );
                 }
                 ensure!(
-                    disk.contents("state")? == Contents::Btrfs,
+                    contents_of(&disk, "state")? == Contents::Btrfs,
                     "after {cut} writes it boots without state"
                 );
             }
@@ -161,7 +111,7 @@ mod full {
             ensure!(before > CUTS / 2 && after > 0, "the points are badly chosen");
 
             // Begun again on what a cut in the middle left.
-            let mut half = Disk::blank(lab.folder().join("half.raw"))?;
+            let mut half = Replayed::blank(lab.folder().join("half.raw"), GIB << 30)?;
             half.to(&log, log.entries.len() / 2)?;
             let again = lab
                 .machine("again")
@@ -183,16 +133,16 @@ mod full {
             // The first boot.
             disk.to(&log, log.entries.len())?;
             let log = WriteLog::open(&writes)?;
-            disk.done = 0;
+            disk.begin_another_log();
             let all = cuts(&log);
             let mut booted = 0;
             for (number, cut) in all.iter().enumerate() {
                 disk.to(&log, *cut)?;
                 ensure!(
-                    disk.contents("state")? == Contents::Btrfs,
+                    contents_of(&disk, "state")? == Contents::Btrfs,
                     "after {cut} writes of the first boot state is gone"
                 );
-                let data = disk.contents("data")?;
+                let data = contents_of(&disk, "data")?;
                 ensure!(
                     data != Contents::Foreign,
                     "after {cut} writes of the first boot data is neither blank nor btrfs"

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::{BOOT, Firmware, SHUTDOWN, scenario};
-use scenarios::{BootImage, User, WRITE_SLOT, backup_server_with, built_disk, payload, write_log::WriteLog};
+use scenarios::{
+    BootImage, User, WRITE_SLOT, backup_server_with, built_disk, payload,
+    write_log::{Replayed, WriteLog},
+};
 use slots::{Slot, Store, choose};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,9 +13,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
-use storage::layout;
 
 /// Points in time that are tried, besides every one around a write to the ESP.
 const CUTS: usize = 120;
@@ -21,64 +22,36 @@ const KERNEL: Duration = Duration::from_secs(120);
 
 /// The disk as it is after some of the writes.
 struct Disk {
-    path: PathBuf,
-    file: File,
+    disk: Replayed,
     esp: PathBuf,
-}
-
-fn range(name: &str) -> Result<Range<u64>> {
-    let table = layout::system_disk(20 << 30, 512)?;
-    let partition = table.iter().find(|partition| partition.name == name).context("no such partition")?;
-    let start = partition.offset_bytes(512);
-    Ok(start..start + partition.size_bytes(512))
 }
 
 impl Disk {
     fn new(folder: &Path) -> Result<Self> {
-        let path = folder.join("cut.raw");
-        let status = Command::new("cp").arg("--sparse=always").arg(built_disk()?).arg(&path).status()?;
-        ensure!(status.success(), "cannot copy the disk");
-        let file = File::options().read(true).write(true).open(&path)?;
-        Ok(Self { path, file, esp: folder.join("cut.esp") })
-    }
-
-    /// Whether a partition begins with the content of `image`.
-    fn holds(&self, partition: &str, image: &Path) -> Result<bool> {
-        let mut at = range(partition)?.start;
-        let mut image = File::open(image)?;
-        let (mut expected, mut found) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-        loop {
-            let count = image.read(&mut expected)?;
-            if count == 0 {
-                return Ok(true);
-            }
-            self.file.read_exact_at(&mut found[..count], at)?;
-            if expected[..count] != found[..count] {
-                return Ok(false);
-            }
-            at += count as u64;
-        }
+        let disk = Replayed::copy_of(&built_disk()?, folder.join("cut.raw"))?;
+        Ok(Self { disk, esp: folder.join("cut.esp") })
     }
 
     /// The slot that starts, and whether it is whole. Which one GRUB takes is what the library says (scenario `grub`).
     fn starts(&self, boot_b: &Path) -> Result<(Slot, bool)> {
-        let esp = range("esp")?;
-        let mut source = &self.file;
+        let disk = &self.disk;
+        let esp = disk.range("esp")?;
+        let mut source = &disk.file;
         source.seek(SeekFrom::Start(esp.start))?;
         std::io::copy(&mut source.take(esp.end - esp.start), &mut File::create(&self.esp)?)?;
         let state = Store::open(&self.esp)?.read()?;
         let startable = |slot: Slot| {
             let mut magic = [0; 4];
-            let read =
-                range(&format!("boot-{slot}")).map(|range| self.file.read_exact_at(&mut magic, range.start));
+            let range = disk.range(&format!("boot-{slot}"));
+            let read = range.map(|range| disk.file.read_exact_at(&mut magic, range.start));
             read.is_ok() && &magic == b"hsqs"
         };
         let (choice, _) = choose(&state, startable).context("nothing starts")?;
         let slot = choice.slot;
         let boot = if slot == Slot::A { payload("boot.squashfs") } else { boot_b.to_owned() };
-        let whole = self.holds(&format!("boot-{slot}"), &boot)?
-            && self.holds(&format!("root-{slot}"), &payload("root.erofs"))?
-            && self.holds(&format!("verity-{slot}"), &payload("root.verity"))?;
+        let whole = disk.holds(&format!("boot-{slot}"), &boot)?
+            && disk.holds(&format!("root-{slot}"), &payload("root.erofs"))?
+            && disk.holds(&format!("verity-{slot}"), &payload("root.verity"))?;
         Ok((slot, whole))
     }
 }
@@ -110,6 +83,8 @@ mod full {
             server.shutdown(SHUTDOWN)?;
 
             let log = WriteLog::open(&log)?;
+            let mut disk = Disk::new(lab.folder())?;
+            let range = |name| disk.disk.range(name);
             let (esp, slot_b) = (range("esp")?, range("boot-b")?.start..range("verity-b")?.end);
             let of = |range: &Range<u64>| -> Vec<usize> {
                 let touching = log.entries.iter().enumerate().filter(|(_, entry)| entry.touches(range));
@@ -126,13 +101,9 @@ mod full {
             let cuts: BTreeSet<usize> =
                 env.iter().flat_map(|index| [*index, index + 1]).chain(spread.copied()).collect();
 
-            let disk = Disk::new(lab.folder())?;
-            let (mut done, mut seen) = (0, Vec::new());
+            let mut seen = Vec::new();
             for cut in &cuts {
-                for entry in &log.entries[done..*cut] {
-                    log.replay(entry, &disk.file)?;
-                }
-                done = *cut;
+                disk.disk.to(&log, *cut)?;
                 let (slot, whole) = disk.starts(&boot)?;
                 ensure!(
                     whole,
@@ -151,10 +122,8 @@ mod full {
             // GRUB itself, at a cut in the middle of the writing and at the end.
             let middle = slot[slot.len() / 2];
             for (cut, expected) in [(middle, Slot::A), (log.entries.len(), Slot::B)] {
-                let disk = Disk::new(lab.folder())?;
-                for entry in &log.entries[..cut] {
-                    log.replay(entry, &disk.file)?;
-                }
+                let mut disk = Disk::new(lab.folder())?.disk;
+                disk.to(&log, cut)?;
                 let machine = lab
                     .machine(&format!("cut-{cut}"))
                     .disk(&disk.path)
