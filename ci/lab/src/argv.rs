@@ -29,7 +29,7 @@ pub struct Files {
     pub oem_string: Option<PathBuf>,
     /// QMP socket.
     pub qmp: PathBuf,
-    /// Socket of ttyS0.
+    /// Pipe of what is typed on ttyS0.
     pub serial: PathBuf,
     /// Everything that ttyS0 said, over all boots.
     pub serial_log: PathBuf,
@@ -213,8 +213,11 @@ fn network_card(args: &mut Args, index: usize, nic: &Nic) {
 fn consoles(args: &mut Args, spec: &Spec, files: &Files) {
     let log = doubled_commas(&files.serial_log);
     match spec.serial_port {
-        SerialPort::Socket => {
-            args.option("-chardev", listening_socket("ttyS0", &files.serial, Some(&files.serial_log)));
+        SerialPort::Files => {
+            // Not over a socket: QEMU loses what the guest says there while its reader is slow.
+            let typed = doubled_commas(&files.serial);
+            let file = format!("file,id=ttyS0,path={log},append=on,input-path={typed}");
+            args.option("-chardev", file);
         }
         SerialPort::Terminal => {
             let terminal = format!("stdio,id=ttyS0,mux=on,signal=off,logfile={log},logappend=on");
@@ -456,7 +459,7 @@ mod tests {
         assert_eq!(
             chardevs,
             [
-                "socket,id=ttyS0,path=/s/ttyS0,server=on,wait=off,logfile=/run/serial.log,logappend=on",
+                "file,id=ttyS0,path=/run/serial.log,append=on,input-path=/s/ttyS0",
                 "socket,id=hvc0,path=/s/hvc0,server=on,wait=off,logfile=/run/hvc0.log,logappend=on",
                 "socket,id=qmp,path=/s/qmp,server=on,wait=off",
             ]

@@ -377,6 +377,9 @@ impl Machine {
             },
             &Files { flash, ..inner.files.clone() },
         );
+        if !interactive {
+            *lock(&inner.keyboard) = Some(process::Keyboard::at(&inner.files.serial)?);
+        }
         let child = process::start(&inner.toolbox, arguments, &stderr, interactive)?;
         let id = child.id();
         *lock(&inner.child) = Some(child);
@@ -386,10 +389,6 @@ impl Machine {
         })?;
         process::check_id(&inner.files.pid, id)?;
         *lock(&inner.qmp) = Some(qmp);
-        if !interactive {
-            // Before the guest says anything: QEMU says a byte twice when somebody connects in the midst of it.
-            *lock(&inner.keyboard) = Some(process::Keyboard::connect(&inner.files.serial)?);
-        }
         Ok(())
     }
 

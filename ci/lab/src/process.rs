@@ -1,14 +1,14 @@
 //! QEMU as a process of the host.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tools::Toolbox;
 
 use crate::serial::last_lines;
@@ -54,23 +54,21 @@ pub(crate) fn last_words(stderr: &Path) -> String {
 /// How long a key may take to be taken by the guest.
 const KEY: Duration = Duration::from_millis(40);
 
-/// A keyboard on a character device's socket. It stays connected: QEMU forgets keys that the guest has not read when
-/// the socket is closed.
+/// A keyboard on a pipe that QEMU reads.
 #[derive(Debug)]
-pub(crate) struct Keyboard(UnixStream);
+pub(crate) struct Keyboard(File);
 
 impl Keyboard {
-    /// Connects. What the guest says there is in its log, and read here only so that QEMU need not wait.
-    pub(crate) fn connect(socket: &Path) -> Result<Self> {
-        let cannot = || format!("cannot connect to {}", socket.display());
-        let stream = UnixStream::connect(socket).with_context(cannot)?;
-        let mut said = stream.try_clone().with_context(cannot)?;
-        // Ends with QEMU.
-        thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Ok(Self(stream))
+    /// Makes the pipe, unless it is there, and holds it open for reading, too: QEMU waits for nobody then.
+    pub(crate) fn at(pipe: &Path) -> Result<Self> {
+        let cannot = || format!("cannot make the pipe {}", pipe.display());
+        if !pipe.exists() {
+            mknodat(CWD, pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).with_context(cannot)?;
+        }
+        Ok(Self(File::options().read(true).write(true).open(pipe).with_context(cannot)?))
     }
 
-    /// Types, no faster than a quick typist.
+    /// Types, no faster than a quick typist: QEMU takes a few keys at a time, as the guest reads them.
     pub(crate) fn type_keys(&mut self, text: &str) -> Result<()> {
         for key in keys(text) {
             self.0.write_all(key.as_bytes()).context("cannot type")?;

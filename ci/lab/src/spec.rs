@@ -107,8 +107,8 @@ pub struct Nic {
 /// Where the guest's first serial port goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SerialPort {
-    /// A unix socket. What the guest says is logged whether somebody listens or not.
-    Socket,
+    /// A file for what the guest says, and a pipe for what is typed.
+    Files,
     /// The terminal of the calling program, shared with QEMU's monitor (Ctrl-A C, Ctrl-A X ends the VM).
     Terminal,
 }
@@ -170,7 +170,7 @@ impl Spec {
             extra_disks: Vec::new(),
             pulled: BTreeSet::new(),
             nics: Vec::new(),
-            serial_port: SerialPort::Socket,
+            serial_port: SerialPort::Files,
             accelerator,
         }
     }
