@@ -1,6 +1,8 @@
 //! The backup server as whoever restores sees it: its list by the API, manifests and tars by FTP, one key for both.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use api::{
     Backup, BackupList, Client, ClientError, CreateBackup, Manifest, Peer, Secret, SetPin, State,
@@ -14,6 +16,10 @@ use crate::checks::{Machine, obstacles};
 use crate::download::{Checked, PATIENCE, Source, Tar};
 use crate::trust::{Fingerprint, look};
 
+/// How long the server may take to reach a monitor that was paired.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at that.
+const ROUND: Duration = Duration::from_secs(2);
 /// The word for the newest backup.
 pub const LATEST: &str = "latest";
 /// Comment of the backup that is made before a restored monitor is paired again.
@@ -178,12 +184,38 @@ impl Server {
         Ok(kept)
     }
 
+    /// What the server says of its connection to the monitor that was just paired, if after a while there is none.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn not_connected(&self) -> Result<Option<String>, Failure> {
+        let deadline = Instant::now() + CONNECTED_WITHIN;
+        loop {
+            let status = self.client.status().map_err(|error| refused(&self.address, error))?;
+            match status.state {
+                State::NotConnected | State::Connecting | State::Disconnected { .. } => {}
+                _ => return Ok(None),
+            }
+            if Instant::now() >= deadline {
+                return Ok(Some(status.message));
+            }
+            thread::sleep(ROUND);
+        }
+    }
+
+    /// The newer backups of the same monitor that were passed over for this one, the newest first.
+    pub fn newer_than(&self, chosen: &Backup) -> Vec<&Backup> {
+        let of_monitor = |backup: &&Backup| backup.monitor.id == chosen.monitor.id;
+        let newer = |backup: &&Backup| backup.created > chosen.created && !is_from_before(backup);
+        self.backups().into_iter().filter(of_monitor).filter(newer).collect()
+    }
+
     /// The backup that an attempt before has made: the newest one, if it is that.
     fn kept_before(&self, peer: &Peer) -> Result<Option<Backup>, ClientError> {
         let backups = self.client.backups()?.backups.into_iter();
         let newest =
             backups.filter(|backup| backup.monitor.id == peer.id).max_by_key(|backup| backup.created);
-        Ok(newest.filter(|backup| backup.comment == COMMENT))
+        Ok(newest.filter(is_from_before))
     }
 }
 
@@ -202,6 +234,11 @@ fn refused(address: &Address, error: ClientError) -> Failure {
         ClientError::Refused { endpoint, message, .. } => Failure::Refused { endpoint, message },
         ClientError::NoAnswer { cause, .. } => Failure::Unreachable { endpoint: address.endpoint(), cause },
     }
+}
+
+/// Whether a backup is what was kept when a restored monitor was paired again: the state that somebody has left behind.
+pub fn is_from_before(backup: &Backup) -> bool {
+    backup.comment == COMMENT
 }
 
 /// See [`Server::choose`]; the newest first.
@@ -231,7 +268,9 @@ fn choose<'a>(
         backups.iter().map(|backup| (*backup, obstacles(backup, machine))).collect();
     let is_verified = |backup: &&Backup| matches!(backup.verification, Verification::Verified(_));
     let suitable = || judged.iter().filter(|(_, obstacles)| obstacles.is_empty()).map(|(backup, _)| *backup);
-    if let Some(backup) = suitable().find(is_verified).or_else(|| suitable().next()) {
+    let wanted = || suitable().filter(|backup| !is_from_before(backup));
+    if let Some(backup) = wanted().find(is_verified).or_else(|| wanted().next()).or_else(|| suitable().next())
+    {
         return Ok(backup);
     }
     match judged.into_iter().next() {

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use api::{Host, Manifest, Peer};
+use jiff::Timestamp;
 use monitor_link::setup;
 use serde::Serialize;
 
@@ -16,6 +17,19 @@ use crate::{Failure, checks};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    /// This backup is restored.
+    Chosen {
+        /// Its id.
+        backup: String,
+        /// When it was made.
+        created: Timestamp,
+        /// Whether it was verified.
+        verified: bool,
+        /// Bytes of its files.
+        bytes: u64,
+        /// Ids of newer ones that were passed over.
+        newer: Vec<String>,
+    },
     /// A step begins.
     Step {
         /// Which one.
@@ -94,7 +108,8 @@ pub fn restore(
     let mut restore = Restore::begin(&host, manifest)?;
     if let Stage::Unpacking(from) = restore.stage() {
         let server = server.ok_or_else(|| {
-            anyhow::anyhow!("backup {id} is not downloaded to its end; name its server and go on")
+            anyhow::anyhow!("backup {id} is not downloaded to its end: `monitor-link restore --server … --fingerprint … --password-file …` \
+                 goes on with it")
         })?;
         tell(Event::Step { step: Step::Download });
         let total = manifest.backup.sizes.tar;
@@ -159,6 +174,14 @@ pub fn pair(
         Err(why) => format!("No backup was made before pairing: {why}."),
     };
     tell(Event::Note { text });
+    if let Some(said) = server.not_connected()? {
+        let text = format!(
+            "Paired, but NOT PROTECTED yet. The backup server says: {said} It must reach this machine at {}:{}; if it \
+             cannot, pair with the address by which it can (`--address`).",
+            peer.address, peer.port
+        );
+        tell(Event::Note { text });
+    }
     Ok(())
 }
 

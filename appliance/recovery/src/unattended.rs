@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use api::{Backup, Host, Secret, Verification};
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recovery::Failure;
 use recovery::checks::{gigabytes, obstacles};
 use recovery::local::Local;
@@ -149,8 +149,8 @@ impl Restoring {
                 let is_done = matches!(stage, Stage::Live | Stage::Confirming);
                 if is_done && !self.pair && !local.become_monitor()? {
                     return Err(anyhow!(
-                        "backup {} was restored here before, and nothing is restored now: `monitor-link restore confirm` \
-                         or `monitor-link restore abandon --live` first",
+                        "backup {} is restored already and not confirmed yet; nothing was done now. `monitor-link restore \
+                         confirm` keeps it, `monitor-link restore abandon --live` goes back to what was there before",
                         manifest.backup.id
                     )
                     .into());
@@ -159,7 +159,17 @@ impl Restoring {
                 teller.tell(&Event::Note { text: format!("{text} It goes on.") });
                 manifest
             }
-            _ => server.manifest(server.choose(wanted, &local.facts()?)?)?,
+            _ => {
+                let backup = server.choose(wanted, &local.facts()?)?;
+                teller.tell(&Event::Chosen {
+                    backup: backup.id.clone(),
+                    created: backup.created,
+                    verified: matches!(backup.verification, Verification::Verified(_)),
+                    bytes: backup.sizes.files,
+                    newer: server.newer_than(backup).iter().map(|newer| newer.id.clone()).collect(),
+                });
+                server.manifest(backup)?
+            }
         };
         steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
         if self.pair {
@@ -285,7 +295,8 @@ pub fn sentence(backup: &Backup, stage: Stage, local: &Local) -> String {
     let Backup { id, sizes, .. } = backup;
     match stage {
         Stage::Unpacking(bytes) => {
-            format!("Backup {id} is being restored: {bytes} of {} bytes are unpacked.", sizes.tar)
+            let (bytes, all) = (gigabytes(bytes), gigabytes(sizes.tar));
+            format!("Backup {id} is being restored: {bytes} of {all} are unpacked.")
         }
         Stage::Unpacked => format!("Backup {id} is unpacked and not recovered yet."),
         Stage::Ready => format!("Backup {id} is recovered and can take the live data's place."),
@@ -311,11 +322,15 @@ fn list(server: &Server, local: &Local, as_json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     for backup in server.backups() {
-        let Backup { id, created, monitor, sizes, .. } = backup;
+        let Backup { id, created, monitor, sizes, pinned, comment, .. } = backup;
+        let pinned = if *pinned { "  pinned" } else { "" };
         let bytes = gigabytes(sizes.files);
         let created = created.strftime("%Y-%m-%d %H:%M UTC");
         let verified = verification(&backup.verification);
-        say(&format!("{id}  {created}  monitor {}  {bytes}  {verified}", monitor.version))?;
+        say(&format!("{id}  {created}  monitor {}  {bytes}  {verified}{pinned}", monitor.version))?;
+        if !comment.is_empty() {
+            say(&format!("    {comment}"))?;
+        }
         for obstacle in obstacles(backup, &machine) {
             say(&format!("    {obstacle}"))?;
         }
@@ -377,6 +392,15 @@ impl Teller {
             return;
         }
         match event {
+            Event::Chosen { backup, created, verified, bytes, newer } => {
+                let (created, size) = (created.strftime("%Y-%m-%d %H:%M UTC"), gigabytes(*bytes));
+                let verified = if *verified { "verified" } else { "not verified" };
+                self.line(&format!("Restoring backup {backup} of {created}, {size}, {verified}."));
+                if !newer.is_empty() {
+                    let newer = newer.join(", ");
+                    self.line(&format!("Newer, and passed over: {newer}. Take one with `--backup ID`."));
+                }
+            }
             Event::Step { step } => self.line(step.sentence()),
             Event::Note { text } => self.line(text),
             Event::Downloaded { bytes, total } => {
@@ -413,9 +437,11 @@ impl Teller {
 
 /// Bytes, rate and time left; from where a cut download goes on, so that the rate is that of now.
 fn bar(total: u64, from: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total).with_position(from);
+    // A serial line is slow, and has 80 columns.
+    let target = ProgressDrawTarget::stderr_with_hz(2);
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_position(from);
     bar.reset_eta();
-    let template = "{bar:30} {percent:>3} %  {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left";
+    let template = "{bar:16} {percent:>3} %  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -59,8 +59,17 @@ pub fn is_interrupt(key: KeyEvent) -> bool {
 /// multiplexer on a serial line.
 fn is_plain(key: KeyEvent) -> bool {
     is_interrupt(key)
+        || with_backspace(key).code == KeyCode::Backspace
         || !key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT)
         || !matches!(key.code, KeyCode::Char(_))
+}
+
+/// Many terminals send Control-H for their key above Enter.
+fn with_backspace(key: KeyEvent) -> KeyEvent {
+    if key.modifiers == KeyModifiers::CONTROL && key.code == KeyCode::Char('h') {
+        return KeyEvent::from(KeyCode::Backspace);
+    }
+    key
 }
 
 /// Shows the app until it has ended, then ends the process: what `work` does can be cut at any point. What programs say on
@@ -149,7 +158,7 @@ fn until_ended<A: App>(app: &mut A, tasks: &Sender<A::Task>, results: &Receiver<
                 Event::Resize(..) => (terminal, changed) = (empty()?, true),
                 Event::Key(key) if key.kind == KeyEventKind::Press && is_plain(key) => {
                     changed = true;
-                    asked.extend(app.key(key));
+                    asked.extend(app.key(with_backspace(key)));
                 }
                 _ => {}
             }
@@ -173,6 +182,7 @@ mod tests {
             (KeyCode::Char('a'), KeyModifiers::CONTROL, false),
             (KeyCode::Char('s'), KeyModifiers::ALT, false),
             (KeyCode::Char('c'), KeyModifiers::CONTROL, true),
+            (KeyCode::Char('h'), KeyModifiers::CONTROL, true),
             (KeyCode::Left, KeyModifiers::CONTROL, true),
         ] {
             assert_eq!(is_plain(KeyEvent::new(code, modifiers)), expected, "{code:?} {modifiers:?}");

@@ -320,6 +320,8 @@ impl App {
             }
             Event::Replayed { lsn, target } => working.replayed = Some((lsn, target)),
             Event::Note { text } => self.notes.push(text),
+            // Whoever has chosen it knows.
+            Event::Chosen { .. } => {}
         }
     }
 
@@ -370,7 +372,8 @@ impl App {
             }
             (Page::Address, code) => edit(&mut self.address, code),
             (Page::Fingerprint(_), KeyCode::Char('y')) => self.page = Page::Password,
-            (Page::Fingerprint(_) | Page::Password, KeyCode::Esc) => self.page = Page::Address,
+            (Page::Fingerprint(_), KeyCode::Esc) => self.page = Page::Address,
+            (Page::Password, KeyCode::Esc) => self.page = Page::Fingerprint(self.fingerprint.clone()),
             (Page::Password, KeyCode::Enter) if !self.password.0.is_empty() => {
                 self.page = Page::Waiting("Asking for the backups …");
                 let (address, fingerprint) = (self.address.trim().to_owned(), self.fingerprint.clone());
