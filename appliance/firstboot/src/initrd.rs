@@ -23,7 +23,8 @@ pub fn run(places: &Places) -> Result<()> {
         None => settings::NO_ROLE_TARGET.to_owned(),
     };
     note(places, "role-problem", settings::target(places, &target));
-    if identity.is_some() {
+    if let Some(identity) = &identity {
+        note(places, "greeting-problem", settings::greeting(places, identity.role));
         note(places, "hostname-problem", settings::host_name(places));
         note(places, "root-password-problem", settings::root_password(places));
         note(places, "ntp-problem", settings::ntp(places));

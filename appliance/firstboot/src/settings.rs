@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use provisioning::values::{CryptHash, Keymap, TimeZone};
-use provisioning::{Interface, networkd};
+use provisioning::{Interface, Role, networkd};
 use storage::mounts;
 
 use crate::places::Places;
@@ -44,6 +44,26 @@ pub fn target(places: &Places, name: &str) -> Result<()> {
         .with_context(|| format!("cannot link {}", link.display()))?;
     say("target", name);
     Ok(())
+}
+
+/// Below `/run`: agetty shows it with the greeting (agetty(8), issue.d).
+const ROLE_ISSUE: &str = "issue.d/05-infimonitor-role.issue";
+
+/// Says at the consoles what the machine is: at night two of them look the same.
+///
+/// # Errors
+/// `/run` cannot be written.
+pub fn greeting(places: &Places, role: Role) -> Result<()> {
+    let text = match role {
+        Role::BackupServer => "  Backup server\n",
+        Role::Monitor => "  Monitoring node; monitor-link restore restores it from its backup server\n",
+        Role::MonitorRecovery => "  Monitoring node, to be restored from a backup\n",
+        Role::Installer => return Ok(()),
+    };
+    let path = places.run.join(ROLE_ISSUE);
+    let folder = path.parent().context("has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    files::write(&path, text.as_bytes(), 0o644, None).map(drop)
 }
 
 /// Writes the network files. Without settings, or with damaged ones, every interface uses DHCP: a machine that can be
@@ -259,5 +279,16 @@ mod tests {
         assert!(keymap(&places).unwrap_err().to_string().contains("cannot load the keymap uk"));
         fs::write(places.setting(TIME_ZONE), "../../etc\n").unwrap();
         assert!(time_zone(&places).unwrap_err().to_string().contains("is no time zone"));
+    }
+
+    #[test]
+    fn the_greeting_says_what_the_machine_is() {
+        let (_dir, places) = places();
+        for (role, expected) in
+            [(Role::BackupServer, "Backup server"), (Role::Monitor, "monitor-link restore")]
+        {
+            greeting(&places, role).unwrap();
+            assert!(fs::read_to_string(places.run.join(ROLE_ISSUE)).unwrap().contains(expected));
+        }
     }
 }
