@@ -1,6 +1,8 @@
 //! `firstboot grow`: a disk that somebody has enlarged, such as a virtual one, is used to its end. Runs at every boot, when the
 //! volumes are mounted; what fails keeps nothing else from working.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use storage::life::Machine;
 use storage::mounts;
@@ -13,7 +15,7 @@ use crate::report::{problem, say};
 /// # Errors
 /// The list of mounts cannot be read; what else fails is reported.
 pub fn run(places: &Places) -> Result<()> {
-    let machine = Machine::this();
+    let machine = Machine::this(Path::new("/data"));
     for (_, target) in &machine.mounted {
         // Whoever mounts them has said why not.
         if mounts::at(target)

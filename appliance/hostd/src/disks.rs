@@ -59,18 +59,12 @@ fn scrubs(places: &Places) -> Document<Scrub> {
     Document::new(places.state.join("scrub.json"), FORMAT, 0o600)
 }
 
-fn machine(places: &Places) -> Machine {
-    let mut machine = Machine::this();
-    machine.mounted[1].1.clone_from(&places.data);
-    machine
-}
-
 /// What they are like.
 ///
 /// # Errors
 /// They cannot be looked at.
 pub async fn look(places: &Places, under_way: &UnderWay) -> Result<Disks> {
-    let machine = machine(places);
+    let machine = Machine::this(&places.data);
     let report = tokio::task::spawn_blocking(move || machine.report()).await??;
     let loaded = scrubs(places).load()?;
     if let Some(problem) = loaded.problem {
@@ -119,7 +113,7 @@ pub async fn change(
 type Steps = UnboundedSender<(String, Option<f32>)>;
 
 fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &Steps) -> Result<Reply> {
-    let machine = machine(places);
+    let machine = Machine::this(&places.data);
     let mut last = String::new();
     let mut progress = |step: &str, percent: Option<f32>| {
         if step != last {
@@ -176,7 +170,7 @@ fn record(machine: &Machine, profile: Profile) -> Result<()> {
 /// What the boot said of missing disks is true no more.
 fn mended(places: &Places, machine: &Machine) -> Result<()> {
     if machine.report()?.missing == 0 {
-        for name in [layout::STATE, "data"] {
+        for name in [layout::STATE, layout::DATA] {
             files::remove(&places.run.join(format!("{name}-degraded")))?;
         }
     }

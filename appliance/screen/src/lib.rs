@@ -6,6 +6,7 @@
 pub mod form;
 mod keys;
 pub mod parts;
+pub mod testing;
 
 use std::fs::File;
 use std::io::Stdout;

@@ -29,6 +29,8 @@ pub const STATE_BYTES: u64 = 2 * GIB;
 
 /// GPT name of the partition that holds the machine's /var.
 pub const STATE: &str = "state";
+/// GPT name of the partition that holds replica and backups, or the monitor's database.
+pub const DATA: &str = "data";
 /// GPT names of what a disk carries to boot the system, in both slots (design D4).
 pub const BOOT_SET: [&str; 7] = ["esp", "boot-a", "boot-b", "root-a", "verity-a", "root-b", "verity-b"];
 
@@ -105,7 +107,7 @@ const PLAN: [(&str, &str, Option<u64>, u64); 10] = [
     ("root-b", TYPE_ROOT_X86_64, Some(ROOT_BYTES), FLAG_NO_AUTO),
     ("verity-b", TYPE_ROOT_VERITY_X86_64, Some(VERITY_BYTES), FLAG_NO_AUTO),
     (STATE, TYPE_LINUX, Some(STATE_BYTES), 0),
-    ("data", TYPE_LINUX, None, 0),
+    (DATA, TYPE_LINUX, None, 0),
 ];
 
 /// Where the last partition ends, in bytes: on a multiple of 1 MiB before the second copy of the GPT.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::disks::{self, Devices, Selector};
 use crate::inventory::{self, Disk};
-use crate::layout::{self, Partition};
+use crate::layout::{self, DATA, Partition};
 use crate::plan::{self, Firmware, Profile};
 use crate::volume::{REPLACING, Volume};
 use crate::{btrfs, table};
@@ -28,8 +28,6 @@ use crate::{btrfs, table};
 const POLL: Duration = Duration::from_secs(1);
 /// How long the kernel may take to show the partitions of a new disk.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// GPT name of the partition that *data* is on.
-const DATA: &str = "data";
 /// The partition that BIOS machines start from.
 const BIOS_BOOT: &str = "bios-boot";
 
@@ -169,12 +167,12 @@ pub fn candidate(
 }
 
 impl Machine {
-    /// This one, booted by its own disk.
-    pub fn this() -> Self {
+    /// This one, booted by its own disk, with *data* mounted at `data`.
+    pub fn this(data: &Path) -> Self {
         Self {
             devices: Devices::default(),
             btrfs: btrfs::BTRFS.into(),
-            mounted: [(layout::STATE, "/var".into()), (DATA, "/data".into())],
+            mounted: [(layout::STATE, "/var".into()), (DATA, data.into())],
             firmware: Firmware::of_this_machine(),
         }
     }

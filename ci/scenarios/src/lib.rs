@@ -3,8 +3,8 @@
 //! A scenario is a story about booted machines and real clients. It reads as such in `tests/`; what is needed for it
 //! stands here.
 
-use anyhow::{Result, bail, ensure};
-use api::{Backup, BackupList, Manifest, Proof, Status, Verification};
+use anyhow::{Context, Result, bail, ensure};
+use api::{Backup, BackupList, Check, Manifest, Proof, Status, Verification};
 use lab::{BOOT, COMMAND, Client, Lab, LinkEnd, Machine, MachineBuilder, wait_until};
 use provisioning::{Answers, smbios::to_oem_string};
 use std::path::{Path, PathBuf};
@@ -99,6 +99,15 @@ fn answers(toolbox: &Toolbox, role: &str, mac: &str, address: &str) -> Result<St
     let yaml = format!(
         "role: {role}\nhostname: {role}\nroot_password_hash: \"{hash}\"\nnetwork:\n  - mac: \"{mac}\"\n    \
          addresses: [\"{address}/24\"]\n"
+    );
+    Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
+}
+
+/// Provisioning data for the unattended installation of a backup server; `install`: its section, as YAML of two spaces.
+pub fn installing(toolbox: &Toolbox, install: &str) -> Result<String> {
+    let hash = lab::crypt_hash(toolbox, ROOT_PASSWORD)?;
+    let yaml = format!(
+        "role: backup-server\nhostname: installed\nroot_password_hash: \"{hash}\"\ninstall:\n{install}"
     );
     Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
 }
@@ -216,6 +225,15 @@ impl User {
     /// `GET /v1/status`
     pub fn status(&self) -> Result<Status> {
         self.get("/v1/status")
+    }
+
+    /// The check of this name in the status.
+    pub fn check(&self, name: &str) -> Result<Check> {
+        let checks = self.status()?.checks;
+        checks
+            .into_iter()
+            .find(|check| check.name == name)
+            .with_context(|| format!("there is no check {name}"))
     }
 
     /// Waits until the API answers after a boot.

@@ -4,13 +4,12 @@
 /// A story of many boots.
 mod full {
     use anyhow::{Context, Result, ensure};
-    use api::{Check, Level};
+    use api::Level;
     use lab::{
-        BOOT, Bus, COMMAND, Drive, Firmware, Lab, Machine, SYSTEM_DISK, backup_server_ports, crypt_hash,
-        scenario, wait_until,
+        BOOT, Bus, COMMAND, Drive, Firmware, Lab, Machine, SYSTEM_DISK, backup_server_ports, scenario,
+        wait_until,
     };
-    use provisioning::{Answers, smbios::to_oem_string};
-    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium};
+    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, installing};
     use std::time::{Duration, Instant};
 
     /// Size of each disk in GiB.
@@ -22,18 +21,15 @@ mod full {
 
     /// Installs over the disks with these serial numbers; one more, `spare`, is attached from the beginning.
     fn installed(lab: &Lab, firmware: Firmware, others: &[&str]) -> Result<Machine> {
-        let hash = crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
         let filters: String =
             [SYSTEM_DISK].iter().chain(others).map(|serial| format!("    - serial: {serial}\n")).collect();
-        let yaml = format!(
-            "role: backup-server\nroot_password_hash: \"{hash}\"\ninstall:\n  then: poweroff\n  disks:\n{filters}"
-        );
+        let install = format!("  then: poweroff\n  disks:\n{filters}");
         let mut builder = lab
             .machine("disks")
             .firmware(firmware)
             .bus(Bus::Sata)
             .install_from(&built_medium()?, Drive::Cd, DISK_GIB)
-            .provisioning(to_oem_string(&Answers::from_yaml(&yaml)?)?)
+            .provisioning(installing(lab.toolbox(), &install)?)
             .root_password(ROOT_PASSWORD)
             .user_nic(MAC, &backup_server_ports());
         for serial in others.iter().chain(&["spare"]) {
@@ -47,18 +43,10 @@ mod full {
         Ok(machine)
     }
 
-    fn check(user: &User, name: &str) -> Result<Check> {
-        let checks = user.status()?.checks;
-        checks
-            .into_iter()
-            .find(|check| check.name == name)
-            .with_context(|| format!("there is no check {name}"))
-    }
-
     /// Waits until the check has this level and says this.
     fn says(user: &User, name: &str, level: Level, text: &str) -> Result<()> {
         wait_until(&format!("check {name} to say {text:?}"), BOOT, || {
-            let check = check(user, name)?;
+            let check = user.check(name)?;
             ensure!(check.level == level && check.message.contains(text), "{check:?}");
             println!("{check:?}");
             Ok(())

@@ -2,9 +2,8 @@
 //! disk and several, without a question.
 
 use anyhow::{Context, Result, ensure};
-use lab::{Bus, COMMAND, Drive, Firmware, Lab, Machine, backup_server_ports, crypt_hash, scenario};
-use provisioning::{Answers, smbios::to_oem_string};
-use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, page};
+use lab::{Bus, COMMAND, Drive, Firmware, Lab, Machine, backup_server_ports, scenario};
+use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, installing, page};
 use std::time::Instant;
 
 /// Size of each disk in GiB.
@@ -23,22 +22,13 @@ struct Case {
     profile: &'static str,
 }
 
-/// What the machine is told.
-fn answers(lab: &Lab, install: &str) -> Result<String> {
-    let hash = crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
-    let yaml = format!(
-        "role: backup-server\nhostname: installed\nroot_password_hash: \"{hash}\"\ninstall:\n{install}"
-    );
-    Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
-}
-
 fn machine(lab: &Lab, case: Case, install: &str) -> Result<Machine> {
     let mut builder = lab
         .machine("installed")
         .firmware(case.firmware)
         .bus(case.bus)
         .install_from(&built_medium()?, case.drive, DISK_GIB)
-        .provisioning(answers(lab, install)?)
+        .provisioning(installing(lab.toolbox(), install)?)
         .root_password(ROOT_PASSWORD)
         .user_nic(MAC, &backup_server_ports());
     for number in 1..case.disks {

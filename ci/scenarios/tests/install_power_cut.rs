@@ -4,10 +4,9 @@
 /// An hour, of which most are boots.
 mod full {
     use anyhow::{Result, ensure};
-    use lab::{Bus, Drive, Firmware, Lab, Machine, backup_server_ports, crypt_hash, scenario};
-    use provisioning::{Answers, smbios::to_oem_string};
+    use lab::{Bus, Drive, Firmware, Lab, Machine, backup_server_ports, scenario};
     use scenarios::write_log::{Replayed, WriteLog};
-    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, payload};
+    use scenarios::{LONG, ROOT_PASSWORD, User, built_medium, installing, payload};
     use std::collections::BTreeSet;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
@@ -31,13 +30,6 @@ mod full {
         let mut head = vec![0; contents::PROBE_BYTES];
         disk.file.read_exact_at(&mut head, disk.range(partition)?.start)?;
         Ok(contents::classify(&head))
-    }
-
-    fn oem_string(lab: &Lab) -> Result<String> {
-        let hash = crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
-        let yaml =
-            format!("role: backup-server\nroot_password_hash: \"{hash}\"\ninstall:\n  then: poweroff\n");
-        Ok(to_oem_string(&Answers::from_yaml(&yaml)?)?)
     }
 
     /// Of `count` points so many, and those around which the ends of the disk are written, where its tables are.
@@ -67,7 +59,7 @@ mod full {
                 .firmware(Firmware::Ovmf)
                 .bus(Bus::VirtioBlk)
                 .install_from(&built_medium()?, Drive::Cd, GIB)
-                .provisioning(oem_string(lab)?)
+                .provisioning(installing(lab.toolbox(), "  then: poweroff\n")?)
                 .root_password(ROOT_PASSWORD)
                 .user_nic("52:54:00:00:08:fe", &backup_server_ports())
                 .log_writes(&writes)
@@ -119,7 +111,7 @@ mod full {
                 .bus(Bus::VirtioBlk)
                 .disk(&half.path)
                 .medium(&built_medium()?, Drive::Cd)
-                .provisioning(oem_string(lab)?)
+                .provisioning(installing(lab.toolbox(), "  then: poweroff\n")?)
                 .root_password(ROOT_PASSWORD)
                 .user_nic("52:54:00:00:08:fd", &backup_server_ports())
                 .start()?;

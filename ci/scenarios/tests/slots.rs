@@ -1,8 +1,8 @@
 //! A new system in the other slot proves itself, or the machine is back on the old one within three tries; and a slot
 //! that was good is never restarted because of its data.
 
-use anyhow::{Context, Result, ensure};
-use api::{Check, Level};
+use anyhow::{Result, ensure};
+use api::Level;
 use lab::{BOOT, Bus, COMMAND, Machine, SHUTDOWN, scenario, wait_until};
 use scenarios::{BootImage, User, WRITE_SLOT, backup_server_with, built_disk, payload};
 use std::time::Duration;
@@ -28,15 +28,10 @@ fn write_slot(server: &Machine, boot: &str) -> Result<()> {
 /// Waits until the check `system` says this.
 fn wait_for_system(user: &User, level: Level, message: &str, within: Duration) -> Result<()> {
     wait_until(message, within, || {
-        let check = check(user, "system")?;
+        let check = user.check("system")?;
         ensure!(check.level == level && check.message == message, "{check:?}");
         Ok(())
     })
-}
-
-fn check(user: &User, name: &str) -> Result<Check> {
-    let checks = user.status()?.checks;
-    checks.into_iter().find(|check| check.name == name).with_context(|| format!("there is no check {name}"))
 }
 
 /// How often the kernel of a slot was started since the last restart that was asked for.
@@ -89,7 +84,7 @@ fn a_new_system_proves_itself_or_the_old_one_is_back_within_three_tries() -> any
         let expected = "Slot a should run, and cannot be read; version 9.0.2 runs from slot b instead.";
         wait_for_system(&user, Level::Warn, expected, BOOT)?;
         wait_until("the full volume in the status", COMMAND, || {
-            let check = check(&user, "free-space")?;
+            let check = user.check("free-space")?;
             ensure!(check.level == Level::Fail && check.message.contains("full"), "{check:?}");
             Ok(())
         })?;
@@ -107,7 +102,7 @@ fn a_new_system_proves_itself_or_the_old_one_is_back_within_three_tries() -> any
         server.reboot(SHUTDOWN)?;
         let failed = "Version 9.0.2 in slot a did not come up; version 9.0.2 runs from slot b instead.";
         wait_for_system(&user, Level::Warn, failed, FALLBACK)?;
-        let lost = check(&user, "data-volume")?;
+        let lost = user.check("data-volume")?;
         assert!(lost.level == Level::Fail && lost.message.contains("is blank, and it held"), "{lost:?}");
         server.wait_for_serial("infimonitor data-problem: ", COMMAND)?;
         std::thread::sleep(STEADY);

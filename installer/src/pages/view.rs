@@ -238,16 +238,10 @@ mod tests {
     use super::super::app::testing::{app, disk, to_summary};
     use super::super::app::{Message, Page};
     use super::*;
-    use screen::ratatui::Terminal;
-    use screen::ratatui::backend::TestBackend;
     use std::time::{Duration, Instant};
 
     fn shown(app: &App) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        terminal.draw(|frame| draw(app, frame)).unwrap();
-        let buffer = terminal.backend().buffer().clone();
-        let lines = buffer.content().chunks(80);
-        lines.map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+        screen::testing::shown(|frame| draw(app, frame))
     }
 
     #[test]

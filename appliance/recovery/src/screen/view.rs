@@ -189,15 +189,9 @@ fn work(app: &App, working: &Working, frame: &mut Frame<'_>, area: Rect) {
 mod tests {
     use super::*;
     use crate::screen::app::UnderWay;
-    use screen::ratatui::Terminal;
-    use screen::ratatui::backend::TestBackend;
 
     fn shown(app: &App) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
-        terminal.draw(|frame| draw(app, frame)).unwrap();
-        let buffer = terminal.backend().buffer().clone();
-        let lines = buffer.content().chunks(80);
-        lines.map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>() + "\n").collect()
+        screen::testing::shown(|frame| draw(app, frame))
     }
 
     #[test]
