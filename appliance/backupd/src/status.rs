@@ -6,6 +6,7 @@ use api::{
 use hostd::Disks;
 use jiff::{SignedDuration, Timestamp};
 use storage::life::Report;
+use storage::smart::Health;
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
@@ -136,19 +137,32 @@ pub fn disks_check(disks: Option<&Result<Disks, String>>) -> Check {
             ),
         );
     }
-    let failing: Vec<&str> =
-        used.iter().filter(|disk| disk.errors > 0).map(|disk| disk.title.as_str()).collect();
+    let failing = used.iter().filter_map(|disk| {
+        let why = match (disk.health, disk.errors) {
+            (Health::Failing, _) => "says that it fails soon (SMART)",
+            (_, 1..) => "has had errors",
+            _ => return None,
+        };
+        Some(format!("{} {why}", disk.title))
+    });
+    let failing: Vec<String> = failing.collect();
     if !failing.is_empty() {
         return check(
             Level::Warn,
-            format!("{} has had errors; replace it at the console before it fails.{now}", failing.join(", ")),
+            format!("{}; replace it at the console before it fails.{now}", failing.join(", ")),
         );
     }
     let count = match used.len() {
         1 => "The disk is there, without errors.".to_owned(),
         count => format!("All {count} disks are there, without errors."),
     };
-    check(Level::Ok, count + &now)
+    let controller = used.iter().find_map(|disk| disk.raid_controller.as_ref());
+    let controller = controller.map_or(String::new(), |driver| {
+        format!(
+            " How the disks behind the RAID controller ({driver}) are is not visible here: watch the controller's own report."
+        )
+    });
+    check(Level::Ok, count + &controller + &now)
 }
 
 /// A scrub is made every month; one that is so late warns, and so late fails.
@@ -457,6 +471,8 @@ mod tests {
             device: format!("/dev/{name}").into(),
             title: format!("/dev/{name} (500 GB)"),
             errors,
+            health: Health::Passed,
+            raid_controller: None,
         };
         let disks = |used: Vec<Used>, missing, scrub: Option<(&str, u64, u64)>| {
             Ok(Disks {
@@ -476,7 +492,17 @@ mod tests {
             (Some(disks(two(), 0, None)), Level::Ok, "All 2 disks are there"),
             (Some(disks(vec![used("sda", 0)], 0, None)), Level::Ok, "The disk is there"),
             (Some(disks(vec![used("sda", 0)], 1, None)), Level::Fail, "1 of 2 disks are missing"),
-            (Some(disks(vec![used("sda", 7)], 0, None)), Level::Warn, "/dev/sda (500 GB) has had errors"),
+            (Some(disks(vec![used("sda", 7)], 0, None)), Level::Warn, "/dev/sda (500 GB) has had errors;"),
+            (
+                Some(disks(vec![Used { health: Health::Failing, ..used("sdb", 0) }], 0, None)),
+                Level::Warn,
+                "/dev/sdb (500 GB) says that it fails soon (SMART);",
+            ),
+            (
+                Some(disks(vec![Used { raid_controller: Some("hpsa".into()), ..used("sda", 0) }], 0, None)),
+                Level::Ok,
+                "behind the RAID controller (hpsa) are is not visible here",
+            ),
         ];
         for (disks, level, message) in table {
             let check = disks_check(disks.as_ref());

@@ -11,6 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use storage::life::Incoming;
+use storage::smart::Health;
 use uuid::Uuid;
 
 /// The orders.
@@ -219,7 +220,13 @@ fn tell(step: &str, percent: Option<f32>) {
 fn show(Disks { report, scrub, under_way, .. }: &Disks) {
     for disk in &report.used {
         let errors = if disk.errors == 0 { String::new() } else { format!(", {} errors", disk.errors) };
-        println!("in use: {}{errors}", disk.title);
+        let health = match (&disk.raid_controller, disk.health) {
+            (Some(driver), _) => format!(", the disks behind {driver} are not visible here"),
+            (None, Health::Passed) => ", SMART: passed".into(),
+            (None, Health::Failing) => ", SMART: it fails soon".into(),
+            (None, Health::NotVisible) => String::new(),
+        };
+        println!("in use: {}{errors}{health}", disk.title);
     }
     if report.missing > 0 {
         println!("missing: {}", report.missing);

@@ -379,7 +379,7 @@ password_hash: "{ARGON}"
 install:
   disks:
     - model: EVO
-      min_bytes: 400000000000
+      min_size: 400 GB
     - serial: S5
   then: poweroff
 "#,
@@ -401,6 +401,7 @@ install:
         assert_eq!(answers.keymap.as_ref().unwrap().to_string(), "de-latin1-nodeadkeys");
         let install = answers.install.as_ref().unwrap();
         assert_eq!((install.disks.len(), install.require_empty, install.dry_run), (2, true, false));
+        assert_eq!(install.disks[0].min_size, Some(400_000_000_000));
         assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
     }
 

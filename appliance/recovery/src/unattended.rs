@@ -42,7 +42,11 @@ pub enum Command {
         json: bool,
     },
     /// Says what is under way on this machine
-    Status,
+    Status {
+        /// One JSON document: null, or the backup's id, the stage, and the size of its tar
+        #[arg(long)]
+        json: bool,
+    },
     /// Removes the data that was there before the restore: whoever restored is content
     Confirm,
     /// Goes back to what was there before: removes what the restore made
@@ -215,7 +219,16 @@ impl Command {
             }
             Self::List { access, json } => list(&access.open()?, &Local::find(cluster)?, *json),
             Self::Continue { json } => telling_failure(*json, go_on(cluster, *json)),
-            Self::Status => {
+            Self::Status { json: true } => {
+                let local = Local::find(cluster)?;
+                let under_way = Restore::under_way(&local.host())?.map(|restore| {
+                    let Backup { id, sizes, .. } = &restore.manifest().backup;
+                    json!({ "backup": id, "stage": restore.stage(), "tar_bytes": sizes.tar })
+                });
+                say(&json!(under_way).to_string())?;
+                Ok(())
+            }
+            Self::Status { json: false } => {
                 let local = Local::find(cluster)?;
                 let host = local.host();
                 let text = match Restore::under_way(&host)? {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::smart::{self, Health};
+
 /// The columns that are asked for.
 const COLUMNS: &str = "PATH,TYPE,SIZE,LOG-SEC,PHY-SEC,OPT-IO,ROTA,RM,RO,TRAN,MODEL,SERIAL,WWN,FSTYPE,PTTYPE,LABEL,\
                        PARTLABEL,MOUNTPOINTS";
@@ -64,6 +66,8 @@ pub struct Disk {
     /// The RAID controller's driver, where it is behind one: then it is a volume or a disk that the controller hands on,
     /// and how the disks of a volume are is not visible here.
     pub raid_controller: Option<String>,
+    /// What it says of its own health.
+    pub health: Health,
     /// What is on it: signatures of partition tables and file systems, as sentences' parts. Empty: it is blank.
     pub contents: Vec<String>,
     /// The kind of firmware RAID that it is a member of, by libblkid's name, such as `isw_raid_member` (Intel).
@@ -171,7 +175,7 @@ impl Row {
     }
 }
 
-/// Reads `lsblk`'s answer; `drivers`: the driver of a disk's controller, by device file. Disks without a medium, and what
+/// Reads `lsblk`'s answer, which knows nothing of health; `drivers`: the driver of a disk's controller, by device file. Disks without a medium, and what
 /// is no disk, are left out.
 ///
 /// # Errors
@@ -208,6 +212,7 @@ pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Di
                 .get(&row.path)
                 .filter(|driver| RAID_DRIVERS.contains(&driver.as_str()))
                 .cloned(),
+            health: Health::NotVisible,
             contents,
             firmware_raid: kinds
                 .find(|kind| kind.ends_with(FIRMWARE_RAID) && *kind != LINUX_RAID)
@@ -229,7 +234,12 @@ pub fn read() -> Result<Vec<Disk>, InventoryError> {
         .env("LC_ALL", "C")
         .read()
         .map_err(InventoryError::Run)?;
-    parse(&answer, &drivers(Path::new("/sys/block")))
+    let mut disks = parse(&answer, &drivers(Path::new("/sys/block")))?;
+    // What a volume answers is its controller's word, and says nothing of its disks.
+    for disk in disks.iter_mut().filter(|disk| disk.raid_controller.is_none()) {
+        disk.health = smart::ask(&disk.device);
+    }
+    Ok(disks)
 }
 
 /// The driver of each disk's controller: of the nearest device above it that is on the PCI bus.

@@ -21,6 +21,7 @@ use crate::disks::{self, Devices, Selector};
 use crate::inventory::{self, Disk};
 use crate::layout::{self, DATA, Partition};
 use crate::plan::{self, Firmware, Profile};
+use crate::smart::Health;
 use crate::volume::{REPLACING, Volume};
 use crate::{btrfs, table};
 
@@ -74,6 +75,10 @@ pub struct Used {
     pub title: String,
     /// Errors on it, see [`crate::volume::Device::errors`].
     pub errors: u64,
+    /// What it says of its own health.
+    pub health: Health,
+    /// The RAID controller's driver, where it is a volume behind one.
+    pub raid_controller: Option<String>,
 }
 
 /// A disk that is not the machine's.
@@ -204,10 +209,6 @@ impl Machine {
         let used = self.used(&volumes)?;
         let inventory =
             inventory::read().map_err(|error| LifeError::step("looking for the disks")(&error))?;
-        let title = |device: &Path| {
-            let disk = inventory.iter().find(|disk| disk.device == device);
-            disk.map_or_else(|| device.display().to_string(), Disk::title)
-        };
         let errors = |disk: &disks::Disk| {
             let of = |found: &disks::Found| {
                 let numbers = volumes.iter().filter_map(|volume| {
@@ -229,15 +230,18 @@ impl Machine {
                 _ => None,
             },
         };
+        let mine = |disk: &disks::Disk| {
+            let known = inventory.iter().find(|known| known.device == disk.device);
+            Used {
+                device: disk.device.clone(),
+                title: known.map_or_else(|| disk.device.display().to_string(), Disk::title),
+                errors: errors(disk),
+                health: known.map(|known| known.health).unwrap_or_default(),
+                raid_controller: known.and_then(|known| known.raid_controller.clone()),
+            }
+        };
         Ok(Report {
-            used: used
-                .iter()
-                .map(|disk| Used {
-                    device: disk.device.clone(),
-                    title: title(&disk.device),
-                    errors: errors(disk),
-                })
-                .collect(),
+            used: used.iter().map(mine).collect(),
             missing: volumes.iter().map(|volume| volume.missing().len()).max().unwrap_or_default(),
             others: inventory.iter().filter(|disk| !devices.contains(&disk.device)).map(other).collect(),
         })
@@ -609,6 +613,7 @@ mod tests {
             model: Some("EVO".into()),
             serial: None,
             raid_controller: None,
+            health: Health::NotVisible,
             contents: Vec::new(),
             firmware_raid: None,
             uses: Vec::new(),

@@ -6,11 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use bytesize::ByteSize;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::inventory::{Disk, Transport, gigabytes};
 use crate::layout::{self, MINIMUM_DISK_BYTES, Partition};
+use crate::smart::Health;
 
 /// How the machine boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +43,17 @@ pub struct Filter {
     /// Device file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// At least so many bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_bytes: Option<u64>,
-    /// At most so many bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<u64>,
+    /// At least so large, in bytes; written as a number, or such as `400 GB`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "size")]
+    pub min_size: Option<u64>,
+    /// At most so large, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "size")]
+    pub max_size: Option<u64>,
+}
+
+/// A size as people write it. It is written as a number of bytes, since words round.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    ByteSize::deserialize(from).map(|size| Some(size.as_u64()))
 }
 
 impl Filter {
@@ -58,8 +65,8 @@ impl Filter {
         self.model.as_ref().is_none_or(|model| within(model, &disk.model))
             && self.serial.as_ref().is_none_or(|serial| disk.serial.as_ref() == Some(serial))
             && self.path.as_ref().is_none_or(|path| *path == disk.device)
-            && self.min_bytes.is_none_or(|least| disk.size_bytes >= least)
-            && self.max_bytes.is_none_or(|most| disk.size_bytes <= most)
+            && self.min_size.is_none_or(|least| disk.size_bytes >= least)
+            && self.max_size.is_none_or(|most| disk.size_bytes <= most)
     }
 }
 
@@ -69,8 +76,8 @@ impl std::fmt::Display for Filter {
             self.model.as_ref().map(|model| format!("model {model:?}")),
             self.serial.as_ref().map(|serial| format!("serial {serial:?}")),
             self.path.as_ref().map(|path| format!("path {}", path.display())),
-            self.min_bytes.map(|bytes| format!("at least {bytes} bytes")),
-            self.max_bytes.map(|bytes| format!("at most {bytes} bytes")),
+            self.min_size.map(|bytes| format!("at least {}", gigabytes(bytes))),
+            self.max_size.map(|bytes| format!("at most {}", gigabytes(bytes))),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
@@ -246,6 +253,9 @@ fn reserve(disk: &Disk) -> Option<String> {
     if !disk.contents.is_empty() {
         return Some(format!("is not empty: it holds {}", disk.contents.join(", ")));
     }
+    if disk.health == Health::Failing {
+        return Some("says that it fails soon (SMART); name it to use it all the same".into());
+    }
     None
 }
 
@@ -273,6 +283,9 @@ pub fn plan(inventory: &[Disk], wish: &Wish, firmware: Firmware) -> Result<Plan,
                     reason: format!("does not take the layout: {error}"),
                 }
             })?;
+        if disk.health == Health::Failing {
+            notes.push(format!("{} says that it fails soon (SMART): take another.", disk.title()));
+        }
         if let Some(driver) = &disk.raid_controller {
             notes.push(format!(
                 "{} is behind a RAID controller ({driver}): how its disks are is not visible here; watch the \

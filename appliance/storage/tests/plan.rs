@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use storage::inventory::{Disk, parse};
 use storage::plan::{Filter, Firmware, Plan, Profile, Wish, plan};
+use storage::smart::Health;
 
 fn fixture(name: &str) -> String {
     let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -196,18 +197,34 @@ fn what_is_named_is_taken_or_refused_and_nothing_else() {
     let table = [
         (Filter { model: Some("intel".into()), ..Filter::default() }, vec!["nvme0n1"]),
         (Filter { serial: Some("H2".into()), ..Filter::default() }, vec!["sdb"]),
-        (Filter { min_bytes: Some(900_000_000_000), ..Filter::default() }, vec!["sda", "sdb"]),
-        (Filter { max_bytes: Some(900_000_000_000), ..Filter::default() }, vec!["nvme0n1"]),
+        (Filter { min_size: Some(900_000_000_000), ..Filter::default() }, vec!["sda", "sdb"]),
+        (Filter { max_size: Some(900_000_000_000), ..Filter::default() }, vec!["nvme0n1"]),
     ];
     for (filter, expected) in table {
         let plan = plan(&machine("mixed"), &named(filter.clone()), Firmware::Uefi).unwrap();
         assert_eq!(taken(&plan), expected, "{filter}");
     }
-    let none = Filter { model: Some("intel".into()), min_bytes: Some(900_000_000_000), ..Filter::default() };
+    let none = Filter { model: Some("intel".into()), min_size: Some(900_000_000_000), ..Filter::default() };
     assert_eq!(
         plan(&machine("mixed"), &named(none), Firmware::Uefi).unwrap_err().to_string(),
-        "no disk is model \"intel\", at least 900000000000 bytes; there are: /dev/sda (1.0 TB, ST1000NM0008, H1), \
+        "no disk is model \"intel\", at least 900 GB; there are: /dev/sda (1.0 TB, ST1000NM0008, H1), \
          /dev/sdb (1.0 TB, ST1000NM0008, H2), /dev/nvme0n1 (480 GB, INTEL SSDPE, N1)"
+    );
+}
+
+#[test]
+fn a_disk_that_says_that_it_fails_is_taken_only_by_name() {
+    let mut disks = machine("two-equal");
+    disks[1].health = Health::Failing;
+    let blank = plan(&disks, &Wish::default(), Firmware::Uefi).unwrap();
+    assert_eq!(taken(&blank), ["sda"]);
+    assert_eq!(reason(&blank, "sdb"), "says that it fails soon (SMART); name it to use it all the same");
+    let by_name = plan(&disks, &named(path("/dev/sdb")), Firmware::Uefi).unwrap();
+    assert_eq!(taken(&by_name), ["sdb"]);
+    assert!(
+        by_name.notes[0].contains("says that it fails soon (SMART): take another"),
+        "{:?}",
+        by_name.notes
     );
 }
 

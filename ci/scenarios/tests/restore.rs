@@ -56,9 +56,9 @@ mod full {
 
     /// Bytes of the tar that are unpacked, by the program.
     fn unpacked(node: &Machine) -> Result<u64> {
-        let status = node.run_ok("monitor-link restore status", COMMAND)?;
-        let bytes = status.split_once("restored: ").and_then(|(_, rest)| rest.split_once(" of "));
-        bytes.with_context(|| status.clone())?.0.parse().with_context(|| status.clone())
+        let status = node.run_ok("monitor-link restore status --json", COMMAND)?;
+        let parsed: serde_json::Value = serde_json::from_str(&status)?;
+        parsed["stage"]["unpacking"].as_u64().with_context(|| format!("it is not being unpacked: {status}"))
     }
 
     #[test]

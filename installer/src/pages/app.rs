@@ -595,6 +595,7 @@ pub(super) mod testing {
             model: Some("EVO".into()),
             serial: Some(format!("S-{name}")),
             raid_controller: None,
+            health: storage::smart::Health::NotVisible,
             contents: contents.iter().map(ToString::to_string).collect(),
             firmware_raid: None,
             uses: Vec::new(),

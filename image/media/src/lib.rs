@@ -1,0 +1,93 @@
+//! Virtual machine packages from a raw disk: streamOptimized VMDK, OVA, XVA; and what hypervisors refuse of them.
+//!
+//! Everything is streamed in one pass with all cores, holes are skipped, and memory does not grow with the disk. **Identical
+//! input gives identical bytes**: no clock, no random number, no dependence on the number of cores or on which zeros of the disk
+//! are holes; identities (content ids, UUIDs, dates) are the caller's.
+//!
+//! ```no_run
+//! use media::{Source, vmdk};
+//! let disk = Source::open("disk.raw".as_ref())?;
+//! let options = vmdk::Options { name: "disk.vmdk".into(), level: 6, content_id: [7; 16] };
+//! let file = std::fs::File::create("disk.vmdk")?;
+//! vmdk::write(&disk, &options, std::io::BufWriter::new(file), &mut |done| println!("{done} bytes"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The crate knows nothing of how the disk came to be. VHD and VHDX are left to `qemu-img`, whose files their hypervisor takes.
+
+mod gzip;
+mod member;
+mod ordered;
+pub mod ova;
+pub mod ovf;
+pub mod profile;
+mod source;
+pub mod verify;
+pub mod vmdk;
+mod xml;
+pub mod xva;
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+pub use source::{Source, is_zero};
+
+/// 1 MiB in bytes.
+pub const MIB: u64 = 1 << 20;
+
+/// What boots a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+}
+
+/// How many bytes of the disk's data are done.
+pub type Progress<'p> = dyn FnMut(u64) + 'p;
+
+/// Why a package cannot be made or read.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file cannot be opened or inspected.
+    #[error("cannot open {}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        cause: io::Error,
+    },
+    /// A disk that no hypervisor takes.
+    #[error("{} has {bytes} bytes; a disk must be of whole MiB: enlarge it with `truncate --size=%1M`", path.display())]
+    Size {
+        /// Which.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The disk cannot be read.
+    #[error("cannot read the disk: {0}")]
+    Read(io::Error),
+    /// The package cannot be written.
+    #[error("cannot write the package: {0}")]
+    Write(io::Error),
+    /// More than the format has room for.
+    #[error("{what} is larger than {format} allows ({limit})")]
+    TooLarge {
+        /// What.
+        what: String,
+        /// Of which format.
+        format: &'static str,
+        /// How much it allows.
+        limit: &'static str,
+    },
+    /// A file that is no package.
+    #[error("{} is no OVA, VMDK, VHDX, VHD, XVA or ISO", .0.display())]
+    Unknown(PathBuf),
+    /// A thread ended before its work did, which is an error of the program.
+    #[error("a thread ended before its work was done")]
+    Worker,
+}

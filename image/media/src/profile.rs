@@ -1,0 +1,331 @@
+//! Targets: what kind of machine a package is for, one YAML file each in `firmware-profiles/`.
+//!
+//! A new target is a new file. What cannot go together is refused when the file is read, not when a hypervisor does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use crate::{Firmware, MIB};
+
+/// A target.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// What it is, for people.
+    pub title: String,
+    /// What boots it.
+    pub firmware: Boot,
+    /// Whether firmware takes signed boot loaders only.
+    #[serde(default)]
+    pub secure_boot: bool,
+    /// Its disk.
+    pub disk: Disk,
+    /// Its network card.
+    pub nic: Nic,
+    /// Processors and memory by number of devices, smallest first; the first is the default.
+    pub sizes: Vec<Size>,
+    /// What is made for it.
+    pub packages: Vec<Package>,
+    /// Drivers that must be in the initrd, or it does not find its disk, its keyboard or its network.
+    pub drivers: Vec<String>,
+}
+
+/// What boots a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boot {
+    /// BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+    /// Either.
+    Any,
+}
+
+/// The disk of a target.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// What it is attached to.
+    pub bus: Bus,
+    /// Its size in bytes, written such as `100 GiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub size: u64,
+}
+
+/// Processors and memory.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// For so many monitored devices.
+    pub devices: u32,
+    /// Processors.
+    pub cores: u32,
+    /// Memory in bytes, written such as `6 GiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub memory: u64,
+}
+
+/// What a disk is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bus {
+    /// VMware's paravirtual SCSI.
+    Pvscsi,
+    /// LSI Logic parallel SCSI.
+    LsiLogic,
+    /// IDE.
+    Ide,
+    /// Hyper-V's SCSI.
+    Hyperv,
+    /// Xen's block device.
+    Xen,
+    /// Whatever there is.
+    Any,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nic {
+    /// VMware's paravirtual one.
+    Vmxnet3,
+    /// Intel 82574.
+    E1000e,
+    /// Hyper-V's.
+    Hyperv,
+    /// Xen's.
+    Xen,
+    /// Whatever there is.
+    Any,
+}
+
+/// What is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Package {
+    /// Open Virtual Appliance.
+    Ova,
+    /// VHDX with what a Windows administrator needs beside it, in a zip.
+    HypervZip,
+    /// XenServer's machine.
+    Xva,
+    /// The disk alone, for XenServer.
+    Vhd,
+    /// The installation medium.
+    Iso,
+    /// The disk alone, as it is.
+    Raw,
+}
+
+/// What is wrong with a target's file.
+#[derive(Debug, Error)]
+pub enum ProfileError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        cause: std::io::Error,
+    },
+    /// The file is no target.
+    #[error("{}: {cause}", path.display())]
+    Wrong {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    ByteSize::deserialize(from).map(|size| size.as_u64())
+}
+
+impl Profile {
+    /// Reads a target.
+    ///
+    /// # Errors
+    /// A sentence that names the field and what is wrong.
+    pub fn from_yaml(yaml: &str) -> Result<Self, String> {
+        let profile: Self = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// The driver without which the disk is not found, and that of the network card.
+    fn needed_drivers(&self) -> Vec<(&'static str, &'static str)> {
+        let disk = match self.disk.bus {
+            Bus::Pvscsi => Some(("disk.bus: pvscsi", "vmw_pvscsi")),
+            Bus::LsiLogic => Some(("disk.bus: lsilogic", "mptspi")),
+            Bus::Ide => Some(("disk.bus: ide", "ata_piix")),
+            Bus::Hyperv => Some(("disk.bus: hyperv", "hv_storvsc")),
+            Bus::Xen => Some(("disk.bus: xen", "xen-blkfront")),
+            Bus::Any => None,
+        };
+        let nic = match self.nic {
+            Nic::Vmxnet3 => Some(("nic: vmxnet3", "vmxnet3")),
+            Nic::E1000e => Some(("nic: e1000e", "e1000e")),
+            Nic::Hyperv => Some(("nic: hyperv", "hv_netvsc")),
+            Nic::Xen => Some(("nic: xen", "xen-netfront")),
+            Nic::Any => None,
+        };
+        disk.into_iter().chain(nic).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.secure_boot && self.firmware != Boot::Uefi {
+            return Err("secure_boot: only firmware: uefi has it".into());
+        }
+        if self.disk.size == 0 || !self.disk.size.is_multiple_of(MIB) {
+            return Err(format!(
+                "disk.size: {} bytes are no whole MiB; write it such as `100 GiB`",
+                self.disk.size
+            ));
+        }
+        if self.sizes.is_empty() {
+            return Err("sizes: at least one is needed".into());
+        }
+        if !self.sizes.is_sorted_by(|before, after| before.devices < after.devices) {
+            return Err("sizes: the smallest number of devices comes first, and each once".into());
+        }
+        if self
+            .sizes
+            .iter()
+            .any(|size| size.cores == 0 || size.memory == 0 || !size.memory.is_multiple_of(MIB))
+        {
+            return Err("sizes: cores and memory are needed, memory in whole MiB".into());
+        }
+        if self.packages.is_empty() {
+            return Err("packages: at least one is needed".into());
+        }
+        for package in &self.packages {
+            self.check_package(*package)?;
+        }
+        for (what, driver) in self.needed_drivers() {
+            if !self.drivers.iter().any(|listed| listed.replace('-', "_") == driver.replace('-', "_")) {
+                return Err(format!("drivers: {what} needs {driver}, which is not listed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_package(&self, package: Package) -> Result<(), String> {
+        let (bus, nic) = (self.disk.bus, self.nic);
+        let (fits, what) = match package {
+            Package::Ova => (
+                matches!(bus, Bus::Pvscsi | Bus::LsiLogic) && matches!(nic, Nic::Vmxnet3 | Nic::E1000e),
+                "ova: bus pvscsi or lsilogic, nic vmxnet3 or e1000e",
+            ),
+            Package::HypervZip => (
+                nic == Nic::Hyperv
+                    && matches!((self.firmware, bus), (Boot::Bios, Bus::Ide) | (Boot::Uefi, Bus::Hyperv)),
+                "hyperv-zip: firmware bios with bus ide, or uefi with hyperv; nic hyperv",
+            ),
+            Package::Xva => (
+                bus == Bus::Xen && nic == Nic::Xen && self.firmware != Boot::Any,
+                "xva: bus xen, nic xen, and one firmware",
+            ),
+            Package::Vhd => (bus == Bus::Xen, "vhd: bus xen"),
+            Package::Iso | Package::Raw => (true, ""),
+        };
+        if fits { Ok(()) } else { Err(format!("packages: {what}")) }
+    }
+
+    /// The one firmware of the target, where it has one.
+    pub fn one_firmware(&self) -> Option<Firmware> {
+        match self.firmware {
+            Boot::Bios => Some(Firmware::Bios),
+            Boot::Uefi => Some(Firmware::Uefi),
+            Boot::Any => None,
+        }
+    }
+}
+
+impl fmt::Display for Package {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ova => "ova",
+            Self::HypervZip => "hyperv-zip",
+            Self::Xva => "xva",
+            Self::Vhd => "vhd",
+            Self::Iso => "iso",
+            Self::Raw => "raw",
+        })
+    }
+}
+
+/// Reads all targets of a folder: file name without `.yaml` → target.
+///
+/// # Errors
+/// [`ProfileError`], of the first file in the order of names.
+pub fn read_all(folder: &Path) -> Result<BTreeMap<String, Profile>, ProfileError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| ProfileError::Read { path, cause }
+    };
+    let mut profiles = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(failed(folder))? {
+        let path = entry.map_err(failed(folder))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(name) = name.strip_suffix(".yaml") else { continue };
+        let yaml = std::fs::read_to_string(&path).map_err(failed(&path))?;
+        let profile =
+            Profile::from_yaml(&yaml).map_err(|cause| ProfileError::Wrong { path: path.clone(), cause })?;
+        profiles.insert(name.to_owned(), profile);
+    }
+    Ok(profiles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../firmware-profiles")
+    }
+
+    #[test]
+    fn the_targets_of_this_repository_are_sound() {
+        let profiles = read_all(&folder()).unwrap();
+        let names: Vec<&str> = profiles.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["bare-metal", "esxi", "hyperv-gen1", "hyperv-gen2", "xenserver-bios", "xenserver-uefi"]
+        );
+        // Design, "Sizing".
+        for (name, profile) in &profiles {
+            let sizes: Vec<_> =
+                profile.sizes.iter().map(|size| (size.devices, size.cores, size.memory >> 30)).collect();
+            assert_eq!(sizes, [(2000, 4, 6), (10000, 6, 8)], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_by_name() {
+        let esxi = std::fs::read_to_string(folder().join("esxi.yaml")).unwrap();
+        let table = [
+            ("firmware: uefi", "firmware: bios", "secure_boot: only firmware: uefi has it"),
+            ("firmware: uefi", "firmware: efi", "unknown variant `efi`"),
+            ("size: 100 GiB", "size: 100.5 MB", "disk.size: 100500000 bytes are no whole MiB"),
+            ("size: 100 GiB", "size: much", "much"),
+            ("bus: pvscsi", "bus: ide", "packages: ova: bus pvscsi or lsilogic"),
+            ("nic: vmxnet3", "nic: xen", "packages: ova:"),
+            ("[vmw_pvscsi, ", "[", "drivers: disk.bus: pvscsi needs vmw_pvscsi, which is not listed"),
+            ("devices: 2000", "devices: 20000", "sizes: the smallest number"),
+            ("packages: [ova]", "packages: []", "packages: at least one"),
+            ("title:", "titel:", "titel"),
+        ];
+        for (from, to, expected) in table {
+            assert!(esxi.contains(from), "{from}");
+            let error = Profile::from_yaml(&esxi.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{from} -> {to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Rules of OVA: the tar and its manifest.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha512};
+use tar::{Archive, EntryType};
+
+use super::part::Part;
+use super::{Findings, ovf, vmdk};
+use crate::Error;
+
+/// The longest description and manifest that are read.
+const TEXT_LIMIT: u64 = 4 << 20;
+/// Members of an archive that are looked at.
+const MEMBERS_LIMIT: usize = 10_000;
+
+/// A member.
+struct Member<'f> {
+    name: String,
+    part: Part<'f>,
+}
+
+/// Looks at an OVA.
+pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
+    let members = members(file, findings);
+    let ends_with = |end: &str| members.iter().position(|member| member.name.to_lowercase().ends_with(end));
+    let Some(description) = ends_with(".ovf") else {
+        findings.add("ova.ovf-first", "there is no .ovf in it");
+        return Ok(());
+    };
+    findings.check(description == 0, "ova.ovf-first", || {
+        format!("{} comes after {description} other members", members[description].name)
+    });
+    let manifest = ends_with(".mf");
+    if let Some(text) = manifest.and_then(|at| text(&members[at], findings)) {
+        sums(&text, &members, findings)?;
+    }
+    let Some(text) = text(&members[description], findings) else { return Ok(()) };
+    let Some(described) = ovf::verify(&text, findings) else { return Ok(()) };
+    // The order of members is that of the description.
+    let mut before = description.max(manifest.unwrap_or(0));
+    for file in &described.files {
+        let Some(at) = members.iter().position(|member| member.name == file.name) else {
+            findings.add("ovf.file-there", format!("{} is not in the archive", file.name));
+            continue;
+        };
+        findings.check(at > before, "ova.order", || format!("{} comes too early", file.name));
+        before = at.max(before);
+        let part = members[at].part;
+        findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), "ovf.file-size", || {
+            format!("{} has {} bytes, and ovf:size says {:?}", file.name, part.bytes, file.bytes)
+        });
+        if file.name.to_lowercase().ends_with(".vmdk") {
+            let capacity = vmdk::verify(&part, &file.name, findings)?;
+            findings.check(
+                capacity.is_none() || file.capacity.is_none() || capacity == file.capacity,
+                "ovf.capacity-equal",
+                || {
+                    format!(
+                        "{} is of {capacity:?} bytes, and the description says {:?}",
+                        file.name, file.capacity
+                    )
+                },
+            );
+        }
+    }
+    Ok(())
+}
+
+fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
+    let mut members = Vec::new();
+    let mut archive = Archive::new(file.stream());
+    let entries = match archive.entries_with_seek() {
+        Ok(entries) => entries.raw(true),
+        Err(error) => {
+            findings.add("ova.readable", error.to_string());
+            return members;
+        }
+    };
+    for entry in entries.take(MEMBERS_LIMIT) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                findings.add("ova.readable", error.to_string());
+                break;
+            }
+        };
+        let header = entry.header();
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        match header.entry_type() {
+            EntryType::Regular => {}
+            EntryType::Directory => {
+                findings.add("ova.names", format!("{name} is a directory"));
+                continue;
+            }
+            EntryType::XHeader
+            | EntryType::XGlobalHeader
+            | EntryType::GNULongName
+            | EntryType::GNULongLink => {
+                findings.add("ova.ustar", format!("{name} is an extended header"));
+                continue;
+            }
+            other => {
+                findings.add("ova.names", format!("{name} is of kind {other:?}"));
+                continue;
+            }
+        }
+        findings
+            .check(!name.contains('/') && !name.is_empty(), "ova.names", || format!("it is called {name:?}"));
+        // The first bit of the field says that the size is binary, as GNU tar writes what has no room.
+        findings.check(header.as_bytes()[124] & 0x80 == 0, "ova.member-size", || {
+            format!("{name} has {} bytes", entry.size())
+        });
+        let part = file.part(entry.raw_file_position(), entry.size());
+        findings.check(part.bytes == entry.size(), "ova.readable", || format!("{name} is cut"));
+        members.push(Member { name, part });
+    }
+    members
+}
+
+fn text(member: &Member<'_>, findings: &mut Findings) -> Option<String> {
+    let bytes =
+        (member.part.bytes <= TEXT_LIMIT).then(|| member.part.read(0, member.part.bytes as usize).ok());
+    let text = bytes.flatten().and_then(|bytes| String::from_utf8(bytes).ok());
+    findings.check(text.is_some(), "ova.readable", || format!("{} is no text", member.name));
+    text
+}
+
+/// A line of a manifest: algorithm, name, digest.
+fn line(line: &str) -> Option<(&str, &str, &str)> {
+    let (algorithm, rest) = line.split_once('(')?;
+    let (name, digest) = rest.split_once(")= ")?;
+    let known = ["SHA1", "SHA256", "SHA512"].contains(&algorithm);
+    (known && !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .then_some((algorithm, name, digest))
+}
+
+fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(), Error> {
+    let mut listed = BTreeMap::new();
+    for text in text.lines().filter(|text| !text.trim().is_empty()) {
+        let Some((algorithm, name, digest)) = line(text) else {
+            findings.add("ova.manifest-form", format!("a line is {text:?}"));
+            continue;
+        };
+        findings.check(algorithm != "SHA1", "ova.manifest-sha1", || format!("{name} has SHA1"));
+        if listed.insert(name, (algorithm, digest)).is_some() {
+            findings.add("ova.manifest-complete", format!("{name} is listed twice"));
+        }
+    }
+    for member in members {
+        let lower = member.name.to_lowercase();
+        if lower.ends_with(".mf") || lower.ends_with(".cert") {
+            continue;
+        }
+        let Some((algorithm, digest)) = listed.remove(member.name.as_str()) else {
+            findings.add("ova.manifest-complete", format!("{} is not listed", member.name));
+            continue;
+        };
+        let found = match algorithm {
+            "SHA1" => of_part::<Sha1>(&member.part)?,
+            "SHA512" => of_part::<Sha512>(&member.part)?,
+            _ => of_part::<Sha256>(&member.part)?,
+        };
+        findings.check(found.eq_ignore_ascii_case(digest), "ova.manifest-digest", || {
+            format!("{} has {found}", member.name)
+        });
+    }
+    for name in listed.keys() {
+        findings.add("ova.manifest-complete", format!("{name} is listed and not there"));
+    }
+    Ok(())
+}
+
+fn of_part<D: Digest>(part: &Part<'_>) -> Result<String, Error> {
+    let mut digest = D::new();
+    let mut stream = part.stream();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match stream.read(&mut buffer).map_err(Error::Read)? {
+            0 => break,
+            count => digest.update(&buffer[..count]),
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

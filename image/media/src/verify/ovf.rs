@@ -1,0 +1,169 @@
+//! Rules of OVF: the description.
+
+use roxmltree::{Document, Node};
+
+use super::Findings;
+use crate::MIB;
+use crate::ovf::STREAM_OPTIMIZED;
+
+const ENVELOPE: &str = "http://schemas.dmtf.org/ovf/envelope/1";
+const VMWARE: &str = "http://www.vmware.com/schema/ovf";
+/// The newest virtual hardware that vSphere 7 knows.
+const HARDWARE_LIMIT: u32 = 17;
+/// Guests that only new hosts know.
+const NEW_GUESTS: [&str; 4] = ["debian12Guest", "debian12_64Guest", "debian13Guest", "debian13_64Guest"];
+/// Kinds of devices as VMware writes them.
+const DEVICES: [&str; 12] = [
+    "lsilogic",
+    "lsilogicsas",
+    "buslogic",
+    "VirtualSCSI",
+    "vmware.sata.ahci",
+    "vmware.nvme.controller",
+    "VmxNet3",
+    "VmxNet2",
+    "E1000",
+    "E1000e",
+    "PCNet32",
+    "vmware.cdrom.remotepassthrough",
+];
+
+/// A file that the description names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct File {
+    pub name: String,
+    /// Its size, if that is said.
+    pub bytes: Option<u64>,
+    /// Size of the disk in it, if it is one and that is said.
+    pub capacity: Option<u64>,
+}
+
+/// What the description is about.
+#[derive(Debug)]
+pub struct Described {
+    pub files: Vec<File>,
+}
+
+fn children<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+    node.descendants().filter(move |node| node.is_element() && node.tag_name().name() == name)
+}
+
+fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    node.attribute((ENVELOPE, name)).or_else(|| node.attribute(name))
+}
+
+/// Looks at a description; `None`: it is none.
+pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            findings.add("ovf.well-formed", error.to_string());
+            return None;
+        }
+    };
+    let root = document.root_element();
+    if root.tag_name().name() != "Envelope" || root.tag_name().namespace() != Some(ENVELOPE) {
+        findings.add("ovf.well-formed", format!("its root is {:?}", root.tag_name()));
+        return None;
+    }
+    let systems = children(root, "VirtualSystem").count();
+    let collections = children(root, "VirtualSystemCollection").count();
+    findings.check((systems, collections) == (1, 0), "ovf.one-system", || {
+        format!("there are {systems} virtual systems and {collections} collections")
+    });
+    hardware(root, findings);
+    sections(root, findings);
+    Some(Described { files: files(root, findings) })
+}
+
+fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
+    for node in children(root, "VirtualSystemType") {
+        let families: Vec<&str> = node.text().unwrap_or_default().split_whitespace().collect();
+        let is_known = |family: &&str| {
+            family
+                .strip_prefix("vmx-")
+                .and_then(|number| number.parse().ok())
+                .is_some_and(|number: u32| number <= HARDWARE_LIMIT)
+        };
+        findings.check(families.iter().any(is_known), "ovf.hardware", || {
+            format!("it asks for {}", families.join(" "))
+        });
+    }
+    for node in children(root, "OperatingSystemSection") {
+        let guest = node.attribute((VMWARE, "osType")).unwrap_or_default();
+        findings.check(!NEW_GUESTS.contains(&guest), "ovf.guest", || format!("it is {guest}"));
+    }
+    for node in children(root, "ResourceSubType") {
+        let kind = node.text().unwrap_or_default().trim();
+        let meant = DEVICES.iter().find(|known| known.eq_ignore_ascii_case(kind));
+        findings.check(meant.is_none_or(|known| *known == kind), "ovf.device-case", || {
+            format!("it says {kind}, which is {}", meant.unwrap_or(&""))
+        });
+    }
+    for name in ["Config", "ExtraConfig"] {
+        for node in children(root, name).filter(|node| node.tag_name().namespace() == Some(VMWARE)) {
+            let key = node.attribute((VMWARE, "key")).unwrap_or_default();
+            findings.check(attribute(node, "required") == Some("false"), "ovf.required", || {
+                format!("{key} is not")
+            });
+        }
+    }
+}
+
+fn sections(root: Node<'_, '_>, findings: &mut Findings) {
+    for node in root.descendants().filter(Node::is_element) {
+        let name = node.tag_name().name();
+        let lower = name.to_lowercase();
+        if lower.starts_with("bootorder") {
+            findings.add("ovf.boot-order", format!("there is a {name}"));
+        } else if lower.starts_with("eula") {
+            findings.add("ovf.eula", format!("there is an {name}"));
+        } else if lower == "virtualsystemotherconfigurationdata"
+            || node.tag_name().namespace().is_some_and(|space| space.to_lowercase().contains("xen"))
+        {
+            findings.add("ovf.xen", format!("there is {name}"));
+        }
+    }
+}
+
+fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
+    let disks: Vec<Node<'_, '_>> = children(root, "Disk").collect();
+    let mut files = Vec::new();
+    for node in children(root, "File") {
+        let name = attribute(node, "href").unwrap_or_default().to_owned();
+        let id = attribute(node, "id");
+        let disk = disks.iter().find(|disk| id.is_some() && attribute(**disk, "fileRef") == id);
+        if let Some(disk) = disk {
+            let format = attribute(*disk, "format").unwrap_or_default();
+            findings.check(format == STREAM_OPTIMIZED || !format.contains("vmdk"), "ovf.format", || {
+                format!("{name} is {format:?}")
+            });
+        }
+        let capacity = disk.and_then(|disk| capacity(*disk));
+        findings.check(
+            disk.is_none() || capacity.is_some_and(|bytes| bytes.is_multiple_of(MIB)),
+            "ovf.capacity",
+            || format!("{name} is said to be of {capacity:?} bytes"),
+        );
+        let bytes = attribute(node, "size").and_then(|size| size.parse().ok());
+        files.push(File { name, bytes, capacity });
+    }
+    files
+}
+
+/// A disk's capacity in bytes, where it is understood.
+fn capacity(disk: Node<'_, '_>) -> Option<u64> {
+    let number: u64 = attribute(disk, "capacity")?.parse().ok()?;
+    let unit = match attribute(disk, "capacityAllocationUnits") {
+        None => 1,
+        Some(units) => {
+            let units: String = units.chars().filter(|character| !character.is_whitespace()).collect();
+            match units.strip_prefix("byte") {
+                Some("") => 1,
+                Some(power) => 1u64.checked_shl(power.strip_prefix("*2^")?.parse().ok()?)?,
+                None => return None,
+            }
+        }
+    };
+    number.checked_mul(unit)
+}

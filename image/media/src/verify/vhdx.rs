@@ -1,0 +1,118 @@
+//! Rules of VHDX.
+
+use super::Findings;
+use super::part::{Part, le32, le64};
+use crate::{Error, MIB};
+
+const HEADER: usize = 4096;
+const TABLE: usize = 64 << 10;
+/// Where both headers and both region tables are.
+const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+const TABLES: [u64; 2] = [192 << 10, 256 << 10];
+/// GUIDs as they lie in the file.
+const METADATA: [u8; 16] =
+    [0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b, 0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e];
+const BAT: [u8; 16] =
+    [0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42, 0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08];
+const PARAMETERS: [u8; 16] =
+    [0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d, 0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b];
+const SIZE: [u8; 16] =
+    [0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48, 0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8];
+/// Entries of a table that are believed.
+const ENTRIES: u32 = 2047;
+
+/// CRC-32C of a structure whose own checksum, at 4, counts as zero.
+fn has_checksum(bytes: &[u8]) -> bool {
+    let mut zeroed = bytes.to_vec();
+    zeroed[4..8].fill(0);
+    crc32c::crc32c(&zeroed) == le32(bytes, 4)
+}
+
+/// Looks at a VHDX.
+pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
+    let mut newest: Option<Vec<u8>> = None;
+    for at in HEADERS {
+        let header =
+            file.read(at, HEADER).ok().filter(|bytes| bytes.starts_with(b"head") && has_checksum(bytes));
+        match header {
+            None => findings.add("vhdx.headers", format!("the header at {at} is damaged")),
+            Some(header) => {
+                if newest.as_ref().is_none_or(|other| le64(&header, 8) > le64(other, 8)) {
+                    newest = Some(header);
+                }
+            }
+        }
+    }
+    let Some(header) = newest else { return Ok(()) };
+    findings.check(header[48..64] == [0; 16], "vhdx.log", || "it is not".into());
+    let mut regions = None;
+    for at in TABLES {
+        let table =
+            file.read(at, TABLE).ok().filter(|bytes| bytes.starts_with(b"regi") && has_checksum(bytes));
+        match table {
+            None => findings.add("vhdx.headers", format!("the region table at {at} is damaged")),
+            Some(table) => regions = regions.or(Some(table)),
+        }
+    }
+    let Some(regions) = regions else { return Ok(()) };
+    let region = |guid: &[u8; 16]| {
+        let count = le32(&regions, 8).min(ENTRIES) as usize;
+        let entry = (0..count).map(|number| 16 + number * 32).find(|at| regions[*at..at + 16] == *guid)?;
+        Some(file.part(le64(&regions, entry + 16), le32(&regions, entry + 24).into()))
+    };
+    let (Some(metadata), Some(bat)) = (region(&METADATA), region(&BAT)) else {
+        findings.add("vhdx.readable", "metadata or the table of blocks is missing");
+        return Ok(());
+    };
+    let Some((size, block, has_parent)) = disk(&metadata) else {
+        findings.add("vhdx.readable", "its metadata does not say what disk it is");
+        return Ok(());
+    };
+    findings
+        .check(size > 0 && size.is_multiple_of(MIB), "vhdx.whole-mib", || format!("it is of {size} bytes"));
+    findings.check(block == MIB, "vhdx.block-size", || format!("they are of {block} bytes"));
+    findings.check(!has_parent, "vhdx.parent", || "it has one".into());
+    blocks(file, &bat, size, block, findings);
+    Ok(())
+}
+
+/// The disk's size, its blocks', and whether it has a parent.
+fn disk(metadata: &Part<'_>) -> Option<(u64, u64, bool)> {
+    let table = metadata.read(0, TABLE).ok().filter(|bytes| bytes.starts_with(b"metadata"))?;
+    let count = (le32(&table, 8) >> 16).min(ENTRIES) as usize;
+    let item = |guid: &[u8; 16], bytes: usize| {
+        let entry = (0..count).map(|number| 32 + number * 32).find(|at| table[*at..at + 16] == *guid)?;
+        metadata.read(le32(&table, entry + 16).into(), bytes).ok()
+    };
+    let parameters = item(&PARAMETERS, 8)?;
+    Some((le64(&item(&SIZE, 8)?, 0), le32(&parameters, 0).into(), le32(&parameters, 4) & 2 != 0))
+}
+
+/// Every block that is said to be there is.
+fn blocks(file: &Part<'_>, bat: &Part<'_>, size: u64, block: u64, findings: &mut Findings) {
+    if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
+        findings.add("vhdx.readable", format!("blocks of {block} bytes are not allowed"));
+        return;
+    }
+    // After so many entries comes one of a bitmap, which only disks with a parent use.
+    let ratio = (1 << 23) * 512 / block;
+    let blocks = size.div_ceil(block);
+    let entries = blocks + blocks.saturating_sub(1) / ratio;
+    let Ok(table) =
+        usize::try_from(entries * 8).map_err(std::io::Error::other).and_then(|count| bat.read(0, count))
+    else {
+        findings.add("vhdx.readable", "the table of blocks is cut");
+        return;
+    };
+    for number in 0..entries as usize {
+        let entry = le64(&table, number * 8);
+        // States: 6 is fully present. The place stands in MiB.
+        let (state, at) = (entry & 7, (entry >> 20).saturating_mul(MIB));
+        let is_bitmap = (number as u64 + 1).is_multiple_of(ratio + 1);
+        if !is_bitmap && state == 6 && at.saturating_add(block) > file.bytes {
+            findings
+                .add("vhdx.readable", format!("entry {number} of the table of blocks points behind its end"));
+            return;
+        }
+    }
+}
