@@ -1,7 +1,7 @@
 //! `cargo xtask build`: from source to finished files in `dist/`.
 //!
-//! preflight → tools tree → (programs, base initrd) → root → boot → (disk, ISO). mkosi makes the slot payloads only; all
-//! that is assembled from them is made here (decision D2).
+//! preflight → tools tree → (programs, base initrd) → root → boot → (disks, ISO) → packages → checksums. mkosi makes the slot
+//! payloads only; all that is assembled from them is made here (decision D2), for the targets of `firmware-profiles/`.
 
 mod bios;
 mod boot;
@@ -10,6 +10,7 @@ mod disk;
 mod drivers;
 mod esp;
 mod iso;
+mod packages;
 mod programs;
 mod system;
 
@@ -19,6 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use media::profile::Package;
 use serde::Serialize;
 use tools::mirror::Mirrors;
 use tools::{Cache, Mkosi, Toolbox, Tree};
@@ -76,6 +78,9 @@ pub struct Options {
     /// Only report what the host lacks, with the mending command
     #[arg(long)]
     no_install: bool,
+    /// Only these targets, with commas between; all of firmware-profiles/ otherwise
+    #[arg(long, value_delimiter = ',')]
+    target: Vec<String>,
     /// Stop when the tools tree is there: all that tests need which boot nothing
     #[arg(long)]
     tools_only: bool,
@@ -95,7 +100,7 @@ impl Options {
     pub fn for_tests(tools_only: bool) -> Self {
         let profile = Profile::Dev;
         let trees = vec![Tree::OLD_POSTGRESQL];
-        Self { profile, no_install: false, tools_only, refresh: false, json: false, trees }
+        Self { profile, no_install: false, target: vec![], tools_only, refresh: false, json: false, trees }
     }
 
     /// What the benchmarks need.
@@ -112,6 +117,8 @@ impl Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
+    let all_targets = packages::targets()?;
+    let targets = packages::chosen(&all_targets, &options.target)?;
     let cache = Cache::locate()?;
     let work = work(options.profile);
     preflight::run(!options.no_install, &[cache.root(), &work])?;
@@ -126,24 +133,33 @@ pub fn run(options: &Options) -> Result<()> {
         println!("tools tree: {}", toolbox.folder().display());
         return Ok(());
     }
-    let system = system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, &work);
-    let jobs = vec![
+    // Of all targets: there is one root for all.
+    let drivers = drivers::wanted(&all_targets)?;
+    let system =
+        system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, drivers, &work);
+    let mut jobs = vec![
         programs::job(options.profile, &work),
         system.base_initrd_job(),
         system.root_job(),
         boot::job(&toolbox, &work),
         esp::job(&toolbox, &work),
         bios::job(&toolbox, &work),
-        disk::job(&work),
-        iso::job(&toolbox, &work),
     ];
+    let wants = |package| targets.values().find(|target| target.packages.contains(&package));
+    if let Some(raw) = wants(Package::Raw) {
+        jobs.push(disk::job("disk".into(), raw.disk.size, paths::system_disk(), &work));
+    }
+    if wants(Package::Iso).is_some() {
+        jobs.push(iso::job(&toolbox, &work));
+    }
+    jobs.extend(packages::jobs(&targets, &toolbox, options.profile, &work)?);
     let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
     let seconds = start.elapsed().as_secs_f64();
     if options.json {
-        let summary = Summary { seconds, jobs: &outcomes, disk: paths::system_disk(), iso: paths::iso() };
+        let summary = Summary { seconds, jobs: &outcomes, files: packages::files(&targets)? };
         println!("{}", serde_json::to_string_pretty(&summary).context("cannot print the outcome")?);
     } else {
-        print_summary(&outcomes, seconds);
+        print_summary(&outcomes, seconds, &packages::files(&targets)?);
     }
     Ok(())
 }
@@ -153,8 +169,8 @@ pub fn run(options: &Options) -> Result<()> {
 struct Summary<'a> {
     seconds: f64,
     jobs: &'a [Outcome],
-    disk: PathBuf,
-    iso: PathBuf,
+    /// The finished files.
+    files: Vec<PathBuf>,
 }
 
 /// Folder of a profile's intermediate results.
@@ -163,17 +179,26 @@ pub fn work(profile: Profile) -> PathBuf {
 }
 
 /// What a release consists of: each file, and its name there.
-pub fn artifacts(work: &Path) -> Vec<(PathBuf, String)> {
+///
+/// # Errors
+/// A target's file is wrong.
+pub fn artifacts(work: &Path) -> Result<Vec<(PathBuf, String)>> {
     let payloads = system::Payloads::of(work);
     let name = |what: &str| format!("infimonitor-backup-server-{VERSION}{what}");
-    vec![
+    let mut all = vec![
         (paths::system_disk(), name(".raw")),
         (paths::iso(), name(".iso")),
         (boot::image(work), name(".boot.squashfs")),
         (payloads.root, name(".root.erofs")),
         (payloads.verity, name(".root.verity")),
         (payloads.packages, name(".packages.json")),
-    ]
+    ];
+    all.extend(
+        packages::file_names(&packages::targets()?)?
+            .into_iter()
+            .map(|name| (paths::dist().join(&name), name)),
+    );
+    Ok(all)
 }
 
 /// One build at a time in a checkout: the second waits.
@@ -204,14 +229,16 @@ fn prepare_tree(cache: &Cache, mkosi: &Mkosi, tree: Tree, work: &Path) -> Result
     Ok(toolbox)
 }
 
-fn print_summary(outcomes: &[Outcome], seconds: f64) {
-    println!("{:<12} {:>9} {:>12}", "job", "time", "size");
+fn print_summary(outcomes: &[Outcome], seconds: f64, files: &[PathBuf]) {
+    println!("{:<20} {:>9} {:>12}", "job", "time", "size");
     for outcome in outcomes {
         let time = outcome.seconds.map_or(String::new(), |seconds| format!("{seconds:.1} s"));
         let size = format!("{:.1} MB", outcome.bytes as f64 / 1e6);
         let same = if outcome.changed { "" } else { "  unchanged" };
-        println!("{:<12} {time:>9} {size:>12}{same}", outcome.name);
+        println!("{:<20} {time:>9} {size:>12}{same}", outcome.name);
     }
-    println!("{:<12} {:>9}", "all", format!("{seconds:.1} s"));
-    println!("{}\n{}", paths::shown(&paths::system_disk()), paths::shown(&paths::iso()));
+    println!("{:<20} {:>9}", "all", format!("{seconds:.1} s"));
+    for file in files {
+        println!("{}", paths::shown(file));
+    }
 }

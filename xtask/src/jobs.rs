@@ -26,9 +26,9 @@ pub type Action<'a> = Box<dyn Fn(&Room) -> Result<()> + Send + Sync + 'a>;
 /// One named step of a build.
 pub struct Job<'a> {
     /// Name, also of its log file; unique in the graph.
-    pub name: &'static str,
+    pub name: String,
     /// Names of the jobs whose outputs this one reads.
-    pub needs: &'static [&'static str],
+    pub needs: Vec<String>,
     /// What else the outputs depend on.
     pub inputs: Vec<Input>,
     /// Files or folders that it makes: name in the scratch folder, and final place.
@@ -39,6 +39,11 @@ pub struct Job<'a> {
     pub hash_outputs: bool,
     /// The work.
     pub action: Action<'a>,
+}
+
+/// Names of jobs.
+pub fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// What a running job gets: a scratch folder and a log.

@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     let mut names = Vec::new();
-    for (source, name) in build::artifacts(&work) {
+    for (source, name) in build::artifacts(&work)? {
         copy(&source, &partial.join(&name))?;
         names.push(name);
     }

@@ -3,6 +3,7 @@
 //! - [`answers`]: the YAML document: role, host name, network, password hashes.
 //! - [`values`]: the types of its fields; a value that exists is valid.
 //! - [`smbios`]: how the document reaches a VM: an SMBIOS OEM string.
+//! - [`ovf`]: how properties of an import reach a VM of VMware.
 //! - [`networkd`]: network settings as systemd-networkd files.
 //! - [`identity`]: what the machine is from then on.
 //!
@@ -12,6 +13,7 @@
 pub mod answers;
 pub mod identity;
 pub mod networkd;
+pub mod ovf;
 pub mod smbios;
 pub mod values;
 

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use api::Fingerprint;
 use base64::Engine as _;
@@ -19,6 +20,8 @@ use crate::Failure;
 
 /// How long one address of the server may take to answer.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long an established connection may be silent.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 
@@ -44,7 +47,7 @@ pub fn look(host: &str, port: u16) -> Result<Shown, Failure> {
     let name = ServerName::try_from(api::SERVER_NAME).map_err(|error| unreachable(error.to_string()))?;
     let mut tls =
         ClientConnection::new(Arc::new(config), name).map_err(|error| unreachable(error.to_string()))?;
-    let mut stream = connect(host, port).map_err(|error| unreachable(error.to_string()))?;
+    let mut stream = first_contact(host, port).map_err(|error| unreachable(error.to_string()))?;
     while tls.is_handshaking() {
         tls.complete_io(&mut stream).map_err(|error| unreachable(error.to_string()))?;
     }
@@ -52,6 +55,24 @@ pub fn look(host: &str, port: u16) -> Result<Shown, Failure> {
     let certificate = certificate.ok_or_else(|| unreachable("it showed no certificate".into()))?;
     let fingerprint = Fingerprint::of(&certificate).map_err(|error| unreachable(error.to_string()))?;
     Ok(Shown { fingerprint, certificate: pem(&certificate) })
+}
+
+/// [`connect`], which tries again for a while when there is no way: right after a boot the network is still coming up.
+fn first_contact(host: &str, port: u16) -> io::Result<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        match connect(host, port) {
+            Err(error) if has_no_way(error.kind()) && begun.elapsed() < CONNECT_PATIENCE => {
+                thread::sleep(PAUSE)
+            }
+            done => return done,
+        }
+    }
+}
+
+fn has_no_way(error: io::ErrorKind) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable};
+    [HostUnreachable, NetworkDown, NetworkUnreachable].contains(&error)
 }
 
 /// A connection to the first address of `host` that takes one, with time limits.

@@ -22,6 +22,8 @@ pub enum Controller {
     Pvscsi,
     /// LSI Logic parallel.
     LsiLogic,
+    /// LSI Logic SAS.
+    LsiLogicSas,
 }
 
 impl Controller {
@@ -30,6 +32,7 @@ impl Controller {
         match self {
             Self::Pvscsi => "VirtualSCSI",
             Self::LsiLogic => "lsilogic",
+            Self::LsiLogicSas => "lsilogicsas",
         }
     }
 }

@@ -79,6 +79,8 @@ pub enum Bus {
     Pvscsi,
     /// LSI Logic parallel SCSI.
     LsiLogic,
+    /// LSI Logic SAS.
+    LsiLogicSas,
     /// IDE.
     Ide,
     /// Hyper-V's SCSI.
@@ -164,6 +166,7 @@ impl Profile {
         let disk = match self.disk.bus {
             Bus::Pvscsi => Some(("disk.bus: pvscsi", "vmw_pvscsi")),
             Bus::LsiLogic => Some(("disk.bus: lsilogic", "mptspi")),
+            Bus::LsiLogicSas => Some(("disk.bus: lsilogicsas", "mptsas")),
             Bus::Ide => Some(("disk.bus: ide", "ata_piix")),
             Bus::Hyperv => Some(("disk.bus: hyperv", "hv_storvsc")),
             Bus::Xen => Some(("disk.bus: xen", "xen-blkfront")),
@@ -220,8 +223,9 @@ impl Profile {
         let (bus, nic) = (self.disk.bus, self.nic);
         let (fits, what) = match package {
             Package::Ova => (
-                matches!(bus, Bus::Pvscsi | Bus::LsiLogic) && matches!(nic, Nic::Vmxnet3 | Nic::E1000e),
-                "ova: bus pvscsi or lsilogic, nic vmxnet3 or e1000e",
+                matches!(bus, Bus::Pvscsi | Bus::LsiLogic | Bus::LsiLogicSas)
+                    && matches!(nic, Nic::Vmxnet3 | Nic::E1000e),
+                "ova: bus pvscsi, lsilogic or lsilogicsas, nic vmxnet3 or e1000e",
             ),
             Package::HypervZip => (
                 nic == Nic::Hyperv
@@ -315,9 +319,9 @@ mod tests {
             ("firmware: uefi", "firmware: efi", "unknown variant `efi`"),
             ("size: 100 GiB", "size: 100.5 MB", "disk.size: 100500000 bytes are no whole MiB"),
             ("size: 100 GiB", "size: much", "much"),
-            ("bus: pvscsi", "bus: ide", "packages: ova: bus pvscsi or lsilogic"),
+            ("bus: lsilogicsas", "bus: ide", "packages: ova: bus pvscsi, lsilogic or lsilogicsas"),
             ("nic: vmxnet3", "nic: xen", "packages: ova:"),
-            ("[vmw_pvscsi, ", "[", "drivers: disk.bus: pvscsi needs vmw_pvscsi, which is not listed"),
+            ("mptsas, ", "", "drivers: disk.bus: lsilogicsas needs mptsas, which is not listed"),
             ("devices: 2000", "devices: 20000", "sizes: the smallest number"),
             ("packages: [ova]", "packages: []", "packages: at least one"),
             ("title:", "titel:", "titel"),

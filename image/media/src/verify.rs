@@ -21,7 +21,7 @@ use std::path::Path;
 
 use crate::Error;
 use part::Part;
-pub use rules::{RULES, Rule};
+pub use rules::{RULES, Rule, Weight};
 
 /// What kind of package a file is, by its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,9 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rule { id, text, source } = self.rule;
-        write!(f, "{id}: {}. {text} ({source})", self.detail)
+        let Rule { id, weight, text, source } = self.rule;
+        let weight = if *weight == Weight::Advice { "advice" } else { "refused" };
+        write!(f, "{weight} {id}: {}. {text}. Source: {source}", self.detail)
     }
 }
 

@@ -127,7 +127,7 @@ fn vm(machine: &Machine) -> Value {
         ("pae", "true"),
         ("apic", "true"),
         ("acpi", "1"),
-        // Windows's interface, which Linux does not want.
+        // Windows's interface, of which Linux has no use.
         ("viridian", "false"),
     ];
     let other = [
@@ -333,7 +333,8 @@ fn network(machine: &Machine) -> Value {
         ("uuid", text(uuid(machine, "network"))),
         // The name of the first card's network on every host; the import asks which one to use.
         ("name_label", text("Pool-wide network associated with eth0")),
-        ("bridge", text("xenbr0")),
+        // Named, it would have to be there (xapi-project/xen-api issue 6040).
+        ("bridge", text("")),
         ("MTU", text("1500")),
         ("VIFs", list(&[VIF])),
         ("managed", Value::Flag(true)),

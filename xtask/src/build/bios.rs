@@ -12,7 +12,7 @@ use storage::layout::{self, BIOS_BOOT_BYTES, MIB};
 use storage::table::MBR_CODE_BYTES;
 use tools::Toolbox;
 
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
 /// GRUB's modules and images for BIOS, in the tools tree.
@@ -62,8 +62,8 @@ pub fn core_image(work: &Path) -> PathBuf {
 /// Makes both.
 pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
     Job {
-        name: "bios-boot",
-        needs: &[],
+        name: "bios-boot".into(),
+        needs: names(&[]),
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/bios.rs")),
             Input::Value("tools", toolbox.identity()),

@@ -11,7 +11,7 @@ use tools::Toolbox;
 
 use super::system::Payloads;
 use super::{SOURCE_DATE_EPOCH, VERSION, cpio, programs};
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
 /// The boot payload's place.
@@ -23,8 +23,8 @@ pub fn image(work: &Path) -> PathBuf {
 pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
     let (payloads, firstboot) = (Payloads::of(work), programs::firstboot(work));
     Job {
-        name: "boot",
-        needs: &["programs", "root"],
+        name: "boot".into(),
+        needs: names(&["programs", "root"]),
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/boot.rs")),
             Input::Value("version", VERSION.into()),

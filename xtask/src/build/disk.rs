@@ -13,15 +13,14 @@ use uuid::Uuid;
 
 use super::system::Payloads;
 use super::{bios, boot, esp};
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
-/// Size of the shipped disk in bytes: 20 GiB, just above the hard minimum of 20 GB. Machines grow it.
-const DISK_BYTES: u64 = 20 << 30;
 /// Sector size in bytes that the disk is laid out for; hypervisors and BIOS boot know no other.
 const SECTOR_BYTES: u64 = 512;
-/// Assembles the disk.
-pub fn job<'a>(work: &Path) -> Job<'a> {
+
+/// Assembles a disk of `disk_bytes` at `place`.
+pub fn job<'a>(name: String, disk_bytes: u64, place: PathBuf, work: &Path) -> Job<'a> {
     let payloads = Payloads::of(work);
     let contents = vec![
         ("bios-boot", bios::core_image(work)),
@@ -32,23 +31,29 @@ pub fn job<'a>(work: &Path) -> Job<'a> {
     ];
     let (roothash, mbr_code) = (payloads.roothash, bios::mbr_code(work));
     Job {
-        name: "disk",
-        needs: &["root", "boot", "esp", "bios-boot"],
+        name,
+        needs: names(&["root", "boot", "esp", "bios-boot"]),
         // The layout is code: its result is the input.
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/disk.rs")),
             Input::Path(paths::root().join("appliance/storage/src/table.rs")),
-            Input::Value("layout", format!("{:?}", layout::system_disk(DISK_BYTES, SECTOR_BYTES))),
+            Input::Value("layout", format!("{:?}", layout::system_disk(disk_bytes, SECTOR_BYTES))),
         ],
-        outputs: vec![("disk.raw", paths::system_disk())],
+        outputs: vec![("disk.raw", place)],
         always: false,
         hash_outputs: false,
-        action: Box::new(move |room| make(room, &contents, &roothash, &mbr_code)),
+        action: Box::new(move |room| make(room, disk_bytes, &contents, &roothash, &mbr_code)),
     }
 }
 
-fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path, mbr_code: &Path) -> Result<()> {
-    let partitions = layout::system_disk(DISK_BYTES, SECTOR_BYTES)?;
+fn make(
+    room: &Room,
+    disk_bytes: u64,
+    contents: &[(&'static str, PathBuf)],
+    roothash: &Path,
+    mbr_code: &Path,
+) -> Result<()> {
+    let partitions = layout::system_disk(disk_bytes, SECTOR_BYTES)?;
     let seed = std::fs::read_to_string(roothash).context("cannot read the root hash")?;
     let path = room.scratch("disk.raw");
     let mut disk = File::options()
@@ -57,7 +62,7 @@ fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path, mbr_
         .create_new(true)
         .open(&path)
         .with_context(|| format!("cannot create {}", path.display()))?;
-    disk.set_len(DISK_BYTES).with_context(|| format!("cannot size {}", path.display()))?;
+    disk.set_len(disk_bytes).with_context(|| format!("cannot size {}", path.display()))?;
     for (name, source) in contents {
         let partition = partitions.iter().find(|partition| partition.name == *name);
         let partition = partition.with_context(|| format!("the layout has no partition {name}"))?;
@@ -70,20 +75,27 @@ fn make(room: &Room, contents: &[(&'static str, PathBuf)], roothash: &Path, mbr_
     let code = code.as_slice().try_into().context("the boot sector's code has another length")?;
     let guid = |name: &str| derived_guid(seed.trim(), name);
     table::write_gpt(&mut disk, SECTOR_BYTES, &partitions, guid)?;
-    Ok(table::write_boot_sector(&mut disk, DISK_BYTES, SECTOR_BYTES, code)?)
+    Ok(table::write_boot_sector(&mut disk, disk_bytes, SECTOR_BYTES, code)?)
 }
 
-/// A GUID (version 8: "custom") that is the same for the same root and name.
-fn derived_guid(seed: &str, name: &str) -> Uuid {
+/// 16 bytes that are the same for the same root and name.
+pub fn derived_bytes(seed: &str, name: &str) -> [u8; 16] {
     let digest = Sha256::digest(format!("{seed} {name}"));
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    bytes
+}
+
+/// A GUID (version 8: "custom") of them.
+fn derived_guid(seed: &str, name: &str) -> Uuid {
+    uuid::Builder::from_custom_bytes(derived_bytes(seed, name)).into_uuid()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DISK_BYTES: u64 = 20 << 30;
 
     #[test]
     fn sgdisk_finds_the_written_table_sound_and_names_the_partitions() {

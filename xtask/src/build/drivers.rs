@@ -1,12 +1,13 @@
-//! A check on the finished initrd: every driver of `image/initrd-drivers.txt` is in it or in the kernel.
+//! A check on the finished initrd: every driver of `image/initrd-drivers.txt` and of the targets is in it or in the kernel.
 //!
 //! mkosi takes patterns and says nothing of one that fits no module; a typing error would show only on the one
 //! kind of machine that needs the driver.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use media::profile::Profile;
 use tools::Toolbox;
 
 use crate::paths;
@@ -16,17 +17,23 @@ pub fn list() -> std::path::PathBuf {
     paths::root().join("image/initrd-drivers.txt")
 }
 
-/// Checks `initrd`, which begins with `base_initrd` and goes on with the archive of kernel modules.
-pub fn check(toolbox: &Toolbox, initrd: &Path, base_initrd: &Path) -> Result<()> {
-    let wanted =
+/// What must be there: what every machine needs, and what each target does.
+pub fn wanted(targets: &BTreeMap<String, Profile>) -> Result<String> {
+    let common =
         std::fs::read_to_string(list()).with_context(|| format!("cannot read {}", list().display()))?;
+    let of_targets = targets.values().flat_map(|target| &target.drivers);
+    Ok(common + &of_targets.map(|driver| format!("{driver}\n")).collect::<String>())
+}
+
+/// Checks that `initrd`, which begins with `base_initrd` and goes on with the archive of kernel modules, has the `wanted` ones.
+pub fn check(toolbox: &Toolbox, initrd: &Path, base_initrd: &Path, wanted: &str) -> Result<()> {
     let base =
         base_initrd.metadata().with_context(|| format!("cannot inspect {}", base_initrd.display()))?.len();
     // Archives in an initrd start at multiples of four bytes.
     let modules = Modules { toolbox, initrd, start: base.next_multiple_of(4) };
     let there = modules.cpio("--list")?;
     let builtin = modules.cpio("--extract --to-stdout '*/modules.builtin'")?;
-    let missing = missing(&wanted, &format!("{there}\n{builtin}"));
+    let missing = missing(wanted, &format!("{there}\n{builtin}"));
     if !missing.is_empty() {
         bail!(
             "the initrd lacks drivers: {}; add them to KernelModulesInitrdInclude= in image/root/mkosi.conf",

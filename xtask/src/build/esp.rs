@@ -12,7 +12,7 @@ use storage::layout::ESP_BYTES;
 use tools::Toolbox;
 
 use super::SOURCE_DATE_EPOCH;
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
 /// Volume serial number of the file system; fixed for reproducible builds. Nothing searches for it.
@@ -34,8 +34,8 @@ pub fn image(work: &Path) -> PathBuf {
 /// Makes the ESP.
 pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
     Job {
-        name: "esp",
-        needs: &[],
+        name: "esp".into(),
+        needs: names(&[]),
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/esp.rs")),
             Input::Path(scripts()),

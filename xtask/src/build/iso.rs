@@ -17,7 +17,7 @@ use tools::Toolbox;
 
 use super::system::Payloads;
 use super::{SOURCE_DATE_EPOCH, bios, boot, esp};
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
 /// The ESP on it, in bytes: some firmware refuses large ones (kiwi issue 2390).
@@ -56,8 +56,8 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
     ];
     let roothash = payloads.roothash;
     Job {
-        name: "iso",
-        needs: &["root", "boot", "esp", "bios-boot"],
+        name: "iso".into(),
+        needs: names(&["root", "boot", "esp", "bios-boot"]),
         inputs: vec![
             Input::Path(paths::root().join("xtask/src/build/iso.rs")),
             Input::Path(paths::root().join("appliance/storage/src/medium.rs")),

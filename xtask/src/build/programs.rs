@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::Profile;
-use crate::jobs::{Job, Room};
+use crate::jobs::{Job, Room, names};
 use crate::{cargo, paths};
 
 /// Each program (package and file name) and its folder in the image.
@@ -39,8 +39,8 @@ pub fn firstboot(work: &Path) -> PathBuf {
 /// Compiles and lays out all programs.
 pub fn job<'a>(profile: Profile, work: &Path) -> Job<'a> {
     Job {
-        name: "programs",
-        needs: &[],
+        name: "programs".into(),
+        needs: names(&[]),
         inputs: vec![],
         outputs: vec![("tree", tree(work))],
         always: true,

@@ -12,7 +12,7 @@ use tools::mirror::RELEASE;
 use tools::{Cache, Mkosi, Toolbox};
 
 use super::{Profile, SOURCE_DATE_EPOCH, VERSION, drivers, programs};
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
 /// Seed of all partition and file system ids in the image (systemd-repart); any fixed value serves.
@@ -56,27 +56,29 @@ pub struct System<'a> {
     toolbox: &'a Toolbox,
     profile: Profile,
     refresh: bool,
+    drivers: String,
     work: PathBuf,
 }
 
 impl<'a> System<'a> {
-    /// Gathers what the jobs need.
+    /// Gathers what the jobs need; `drivers`: those that the initrd must have, one a line.
     pub fn new(
         cache: &'a Cache,
         mkosi: &'a Mkosi,
         toolbox: &'a Toolbox,
         profile: Profile,
         refresh: bool,
+        drivers: String,
         work: &Path,
     ) -> Self {
-        Self { cache, mkosi, toolbox, profile, refresh, work: work.to_path_buf() }
+        Self { cache, mkosi, toolbox, profile, refresh, drivers, work: work.to_path_buf() }
     }
 
     /// The initrd without kernel modules and without our program.
     pub fn base_initrd_job(&self) -> Job<'_> {
         Job {
-            name: "base-initrd",
-            needs: &[],
+            name: "base-initrd".into(),
+            needs: names(&[]),
             inputs: self.inputs("initrd"),
             outputs: vec![("image.cpio.zst", self.base_initrd())],
             always: self.refresh,
@@ -89,10 +91,10 @@ impl<'a> System<'a> {
     pub fn root_job(&self) -> Job<'_> {
         let payloads = Payloads::of(&self.work);
         let mut inputs = self.inputs("root");
-        inputs.push(Input::Path(drivers::list()));
+        inputs.push(Input::Value("drivers", self.drivers.clone()));
         Job {
-            name: "root",
-            needs: &["programs", "base-initrd"],
+            name: "root".into(),
+            needs: names(&["programs", "base-initrd"]),
             inputs,
             outputs: vec![
                 ("root.erofs", payloads.root),
@@ -111,7 +113,12 @@ impl<'a> System<'a> {
                     format!("--extra-tree={}", programs::tree(&self.work).display()),
                 ];
                 self.make(room, "root", &extra)?;
-                drivers::check(self.toolbox, &room.scratch("image.initrd"), &self.base_initrd())?;
+                drivers::check(
+                    self.toolbox,
+                    &room.scratch("image.initrd"),
+                    &self.base_initrd(),
+                    &self.drivers,
+                )?;
                 self.name_split_partitions(room)
             }),
         }

@@ -21,7 +21,7 @@ const TAIL_LINES: usize = 25;
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     /// The job's name.
-    pub name: &'static str,
+    pub name: String,
     /// Seconds it took now; none when there was nothing to do.
     pub seconds: Option<f64>,
     /// Whether its outputs are other than before.
@@ -55,7 +55,7 @@ impl<'a> Graph<'a> {
     /// When a job needs one that does not come before it: this also excludes circles.
     pub fn new(work: PathBuf, jobs: Vec<Job<'a>>) -> Result<Self> {
         for (index, job) in jobs.iter().enumerate() {
-            for need in job.needs {
+            for need in &job.needs {
                 if !jobs[..index].iter().any(|earlier| earlier.name == *need) {
                     bail!("job {} needs {need}, which does not come before it", job.name);
                 }
@@ -86,7 +86,9 @@ impl<'a> Graph<'a> {
                     let identities: Vec<String> = job
                         .needs
                         .iter()
-                        .filter_map(|need| finished.get(need).map(|settled| settled.stamp.identity.clone()))
+                        .filter_map(|need| {
+                            finished.get(need.as_str()).map(|settled| settled.stamp.identity.clone())
+                        })
                         .collect();
                     let (sender, progress) = (sender.clone(), &progress);
                     scope.spawn(move || {
@@ -102,7 +104,7 @@ impl<'a> Graph<'a> {
                 running -= 1;
                 match done.result {
                     Ok(result) => {
-                        finished.insert(self.jobs[done.index].name, result);
+                        finished.insert(&self.jobs[done.index].name, result);
                     }
                     Err(error) => failure = failure.take().or(Some(error)),
                 }
@@ -111,7 +113,7 @@ impl<'a> Graph<'a> {
         if let Some(error) = failure {
             return Err(error);
         }
-        Ok(self.jobs.iter().filter_map(|job| Some(outcome(job, finished.get(job.name)?))).collect())
+        Ok(self.jobs.iter().filter_map(|job| Some(outcome(job, finished.get(job.name.as_str())?))).collect())
     }
 
     /// Brings one job's outputs up to date.
@@ -125,7 +127,7 @@ impl<'a> Graph<'a> {
         if let (Some(stamp), false) = (&old, job.always) {
             return Ok(Settled { stamp: stamp.clone(), seconds: None, changed: false });
         }
-        let bar = progress.begin(job.name);
+        let bar = progress.begin(&job.name);
         let start = Instant::now();
         let log = self.work.join("logs").join(format!("{}.log", job.name));
         let result = self.execute(job, &place, &log).and_then(|changed| {
@@ -151,7 +153,7 @@ impl<'a> Graph<'a> {
     /// Runs the action in a fresh scratch folder and moves the outputs in place. False when they are what was
     /// there already.
     fn execute(&self, job: &Job<'_>, stamp: &Path, log: &Path) -> Result<bool> {
-        let scratch = self.work.join("scratch").join(job.name);
+        let scratch = self.work.join("scratch").join(&job.name);
         remove(&scratch)?;
         fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
         let log = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -179,9 +181,9 @@ fn all_equal(job: &Job<'_>, scratch: &Path) -> Result<bool> {
 }
 
 fn next_ready(jobs: &[Job<'_>], started: &[bool], finished: &BTreeMap<&str, Settled>) -> Option<usize> {
-    jobs.iter()
-        .enumerate()
-        .position(|(index, job)| !started[index] && job.needs.iter().all(|need| finished.contains_key(need)))
+    jobs.iter().enumerate().position(|(index, job)| {
+        !started[index] && job.needs.iter().all(|need| finished.contains_key(need.as_str()))
+    })
 }
 
 fn put(from: &Path, to: &Path) -> Result<()> {
@@ -210,7 +212,7 @@ fn outcome(job: &Job<'_>, settled: &Settled) -> Outcome {
         files.filter(|metadata| metadata.is_file()).map(|metadata| metadata.blocks() * 512).sum()
     };
     let bytes = job.outputs.iter().map(|(_, place)| blocks(place)).sum();
-    Outcome { name: job.name, seconds: settled.seconds, changed: settled.changed, bytes }
+    Outcome { name: job.name.clone(), seconds: settled.seconds, changed: settled.changed, bytes }
 }
 
 #[cfg(test)]
@@ -231,8 +233,8 @@ mod tests {
         let read = first.clone();
         let jobs = vec![
             Job {
-                name: "first",
-                needs: &[],
+                name: "first".into(),
+                needs: vec![],
                 inputs: vec![Input::Path(source.clone())],
                 outputs: vec![("out", first)],
                 always: false,
@@ -245,8 +247,8 @@ mod tests {
                 }),
             },
             Job {
-                name: "second",
-                needs: &["first"],
+                name: "second".into(),
+                needs: super::super::names(&["first"]),
                 inputs: vec![],
                 outputs: vec![("out", second)],
                 always: false,
@@ -309,9 +311,9 @@ mod tests {
 
     #[test]
     fn a_job_that_needs_a_later_one_is_refused() {
-        let job = |name, needs| Job {
-            name,
-            needs,
+        let job = |name: &str, needs: &[&str]| Job {
+            name: name.into(),
+            needs: super::super::names(needs),
             inputs: vec![],
             outputs: vec![],
             always: false,

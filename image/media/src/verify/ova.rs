@@ -40,6 +40,7 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let Some(text) = text(&members[description], findings) else { return Ok(()) };
     let Some(described) = ovf::verify(&text, findings) else { return Ok(()) };
     // The order of members is that of the description.
+    let manifest = manifest.filter(|at| *at + 1 < members.len());
     let mut before = description.max(manifest.unwrap_or(0));
     for file in &described.files {
         let Some(at) = members.iter().position(|member| member.name == file.name) else {
@@ -95,10 +96,9 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
                 findings.add("ova.names", format!("{name} is a directory"));
                 continue;
             }
-            EntryType::XHeader
-            | EntryType::XGlobalHeader
-            | EntryType::GNULongName
-            | EntryType::GNULongLink => {
+            // GNU's are read.
+            EntryType::GNULongName | EntryType::GNULongLink => continue,
+            EntryType::XHeader | EntryType::XGlobalHeader => {
                 findings.add("ova.ustar", format!("{name} is an extended header"));
                 continue;
             }
@@ -132,6 +132,7 @@ fn text(member: &Member<'_>, findings: &mut Findings) -> Option<String> {
 fn line(line: &str) -> Option<(&str, &str, &str)> {
     let (algorithm, rest) = line.split_once('(')?;
     let (name, digest) = rest.split_once(")= ")?;
+    // SHA256 is known from vSphere 6.5 on.
     let known = ["SHA1", "SHA256", "SHA512"].contains(&algorithm);
     (known && !digest.is_empty() && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .then_some((algorithm, name, digest))
@@ -144,7 +145,6 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
             findings.add("ova.manifest-form", format!("a line is {text:?}"));
             continue;
         };
-        findings.check(algorithm != "SHA1", "ova.manifest-sha1", || format!("{name} has SHA1"));
         if listed.insert(name, (algorithm, digest)).is_some() {
             findings.add("ova.manifest-complete", format!("{name} is listed twice"));
         }

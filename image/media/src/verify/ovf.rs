@@ -12,21 +12,10 @@ const VMWARE: &str = "http://www.vmware.com/schema/ovf";
 const HARDWARE_LIMIT: u32 = 17;
 /// Guests that only new hosts know.
 const NEW_GUESTS: [&str; 4] = ["debian12Guest", "debian12_64Guest", "debian13Guest", "debian13_64Guest"];
-/// Kinds of devices as VMware writes them.
-const DEVICES: [&str; 12] = [
-    "lsilogic",
-    "lsilogicsas",
-    "buslogic",
-    "VirtualSCSI",
-    "vmware.sata.ahci",
-    "vmware.nvme.controller",
-    "VmxNet3",
-    "VmxNet2",
-    "E1000",
-    "E1000e",
-    "PCNet32",
-    "vmware.cdrom.remotepassthrough",
-];
+/// Kinds of SCSI controllers as VMware writes them.
+const CONTROLLERS: [&str; 3] = ["lsilogic", "lsilogicsas", "VirtualSCSI"];
+/// CIM's number of SCSI controllers.
+const SCSI: &str = "6";
 
 /// A file that the description names.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +67,7 @@ pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
 
 fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
     for node in children(root, "VirtualSystemType") {
-        let families: Vec<&str> = node.text().unwrap_or_default().split_whitespace().collect();
+        let families: Vec<&str> = node.text().unwrap_or_default().split([' ', ',']).collect();
         let is_known = |family: &&str| {
             family
                 .strip_prefix("vmx-")
@@ -93,11 +82,11 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
         let guest = node.attribute((VMWARE, "osType")).unwrap_or_default();
         findings.check(!NEW_GUESTS.contains(&guest), "ovf.guest", || format!("it is {guest}"));
     }
-    for node in children(root, "ResourceSubType") {
-        let kind = node.text().unwrap_or_default().trim();
-        let meant = DEVICES.iter().find(|known| known.eq_ignore_ascii_case(kind));
-        findings.check(meant.is_none_or(|known| *known == kind), "ovf.device-case", || {
-            format!("it says {kind}, which is {}", meant.unwrap_or(&""))
+    for node in children(root, "Item") {
+        let of = |name| children(node, name).next().and_then(|node| node.text()).unwrap_or_default().trim();
+        let kind = of("ResourceSubType");
+        findings.check(of("ResourceType") != SCSI || CONTROLLERS.contains(&kind), "ovf.controller", || {
+            format!("it is {kind:?}")
         });
     }
     for name in ["Config", "ExtraConfig"] {
@@ -118,7 +107,7 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
             findings.add("ovf.boot-order", format!("there is a {name}"));
         } else if lower.starts_with("eula") {
             findings.add("ovf.eula", format!("there is an {name}"));
-        } else if lower == "virtualsystemotherconfigurationdata"
+        } else if ["virtualsystemotherconfigurationdata", "startupsection"].contains(&lower.as_str())
             || node.tag_name().namespace().is_some_and(|space| space.to_lowercase().contains("xen"))
         {
             findings.add("ovf.xen", format!("there is {name}"));

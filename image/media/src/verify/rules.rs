@@ -1,10 +1,24 @@
 //! The rules: what is refused, by whom, and where that is known from.
+//!
+//! A rule stands here when somebody's import failed for it and said so in public, or when a specification or the importer's own
+//! source says it. What is only wise, or a convention of the vendor's own files, is advice and marked so.
+
+/// How much a rule weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// It works, and something is worse for it, or some tool minds.
+    Advice,
+    /// An importer refuses the file, or the machine does not start.
+    Refused,
+}
 
 /// A rule.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its name.
     pub id: &'static str,
+    /// How much it weighs.
+    pub weight: Weight,
     /// What must hold, and what happens otherwise.
     pub text: &'static str,
     /// Where that is known from.
@@ -12,92 +26,89 @@ pub struct Rule {
 }
 
 /// Stands for a rule that is not in the list.
-pub(super) const UNNAMED: Rule = Rule { id: "unnamed", text: "", source: "" };
+pub(super) const UNNAMED: Rule = Rule { id: "unnamed", weight: Weight::Refused, text: "", source: "" };
 
-const SPEC_VMDK: &str = "VMware, Virtual Disk Format 5.0";
-const SPEC_OVF: &str = "DMTF DSP0243 1.1.1";
-const SPEC_VHDX: &str = "Microsoft, MS-VHDX";
-const SPEC_VHD: &str = "Microsoft, Virtual Hard Disk Image Format Specification 1.0";
-const SPEC_ISO: &str = "ECMA-119, El Torito 1.0";
-const XAPI: &str = "xapi-project/xen-api, ocaml/xapi/import.ml and stream_vdi.ml";
+const VMDK_SPEC: &str = "VMware, Virtual Disk Format 5.0";
+const OVF_SCHEMA: &str = "DMTF DSP8023 1.1.1";
+const VHD_SPEC: &str = "Microsoft, Virtual Hard Disk Image Format Specification 1.0";
+const STREAM_VDI: &str = "xapi-project/xen-api, ocaml/xapi/stream_vdi.ml";
+const IMPORT: &str = "xapi-project/xen-api, ocaml/xapi/import.ml";
 
 macro_rules! rules {
-    ($($id:literal: $text:literal, $source:expr;)*) => {
+    ($($weight:ident $id:literal: $text:literal, $source:expr;)*) => {
         /// All of them.
-        pub const RULES: &[Rule] = &[$(Rule { id: $id, text: $text, source: $source }),*];
+        pub const RULES: &[Rule] =
+            &[$(Rule { id: $id, weight: Weight::$weight, text: $text, source: $source }),*];
     };
 }
 
 rules! {
-    "ova.readable": "The archive must be a whole tar", SPEC_OVF;
-    "ova.ovf-first": "The description must be the first member, or ESXi does not find it", "osbuild/image-builder issue 431";
-    "ova.order": "Members come in the order description, manifest, disks as the description names them; importers stream them", SPEC_OVF;
-    "ova.names": "Members are plain file names, without directories and `./`", SPEC_OVF;
-    "ova.ustar": "Members have ustar headers alone; vSphere knows no pax and GNU extensions", "osbuild/image-builder issue 431";
-    "ova.member-size": "A member of 8 GiB and more does not fit a ustar header", SPEC_OVF;
-    "ova.manifest-form": "Lines of the manifest are exactly `SHA256(name)= hex`", "home-assistant/operating-system issues 826, 3654";
-    "ova.manifest-sha1": "vSphere 8 refuses SHA-1; SHA256 is known from 6.5 on", "VMware, vSphere 8.0 release notes";
-    "ova.manifest-complete": "The manifest has every file once, and no others", SPEC_OVF;
-    "ova.manifest-digest": "The files must have the manifest's digests", SPEC_OVF;
-    "ovf.well-formed": "The description must be XML with the envelope of OVF 1", SPEC_OVF;
-    "ovf.one-system": "ESXi takes one virtual system, and no collection", "VMware, OVF Tool user's guide";
-    "ovf.hardware": "Virtual hardware above vmx-17 is unknown to older hosts, and other families are refused", "VMware knowledge base 2007240";
-    "ovf.guest": "Guests that only new hosts know are refused by others: debian12_64Guest needs API 8.0.0.1, debian13_64Guest 9.0", "VMware, vSphere API, VirtualMachineGuestOsIdentifier";
-    "ovf.device-case": "Kinds of controllers and network cards are written as VMware writes them, in their exact case", "VMware, OVF Tool user's guide";
-    "ovf.required": "VMware's own settings are marked ovf:required=\"false\", or a host that does not know one refuses all", "VMware, OVF Tool user's guide";
-    "ovf.capacity": "A disk's capacity is whole MiB (`byte * 2^20`)", "VMware, OVF Tool user's guide";
-    "ovf.capacity-equal": "The description and the disk say the same capacity", SPEC_OVF;
-    "ovf.file-size": "A file has the size that the description says", SPEC_OVF;
-    "ovf.file-there": "Every file that the description names is in the archive", SPEC_OVF;
-    "ovf.format": "The disk's format is named by VMware's URL that ends in #streamOptimized", SPEC_OVF;
-    "ovf.boot-order": "A boot order section makes some hosts boot by BIOS what is meant for EFI", "siderolabs/talos issue 3515";
-    "ovf.eula": "A licence section stops imports that nobody watches", "VMware, OVF Tool user's guide";
-    "ovf.xen": "Configuration data of Xen is refused by ESXi", "siderolabs/talos issue 3515";
-    "vmdk.readable": "The file must be a whole VMDK", SPEC_VMDK;
-    "vmdk.stream-optimized": "An import takes streamOptimized disks alone", SPEC_VMDK;
-    "vmdk.header": "The header says version 3, deflate, markers, grains of 64 KiB, 512 entries a table", SPEC_VMDK;
-    "vmdk.footer": "A footer with the directory's place comes before the end of stream", "siderolabs/talos issues 8148, 8672";
-    "vmdk.end-of-stream": "The file ends with an end-of-stream marker; vSphere's import and the Content Library refuse it otherwise", "siderolabs/talos issues 8148, 11053; qemu issue 1357";
-    "vmdk.tables": "Directory and tables point at what is there", SPEC_VMDK;
-    "vmdk.grains": "Every grain has its marker, and gives a grain's bytes", SPEC_VMDK;
-    "vmdk.grain-order": "Grains come in the order of the disk, since importers stream them", SPEC_VMDK;
-    "vmdk.adapter": "The descriptor says adapterType \"lsilogic\", which suits every SCSI controller; \"ide\" does not", "home-assistant/operating-system issue 1695";
-    "vmdk.extent-name": "The descriptor bears the name of the shipped file", "libyal/libvmdk issue 34";
-    "vmdk.capacity": "The disk is of whole MiB, and extent and header agree", SPEC_VMDK;
-    "vmdk.content-id": "The descriptor has a long content id", SPEC_VMDK;
-    "vhdx.readable": "The file must be a whole VHDX", SPEC_VHDX;
-    "vhdx.headers": "Both headers and both region tables have their checksums", SPEC_VHDX;
-    "vhdx.log": "The log is empty: what was not closed in order must be replayed, which not every reader does", SPEC_VHDX;
-    "vhdx.whole-mib": "The disk is of whole MiB, or Hyper-V does not attach it", "Microsoft, Hyper-V troubleshooting";
-    "vhdx.block-size": "Blocks of 1 MiB, as Microsoft advises for Linux; larger ones take much room for little data", "Microsoft, Best practices for running Linux on Hyper-V";
-    "vhdx.parent": "A disk that is shipped has no parent", SPEC_VHDX;
-    "vhd.readable": "The file must be a whole VHD", SPEC_VHD;
-    "vhd.footer": "Footer and header have their checksums, and the copies are equal", SPEC_VHD;
-    "vhd.size": "The disk's size is whole MiB: rounded to a geometry, the backup GPT is not at the disk's end", "qemu-img, block driver vpc, force_size";
-    "vhd.limit": "A VHD holds 2040 GiB at most", SPEC_VHD;
-    "vhd.kind": "The disk is dynamic or fixed, and has no parent", SPEC_VHD;
-    "xva.readable": "The archive must be a whole tar, plain or with gzip, which every version takes", XAPI;
-    "xva.ova-xml-first": "ova.xml is the first member", XAPI;
-    "xva.names": "Members are ova.xml and Ref:N/NNNNNNNN with their checksums; no directories", XAPI;
-    "xva.checksum-follows": "A chunk's checksum follows it at once", XAPI;
-    "xva.checksum": "A chunk has its checksum: SHA-1 in lower case in .checksum, XXH64 in upper case in .xxhash", XAPI;
-    "xva.chunk-size": "Chunks are of 1 MiB but for the last", XAPI;
-    "xva.chunk-order": "The numbers of chunks grow, and disks come in the order of their references", XAPI;
-    "xva.ends": "The first and the last chunk of a disk are there", XAPI;
-    "xva.records": "ova.xml is XML-RPC with a version and the records of VM, VBD and VDI", XAPI;
-    "xva.version": "A version of xapi above the host's is refused; 1.9 is old enough, and export_vsn is 2", XAPI;
-    "xva.fields": "A record has all fields (\"Field not present in rpc\")", XAPI;
-    "xva.hvm": "HVM_boot_policy is \"BIOS order\", or the machine is started as a paravirtual one", XAPI;
-    "xva.device-model": "The device model qemu-upstream-uefi does not boot by BIOS, and no other by UEFI", "vatesfr/xen-orchestra issue 8162";
-    "xva.viridian": "Windows's interface is off for Linux", "Citrix, XenServer virtual machine user's guide";
-    "iso.readable": "The volume must be whole", SPEC_ISO;
-    "iso.bios": "A boot image for BIOS stands in the boot catalogue", SPEC_ISO;
-    "iso.uefi": "A boot image for UEFI stands in the boot catalogue", "UEFI 2.10, 13.3.2";
-    "iso.stick": "A boot sector with code and signature, or no BIOS boots it from a stick", "libburnia, xorriso manual, isohybrid";
-    "iso.gpt-esp": "A partition table names the ESP, or no UEFI boots it from a stick", "UEFI 2.10, 13.3.1";
-    "iso.esp-size": "An ESP above 20 MB fails on some firmware", "OSInside/kiwi issue 2390";
-    "iso.efi-tree": "/EFI/BOOT/BOOTX64.EFI is in the volume too, for tools that copy its files to a stick", "Rufus and Ventoy, as users of both report";
-    "iso.label": "The label has 16 capitals, digits and underscores at most, so that every firmware and Joliet show the same", SPEC_ISO;
+    Refused "ova.readable": "The archive is a whole tar", "vmware/open-vmdk issue 85";
+    Refused "ova.ovf-first": "The description is the first member; vSphere (from a URL), OVF Tool and Workstation do not find it elsewhere", "osbuild/image-builder issue 431; coreos/coreos-assembler pull request 1141";
+    Advice "ova.order": "Members come in the order description, manifest, disks as the description names them; or the manifest is the last", "DMTF DSP0243, as bottlerocket-os/bottlerocket pull request 1719 quotes it";
+    Refused "ova.names": "Members are plain files on the top level", "vmware/open-vmdk issue 85";
+    Refused "ova.ustar": "Members have no pax headers, which vSphere does not know", "vmware/open-vmdk pull request 65";
+    Advice "ova.member-size": "A member of 8 GiB and more does not fit a ustar header; what stands there instead not every version reads", "coreos/coreos-assembler issue 3787";
+    Refused "ova.manifest-form": "Lines of the manifest are exactly `SHA256(name)= hex`", "home-assistant/operating-system issues 826, 3654";
+    Refused "ova.manifest-complete": "The manifest has every file, and no others", "GNS3/gns3-vm issue 96";
+    Refused "ova.manifest-digest": "The files have the manifest's digests", "Broadcom knowledge base 407022";
+    Refused "ovf.well-formed": "The description is XML with the envelope of OVF 1", OVF_SCHEMA;
+    Advice "ovf.one-system": "There is one virtual system; not every importer takes a collection", OVF_SCHEMA;
+    Refused "ovf.hardware": "Virtual hardware above vmx-17 is unknown to vSphere 7 before 7.0.3, and other families are refused", "librenms/packer-builds issue 36; EMCECS/ECS-CommunityEdition issue 575";
+    Refused "ovf.guest": "Guests that only new hosts know do not start on others: debian12_64Guest needs vSphere API 8.0.0.1, debian13_64Guest 9.0", "vmware/govmomi, vim25/types/enum.go; vmware/packer-plugin-vsphere issue 194";
+    Refused "ovf.controller": "The SCSI controller is lsilogic, lsilogicsas or VirtualSCSI, in this case", "vmware/open-vmdk, ova-compose.py; inverse-inc/packetfence issue 5522";
+    Refused "ovf.required": "VMware's own settings are marked ovf:required=\"false\", or a host that does not know one refuses all", "sexibytes/sexigraf issues 240, 241";
+    Advice "ovf.capacity": "A disk's capacity is understood, and whole MiB: what cuts it to a unit makes it smaller than the disk", "teamdfir/sift issue 220";
+    Refused "ovf.capacity-equal": "The description and the disk say the same capacity", "home-assistant/operating-system issue 1084";
+    Refused "ovf.file-size": "A file has the size that the description says", "gardenlinux/gardenlinux issue 2322";
+    Refused "ovf.file-there": "Every file that the description names is in the archive", "vmware/govmomi issue 3087";
+    Advice "ovf.format": "The disk's format is named by the URL that ends in #streamOptimized, as in VMware's own", "vmware/open-vmdk, ova-compose.py";
+    Refused "ovf.boot-order": "A boot order section has vCenter and the Content Library boot by BIOS what is meant for EFI", "kubernetes-sigs/image-builder issue 619; vmware/govmomi issue 2304";
+    Advice "ovf.eula": "A licence section stops imports that nobody watches until it is accepted", "hashicorp/packer issue 1383";
+    Refused "ovf.xen": "Xen's configuration data and start-up sections are refused by VMware", "xcp-ng/xenadmin issue 202";
+    Refused "vmdk.readable": "The file is a whole VMDK", VMDK_SPEC;
+    Refused "vmdk.stream-optimized": "An import takes streamOptimized disks alone", "OpenNebula/one issue 5784";
+    Refused "vmdk.header": "The header says version 3, deflate, markers, grains of 64 KiB, 512 entries a table", "glennmatthews/cot issue 65; vmware/open-vmdk, vmdk/sparse.c";
+    Refused "vmdk.footer": "Where the header says that the directory's place stands in the footer, there is one, and it says the same as the header", VMDK_SPEC;
+    Refused "vmdk.end-of-stream": "The file ends with an end-of-stream marker; vSphere's import and the Content Library refuse it otherwise, which is so with qemu-img's files", "siderolabs/talos issue 8148, pull request 11053; siderolabs/image-factory issue 232";
+    Refused "vmdk.tables": "Directory and tables point at what is there", VMDK_SPEC;
+    Refused "vmdk.grains": "Every grain has its marker, and gives a grain's bytes", VMDK_SPEC;
+    Advice "vmdk.grain-order": "Grains come in the order of the disk, so that it can be written as it comes", "vmware/open-vmdk, vmdk/sparse.c";
+    Advice "vmdk.adapter": "The descriptor says adapterType \"lsilogic\", as VMware's own do for every SCSI controller", "home-assistant/operating-system pull request 1695";
+    Advice "vmdk.extent-name": "The descriptor bears the name of the shipped file, or libvmdk does not open it", "libyal/libvmdk issue 34";
+    Refused "vmdk.capacity": "The disk is of whole grains, and extent and header agree", VMDK_SPEC;
+    Refused "vhdx.readable": "The file is a whole VHDX", "MS-VHDX 2.2";
+    Refused "vhdx.headers": "Both headers and both region tables have their checksums", "MS-VHDX 2.2.2, 2.2.3";
+    Refused "vhdx.log": "The log is empty: Windows refuses to attach what was not closed in order", "medo64/VhdAttach issue 11";
+    Advice "vhdx.whole-mib": "The disk is of whole MiB, or it cannot go on to Azure", "Azure/azure-xplat-cli issue 1784";
+    Advice "vhdx.block-size": "Blocks are of 1 MiB, as Microsoft advises for Linux; larger ones take much room for little data", "Microsoft, Best practices for running Linux on Hyper-V";
+    Refused "vhdx.parent": "A disk that is shipped has no parent", "MS-VHDX 2.6.2.1";
+    Refused "vhd.readable": "The file is a whole VHD", VHD_SPEC;
+    Refused "vhd.footer": "Footer and header have their checksums, and the copies are equal", VHD_SPEC;
+    Refused "vhd.size": "The disk's size is whole MiB: rounded up to a geometry, the backup GPT is not at the disk's end", "qemu, block/vpc.c, calculate_rounded_image_size and force_size";
+    Refused "vhd.limit": "A VHD holds 2040 GiB at most", "qemu, block/vpc.c, VHD_MAX_SECTORS";
+    Refused "vhd.kind": "The disk is dynamic or fixed, and has no parent", VHD_SPEC;
+    Refused "xva.readable": "The archive is a whole tar, plain or with gzip, which every version takes", IMPORT;
+    Refused "xva.ova-xml-first": "ova.xml is the first member", IMPORT;
+    Refused "xva.names": "Members are ova.xml and Ref:N/NNNNNNNN with their checksums; no directories", STREAM_VDI;
+    Refused "xva.checksum-follows": "A chunk's checksum follows it at once", STREAM_VDI;
+    Refused "xva.checksum": "A chunk has its checksum: SHA-1 in lower case in .checksum, XXH64 in upper case in .xxhash", STREAM_VDI;
+    Refused "xva.chunk-size": "Chunks are of 1 MiB but for the last: what is left out is counted in the first one's size", STREAM_VDI;
+    Refused "xva.chunk-order": "The numbers of chunks grow, and disks come in the order of their references", STREAM_VDI;
+    Refused "xva.ends": "The first and the last chunk of a disk are there", STREAM_VDI;
+    Refused "xva.records": "ova.xml is XML-RPC with a version and the records of VM, VBD, VDI and the VDI's SR", IMPORT;
+    Refused "xva.version": "A version of xapi above the host's is refused; 1.9 is old enough, and export_vsn is 2", "xapi-project/xen-api, ocaml/xapi/importexport.ml, assert_compatible";
+    Refused "xva.fields": "A record has all fields that have no default (\"Field not present in rpc\")", "xapi-project/xen-api, ocaml/idl/ocaml_backend/gen_api.ml";
+    Refused "xva.hvm": "HVM_boot_policy is set, or the machine is started as a paravirtual one", "xapi-project/xen-api, ocaml/xapi/xapi_vm_helpers.ml, derive_domain_type";
+    Refused "xva.device-model": "The device model qemu-upstream-uefi does not boot by BIOS, and qemu-trad not by UEFI", "xapi-project/xen-api, ocaml/xapi/vm_platform.ml, sanity_check";
+    Refused "iso.readable": "The volume is whole", "ECMA-119";
+    Refused "iso.bios": "A boot image for BIOS stands in the boot catalogue", "El Torito 1.0";
+    Refused "iso.uefi": "A boot image for UEFI stands in the boot catalogue", "UEFI 2.11, ISO-9660 and El Torito";
+    Refused "iso.stick": "A boot sector with code and signature, or no BIOS boots it from a stick", "libisofs, doc/boot_sectors.txt, Master Boot Record";
+    Refused "iso.gpt-esp": "A partition table names the ESP, or no UEFI boots it from a stick", "libisofs, doc/boot_sectors.txt, GUID Partition Table";
+    Refused "iso.esp-size": "An ESP above 20 MB failed on some firmware, and El Torito cannot say more than 32 MiB", "OSInside/kiwi pull request 2390";
+    Refused "iso.efi-tree": "/EFI/BOOT/BOOTX64.EFI is in the volume too: Rufus and Ventoy start no other", "pbatard/rufus issue 526; ventoy/Ventoy issue 313";
+    Advice "iso.label": "The label has capitals, digits and underscores alone, 16 at most, of which Rufus keeps 11", "ECMA-119; pbatard/rufus issue 1074";
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::Findings;
 use super::part::{Part, le32, le64};
+use crate::Error;
 use crate::ordered::{ordered, workers};
-use crate::vmdk::{COMPRESSION, FLAGS, GRAIN_BYTES, MAGIC, SECTOR_BYTES, TABLE_ENTRIES, VERSION, marker};
-use crate::{Error, MIB};
+use crate::vmdk::{
+    COMPRESSION, DIRECTORY_AT_END, FLAGS, GRAIN_BYTES, MAGIC, SECTOR_BYTES, TABLE_ENTRIES, VERSION, marker,
+};
 
 /// Sectors of a grain.
 const GRAIN_SECTORS: u64 = GRAIN_BYTES / SECTOR_BYTES;
@@ -91,7 +93,7 @@ pub fn verify(file: &Part<'_>, name: &str, findings: &mut Findings) -> Result<Op
         findings.check(equal, "vmdk.footer", || "it says something else than the header".into());
         header(footer).directory
     } else {
-        findings.add("vmdk.footer", "there is none");
+        findings.check(head.directory != DIRECTORY_AT_END, "vmdk.footer", || "there is none".into());
         head.directory
     };
     if found == expected {
@@ -111,9 +113,6 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
     findings.check(kind == "streamOptimized", "vmdk.stream-optimized", || format!("createType says {kind}"));
     let adapter = value("ddb.adapterType").unwrap_or("nothing");
     findings.check(adapter == "lsilogic", "vmdk.adapter", || format!("adapterType says {adapter}"));
-    let long = value("ddb.longContentID").unwrap_or_default();
-    let is_id = long.len() == 32 && long.bytes().all(|byte| byte.is_ascii_hexdigit());
-    findings.check(is_id, "vmdk.content-id", || format!("longContentID says {long:?}"));
     // ACCESS SECTORS TYPE "NAME"
     let extent = text.lines().find_map(|line| {
         let (access, rest) = line.split_once(' ')?;
@@ -124,7 +123,7 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
     findings.check(extent_name == name, "vmdk.extent-name", || {
         format!("it says {extent_name:?}, and is {name:?}")
     });
-    let whole = head.capacity > 0 && head.capacity.is_multiple_of(MIB / SECTOR_BYTES);
+    let whole = head.capacity > 0 && head.capacity.is_multiple_of(GRAIN_SECTORS);
     findings.check(whole && sectors == Some(head.capacity), "vmdk.capacity", || {
         format!("the header says {} sectors, the extent {sectors:?}", head.capacity)
     });

@@ -1,0 +1,468 @@
+//! Every rule: the file that breaks it, and that it is named; and that sound files break none.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use common::{NAME, disk, make_ova, make_vmdk, make_xva};
+use media::Firmware;
+use media::verify::{RULES, verify};
+use sha2::{Digest, Sha256};
+
+/// The ids of the rules that a file breaks.
+fn broken(path: &Path) -> BTreeSet<&'static str> {
+    verify(path).unwrap().findings.iter().map(|finding| finding.rule.id).collect()
+}
+
+/// Checks that each made-up file breaks the rule it stands for, and that all rules of these kinds have one.
+fn all_are_named(kinds: &[&str], seen: &BTreeSet<&'static str>) {
+    let is_of = |id: &str| kinds.iter().any(|kind| id.split('.').next() == Some(kind));
+    let missing: Vec<_> =
+        RULES.iter().map(|rule| rule.id).filter(|id| is_of(id) && !seen.contains(id)).collect();
+    assert!(missing.is_empty(), "no file breaks {missing:?}");
+}
+
+/// A member of a tar: name, kind, content.
+type Member = (String, u8, Vec<u8>);
+
+fn unpack(tar: &[u8]) -> Vec<Member> {
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().unwrap().raw(true);
+    entries
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            (name, entry.header().entry_type().as_byte(), content)
+        })
+        .collect()
+}
+
+fn pack(members: &[Member]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, kind, content) in members {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(tar::EntryType::new(*kind));
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+fn text(member: &mut Member, change: impl Fn(&str) -> String) {
+    let before = String::from_utf8(member.2.clone()).unwrap();
+    let after = change(&before);
+    assert_ne!(before, after, "nothing was changed in {}", member.0);
+    member.2 = after.into_bytes();
+}
+
+/// The manifest of what is there now.
+fn sign(members: &mut [Member]) {
+    let line = |(name, _, content): &Member| {
+        let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("SHA256({name})= {hex}\n")
+    };
+    let sums: String = members.iter().filter(|(name, ..)| !name.ends_with(".mf")).map(line).collect();
+    if let Some(manifest) = members.iter_mut().find(|(name, ..)| name.ends_with(".mf")) {
+        manifest.2 = sums.into_bytes();
+    }
+}
+
+#[test]
+fn ova() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = make_ova(folder.path());
+    assert_eq!(broken(&sound), BTreeSet::new());
+    let members = unpack(&fs::read(&sound).unwrap());
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, bytes: &[u8]| {
+        let path = folder.path().join("broken.ova");
+        fs::write(&path, bytes).unwrap();
+        let found = broken(&path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+
+    // The archive.
+    type Change = fn(&mut Vec<Member>);
+    let archive: [(&str, Change); 9] = [
+        ("ova.ovf-first", |all| all.swap(0, 1)),
+        ("ova.order", |all| all.swap(1, 2)),
+        ("ova.names", |all| all[2].0.insert_str(0, "./")),
+        ("ova.names", |all| all.insert(0, ("folder/".into(), b'5', vec![]))),
+        ("ova.ustar", |all| all.insert(2, ("pax".into(), b'x', b"20 mtime=1.5\n".to_vec()))),
+        ("ova.manifest-complete", |all| all.push(("more.txt".into(), b'0', b"more".to_vec()))),
+        ("ova.manifest-digest", |all| all[0].2.push(b'\n')),
+        ("ovf.file-there", |all| drop(all.pop())),
+        ("ova.readable", |all| all[1].2 = vec![0xff, 0xfe]),
+    ];
+    for (id, change) in archive {
+        let mut changed = members.clone();
+        change(&mut changed);
+        try_file(id, &pack(&changed));
+    }
+    let whole = pack(&members);
+    try_file("ova.readable", &whole[..whole.len() - 1024 - 70_000]);
+    let mut binary = whole;
+    binary[124..136].copy_from_slice(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0]);
+    let mut header = tar::Header::new_ustar();
+    header.as_mut_bytes().copy_from_slice(&binary[..512]);
+    header.set_cksum();
+    binary[..512].copy_from_slice(header.as_bytes());
+    try_file("ova.member-size", &binary);
+
+    // The manifest.
+    for (id, from, to) in [
+        ("ova.manifest-form", "SHA256(", "SHA2-256("),
+        ("ova.manifest-form", "SHA256(", "SHA256 ("),
+        ("ova.manifest-form", ")= ", ") = "),
+        ("ova.manifest-complete", ".vmdk)", ".vmdk2)"),
+    ] {
+        let mut changed = members.clone();
+        text(&mut changed[1], |text| text.replace(from, to));
+        try_file(id, &pack(&changed));
+    }
+
+    // The description.
+    let system_end = "</VirtualSystem>";
+    for (id, from, to) in [
+        ("ovf.well-formed", "</Envelope>", ""),
+        ("ovf.well-formed", "envelope/1\"", "envelope/2\""),
+        (
+            "ovf.one-system",
+            system_end,
+            "</VirtualSystem><VirtualSystem ovf:id=\"b\"><Info>b</Info></VirtualSystem>",
+        ),
+        ("ovf.hardware", "vmx-15", "vmx-21"),
+        ("ovf.hardware", "vmx-15", "virtualbox-2.2"),
+        ("ovf.guest", "other3xLinux64Guest", "debian12_64Guest"),
+        ("ovf.controller", "VirtualSCSI", "virtualscsi"),
+        ("ovf.controller", "VirtualSCSI", "PIIX4"),
+        ("ovf.required", " ovf:required=\"false\"", ""),
+        ("ovf.capacity", "capacity=\"70\"", "capacity=\"73400321\""),
+        ("ovf.capacity", "byte * 2^20", "megabytes"),
+        ("ovf.capacity-equal", "capacity=\"70\"", "capacity=\"71\""),
+        ("ovf.file-size", "ovf:size=\"", "ovf:size=\"1"),
+        ("ovf.format", "#streamOptimized", "#sparse"),
+        ("ovf.boot-order", system_end, "<BootOrderSection><Info>b</Info></BootOrderSection></VirtualSystem>"),
+        (
+            "ovf.eula",
+            system_end,
+            "<EulaSection><Info>b</Info><License>b</License></EulaSection></VirtualSystem>",
+        ),
+        ("ovf.xen", system_end, "<StartupSection><Info>b</Info></StartupSection></VirtualSystem>"),
+        ("ovf.xen", system_end, "<x:Config xmlns:x=\"http://example.org/xen/1\"/></VirtualSystem>"),
+    ] {
+        let mut changed = members.clone();
+        text(&mut changed[0], |text| {
+            let unit = if from == "capacity=\"70\"" && to.len() > 15 { "byte * 2^20" } else { "" };
+            let text = text.replace(from, to);
+            if unit.is_empty() { text } else { text.replace(unit, "byte") }
+        });
+        sign(&mut changed);
+        try_file(id, &pack(&changed));
+    }
+    all_are_named(&["ova", "ovf"], &seen);
+}
+
+#[test]
+fn vmdk() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = folder.path().join("disk.vmdk");
+    make_vmdk(&disk(folder.path(), false), &sound, 6);
+    assert_eq!(broken(&sound), BTreeSet::new());
+    let bytes = fs::read(&sound).unwrap();
+    let end = bytes.len();
+    let path = folder.path().join("broken").join("disk.vmdk");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut changed = bytes.clone();
+        change(&mut changed);
+        assert_ne!(changed, bytes, "{id}: nothing was changed");
+        fs::write(&path, &changed).unwrap();
+        let found = broken(&path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+    // Of the same length, so that nothing moves.
+    let replace = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
+            assert_eq!(from.len(), to.len());
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+    };
+    let first_grain = 128 * 512;
+    try_file("vmdk.readable", &|bytes| bytes.truncate(300));
+    try_file("vmdk.readable", &|bytes| bytes.truncate(end - 100));
+    try_file("vmdk.readable", &|bytes| bytes[28] = 0xff);
+    try_file("vmdk.stream-optimized", &replace("streamOptimized", "monolithicSpars"));
+    try_file("vmdk.stream-optimized", &|bytes| *bytes = b"# Disk DescriptorFile\nversion=1\n".repeat(20));
+    try_file("vmdk.header", &|bytes| bytes[4] = 1);
+    try_file("vmdk.header", &|bytes| bytes[77] = 0);
+    try_file("vmdk.footer", &|bytes| drop(bytes.drain(end - 1536..end - 512)));
+    try_file("vmdk.footer", &|bytes| bytes[end - 1024 + 12] ^= 1);
+    // As qemu-img leaves it.
+    try_file("vmdk.end-of-stream", &|bytes| bytes.truncate(end - 512));
+    try_file("vmdk.tables", &|bytes| bytes[end - 1024 + 59] = 0x7f);
+    try_file("vmdk.grains", &|bytes| bytes[first_grain + 20] ^= 0xff);
+    try_file("vmdk.grains", &|bytes| bytes[first_grain] = 9);
+    try_file("vmdk.adapter", &replace("\"lsilogic\"", "\"ide\"     "));
+    try_file("vmdk.extent-name", &replace("\"disk.vmdk\"", "\"else.vmdk\""));
+    try_file("vmdk.capacity", &replace("RDONLY 143360 ", "RDONLY 143361 "));
+    // Two grains change places, and their entries with them.
+    try_file("vmdk.grain-order", &|bytes| {
+        let length = |at: usize| {
+            let stored = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+            (12 + stored).next_multiple_of(512)
+        };
+        let second = first_grain + length(first_grain);
+        let third = second + length(second);
+        let swapped = [&bytes[second..third], &bytes[first_grain..second]].concat();
+        let moved = first_grain + (third - second);
+        bytes[first_grain..third].copy_from_slice(&swapped);
+        let entry = |at: usize| ((at / 512) as u32).to_le_bytes();
+        let find = |bytes: &[u8], at: usize| {
+            (third..bytes.len()).step_by(4).find(|place| bytes[*place..*place + 4] == entry(at)).unwrap()
+        };
+        let (a, b) = (find(bytes, first_grain), find(bytes, second));
+        bytes[a..a + 4].copy_from_slice(&entry(moved));
+        bytes[b..b + 4].copy_from_slice(&entry(first_grain));
+    });
+    all_are_named(&["vmdk"], &seen);
+}
+
+#[test]
+fn xva() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk(folder.path(), false);
+    let sound = folder.path().join("sound.xva");
+    for firmware in [Firmware::Uefi, Firmware::Bios] {
+        for level in [Some(1), None] {
+            make_xva(&disk, &sound, firmware, level);
+            assert_eq!(broken(&sound), BTreeSet::new(), "{firmware:?} {level:?}");
+        }
+    }
+    let members = unpack(&fs::read(&sound).unwrap());
+    let path = folder.path().join("broken.xva");
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let found = broken(&path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+    type Change = fn(&mut Vec<Member>);
+    let changes: [(&str, Change); 13] = [
+        ("xva.ova-xml-first", |all| all.rotate_left(1)),
+        ("xva.names", |all| all.insert(1, ("Ref:3/".into(), b'5', vec![]))),
+        ("xva.names", |all| all.push(("disk.vhd".into(), b'0', vec![]))),
+        ("xva.checksum-follows", |all| drop(all.remove(2))),
+        ("xva.checksum-follows", |all| drop(all.pop())),
+        ("xva.checksum", |all| all[1].2[5] ^= 1),
+        ("xva.checksum", |all| all[2].2.make_ascii_uppercase()),
+        ("xva.chunk-size", |all| all[3].2.truncate(1000)),
+        ("xva.chunk-order", |all| {
+            all[1..5].rotate_left(2);
+        }),
+        ("xva.ends", |all| drop(all.drain(1..3))),
+        ("xva.ends", |all| all.truncate(all.len() - 2)),
+        ("xva.records", |all| all[0].2 = b"<value/>".to_vec()),
+        ("xva.hvm", |all| {
+            text(&mut all[0], |text| {
+                text.replace("BIOS order", "").replace("<value>hvm<", "<value>unspecified<")
+            });
+        }),
+    ];
+    for (id, change) in changes {
+        let mut changed = members.clone();
+        change(&mut changed);
+        try_file(id, &pack(&changed));
+    }
+    let whole = pack(&members);
+    try_file("xva.readable", &whole[..whole.len() - 500_000]);
+    let member =
+        |name: &str, value: &str| format!("<member><name>{name}</name><value>{value}</value></member>");
+    for (id, from, to) in [
+        ("xva.version", member("xapi_minor", "9"), member("xapi_minor", "20")),
+        ("xva.version", member("export_vsn", "2"), member("export_vsn", "1")),
+        ("xva.fields", "<name>VCPUs_params</name>".into(), "<name>VCPUs_parameters</name>".into()),
+        ("xva.device-model", "qemu-upstream-compat".into(), "qemu-upstream-uefi".into()),
+    ] {
+        let mut changed = members.clone();
+        text(&mut changed[0], |text| text.replace(&from, &to));
+        try_file(id, &pack(&changed));
+    }
+    all_are_named(&["xva"], &seen);
+}
+
+/// What `qemu-img` makes of the disk.
+fn converted(folder: &Path, format: &str, options: &str) -> Vec<u8> {
+    let path = folder.join(format!("sound.{format}"));
+    let mut command = tools::Toolbox::open().unwrap().command("qemu-img");
+    command.args(["convert", "-f", "raw", "-O", format, "-o", options]).arg(disk(folder, false)).arg(&path);
+    assert!(command.status().unwrap().success());
+    assert_eq!(broken(&path), BTreeSet::new());
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn vhd() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = converted(folder.path(), "vpc", "subformat=dynamic,force_size=on");
+    let end = bytes.len();
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut changed = bytes.clone();
+        change(&mut changed);
+        let path = folder.path().join("broken.vhd");
+        fs::write(&path, &changed).unwrap();
+        let found = broken(&path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+    try_file("vhd.readable", &|bytes| bytes.truncate(end - 512));
+    try_file("vhd.readable", &|bytes| drop(bytes.drain(end - 512 - (3 << 20)..end - 512)));
+    try_file("vhd.footer", &|bytes| bytes[end - 512 + 30] ^= 1);
+    try_file("vhd.footer", &|bytes| bytes[700] ^= 1);
+    try_file("vhd.size", &|bytes| bytes[end - 512 + 55] ^= 1);
+    try_file("vhd.limit", &|bytes| bytes[end - 512 + 49] = 1);
+    try_file("vhd.kind", &|bytes| bytes[end - 512 + 63] = 4);
+    all_are_named(&["vhd"], &seen);
+}
+
+#[test]
+fn vhdx() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = converted(folder.path(), "vhdx", "subformat=dynamic,block_size=1M");
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut changed = bytes.clone();
+        change(&mut changed);
+        let path = folder.path().join("broken.vhdx");
+        fs::write(&path, &changed).unwrap();
+        let found = broken(&path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+    // With its checksum made right again.
+    let seal = |bytes: &mut Vec<u8>, at: usize| {
+        bytes[at + 4..at + 8].fill(0);
+        let sum = crc32c::crc32c(&bytes[at..at + 4096]);
+        bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+    };
+    // A metadata item's content, by the end of its GUID.
+    let item = |bytes: &[u8], guid_end: [u8; 4]| {
+        let table = bytes.windows(8).position(|window| window == b"metadata").unwrap();
+        let entry = (0..8)
+            .map(|number| table + 32 + number * 32)
+            .find(|at| bytes[at + 12..at + 16] == guid_end)
+            .unwrap();
+        table + u32::from_le_bytes(bytes[entry + 16..entry + 20].try_into().unwrap()) as usize
+    };
+    let (size, parameters) = ([0xd8, 0x3b, 0xf4, 0xb8], [0xaa, 0x44, 0xe7, 0x6b]);
+    try_file("vhdx.headers", &|bytes| bytes[(64 << 10) + 100] ^= 1);
+    try_file("vhdx.headers", &|bytes| bytes[(256 << 10) + 100] ^= 1);
+    try_file("vhdx.log", &|bytes| {
+        for at in [64 << 10, 128 << 10] {
+            bytes[at + 48] = 1;
+            seal(bytes, at);
+        }
+    });
+    try_file("vhdx.readable", &|bytes| bytes.truncate(3 << 20));
+    try_file("vhdx.whole-mib", &|bytes| {
+        let at = item(bytes, size);
+        bytes[at + 1] = 2;
+    });
+    try_file("vhdx.block-size", &|bytes| {
+        let at = item(bytes, parameters);
+        bytes[at + 2] = 0x20;
+    });
+    try_file("vhdx.parent", &|bytes| {
+        let at = item(bytes, parameters);
+        bytes[at + 4] |= 2;
+    });
+    all_are_named(&["vhdx"], &seen);
+}
+
+#[test]
+fn iso() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    fs::create_dir_all(tree.join("EFI/BOOT")).unwrap();
+    fs::create_dir_all(tree.join("boot")).unwrap();
+    fs::write(tree.join("EFI/BOOT/BOOTX64.EFI"), "loader").unwrap();
+    fs::write(tree.join("boot/image"), common::noise(4096)).unwrap();
+    fs::write(folder.path().join("code"), common::noise(440)).unwrap();
+    let make = |name: &str, label: &str, esp_bytes: u64, with_bios: bool, with_uefi: bool| {
+        let path = folder.path().join(name);
+        let esp = folder.path().join("esp");
+        fs::File::create(&esp).unwrap().set_len(esp_bytes).unwrap();
+        let mut command = tools::Toolbox::open().unwrap().command("xorriso");
+        command.args(["-as", "mkisofs", "-quiet", "-volid", label]);
+        if with_bios {
+            command.args(["-b", "boot/image", "-no-emul-boot", "-boot-load-size", "4"]);
+        }
+        if with_uefi {
+            command.args(["-append_partition", "2", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"]).arg(&esp);
+            command.args(["-appended_part_as_gpt", "-eltorito-alt-boot", "-e"]);
+            command.args(["--interval:appended_partition_2:all::", "-no-emul-boot"]);
+        }
+        assert!(command.arg("-o").arg(&path).arg(&tree).status().unwrap().success());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..440].copy_from_slice(&fs::read(folder.path().join("code")).unwrap());
+        fs::write(&path, &bytes).unwrap();
+        path
+    };
+    let sound = make("sound.iso", "MEDIUM_1", 4 << 20, true, true);
+    assert_eq!(broken(&sound), BTreeSet::new());
+    let mut seen = BTreeSet::new();
+    let mut try_file = |id: &'static str, path: &Path| {
+        let found = broken(path);
+        assert!(found.contains(id), "{id} is not among {found:?}");
+        seen.insert(id);
+    };
+    try_file("iso.label", &make("label.iso", "A long label in two cases", 4 << 20, true, true));
+    try_file("iso.esp-size", &make("esp.iso", "MEDIUM", 24 << 20, true, true));
+    try_file("iso.bios", &make("uefi.iso", "MEDIUM", 4 << 20, false, true));
+    let bios = make("bios.iso", "MEDIUM", 4 << 20, true, false);
+    try_file("iso.uefi", &bios);
+    try_file("iso.gpt-esp", &bios);
+    let changed = folder.path().join("changed.iso");
+    for (id, change) in [
+        ("iso.stick", (|bytes| bytes[510] = 0) as fn(&mut Vec<u8>)),
+        ("iso.readable", |bytes| bytes.truncate(bytes.len() - (1 << 20))),
+        ("iso.efi-tree", |bytes| {
+            while let Some(at) = bytes.windows(11).position(|window| window == b"BOOTX64.EFI") {
+                bytes[at] = b'X';
+            }
+        }),
+    ] {
+        let mut bytes = fs::read(&sound).unwrap();
+        change(&mut bytes);
+        fs::write(&changed, bytes).unwrap();
+        try_file(id, &changed);
+    }
+    all_are_named(&["iso"], &seen);
+}
+
+#[test]
+fn what_is_no_package_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text");
+    fs::write(&path, NAME).unwrap();
+    assert!(verify(&path).unwrap_err().to_string().contains("is no OVA, VMDK, VHDX, VHD, XVA or ISO"));
+}
