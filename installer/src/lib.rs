@@ -7,6 +7,7 @@
 //! Decisions are those of `storage`; the two ways differ only in who answers.
 
 pub mod apply;
+pub mod hash;
 pub mod links;
 pub mod loops;
 pub mod machine;

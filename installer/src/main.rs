@@ -9,7 +9,7 @@ use installer::apply::Progress;
 use installer::medium::{MOUNTED, Medium};
 use installer::report::Report;
 use installer::sources::Remote;
-use installer::{pages, sources, unattended};
+use installer::{hash, pages, sources, unattended};
 use provisioning::Answers;
 
 /// On the kernel's command line: the medium is checked, and nothing installed (image/grub/medium.cfg).
@@ -41,6 +41,12 @@ enum Command {
         #[arg(long, requires = "url")]
         sha256: Option<String>,
     },
+    /// Print the hash of a password, for `password_hash` in answers; asks for it, or reads it from standard input
+    Hash {
+        /// Of root at the console, for `root_password_hash`
+        #[arg(long)]
+        console: bool,
+    },
     /// Install by the answers that were given to this machine, or ask on its consoles; what the medium runs when it is
     /// booted
     Start,
@@ -53,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check { file, url, sha256 } => {
             read(file.as_deref(), url.zip(sha256)).map(|(answers, source)| check(&answers, &source))
         }
+        Command::Hash { console } => hash::run(console),
         Command::Start => start(),
         Command::Ask => pages::run(),
     };

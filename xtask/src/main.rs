@@ -11,6 +11,7 @@ mod paths;
 mod preflight;
 mod release;
 mod test;
+mod verify_artifact;
 mod vm;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Release(release::Options),
     /// Boot a backup server and a monitor, paired, with data being written
     Demo(demo::Options),
+    /// Say what a hypervisor would refuse of a package, and why
+    VerifyArtifact(verify_artifact::Options),
     /// Boot what was built, with its console in this terminal
     Vm(vm::Options),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Release(options) => release::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::VerifyArtifact(options) => verify_artifact::run(&options),
         Command::Vm(options) => vm::run(&options),
     };
     match result {

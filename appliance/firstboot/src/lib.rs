@@ -21,6 +21,7 @@ pub mod grow;
 pub mod initrd;
 pub mod machine_id;
 pub mod medium;
+mod ovf;
 pub mod places;
 pub mod provision;
 pub mod report;

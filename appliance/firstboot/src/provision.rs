@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::places::Places;
 use crate::report::say;
-use crate::settings;
+use crate::{ovf, settings};
 
 /// The firmware's table is a few KiB; this bounds what a strange hypervisor may hand over, in bytes.
 const TABLE_BYTES: usize = 1 << 20;
@@ -32,7 +32,10 @@ pub fn ensure(places: &Places) -> Result<Identity> {
         (Some(answers), _) => (answers, "the installer's answers"),
         (None, answers) => match answers? {
             Some(answers) => (answers, "answers in SMBIOS"),
-            None => (Answers::unattended_default(), "no answers"),
+            None => match ovf::find(places)? {
+                Some(answers) => (answers, "answers of the import (OVF)"),
+                None => (Answers::unattended_default(), "no answers"),
+            },
         },
     };
     say("identity", &format!("is missing; {whose}: role {}", answers.role.name()));

@@ -6,6 +6,7 @@
 mod backup;
 mod database;
 mod ftp;
+mod media;
 mod peers;
 mod report;
 mod restore;
@@ -30,6 +31,8 @@ enum Command {
     Backup(backup::Options),
     /// Downloads of a backup
     Ftp(ftp::Options),
+    /// Packages for hypervisors
+    Media(media::Options),
     /// The way back
     Restore(restore::Options),
 }
@@ -39,6 +42,7 @@ fn main() -> Result<()> {
     let comparisons = match &arguments.command {
         Command::Backup(options) => backup::run(options),
         Command::Ftp(options) => ftp::run(options),
+        Command::Media(options) => media::run(options),
         Command::Restore(options) => restore::run(options),
     }?;
     for comparison in &comparisons {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::spec::{Accelerator, Bus, Drive, Firmware, Network, Nic, SYSTEM_DISK, SerialPort, Spec};
+use crate::spec::{Accelerator, Bus, Card, Drive, Firmware, Network, Nic, SYSTEM_DISK, SerialPort, Spec};
 
 /// Files of one VM: those it reads, and the sockets and logs that it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn argv(spec: &Spec, files: &Files) -> Vec<String> {
     args.option("-device", "virtio-rng-pci");
     disks(&mut args, spec, files);
     for (index, nic) in spec.nics.iter().enumerate() {
-        network_card(&mut args, index, nic);
+        network_card(&mut args, index, nic, spec.card);
     }
     if let Some(path) = &files.oem_string {
         args.option("-smbios", format!("type=11,path={}", doubled_commas(path)));
@@ -81,7 +81,8 @@ pub fn argv(spec: &Spec, files: &Files) -> Vec<String> {
 }
 
 fn machine(args: &mut Args, spec: &Spec, files: &Files) {
-    let mut machine = "q35".to_owned();
+    // Only the older mainboard has IDE.
+    let mut machine = if spec.bus == Bus::Ide { "pc" } else { "q35" }.to_owned();
     if files.flash.is_some() {
         machine.push_str(",pflash0=flash-code,pflash1=flash-variables");
     }
@@ -171,8 +172,13 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
         Bus::VirtioBlk => {
             args.option("-device", format!("virtio-blk-pci,drive={node},serial={serial}{boot}"));
         }
-        Bus::VirtioScsi | Bus::Megasas => {
-            let controller = if bus == Bus::Megasas { "megasas" } else { "virtio-scsi-pci" };
+        Bus::VirtioScsi | Bus::Megasas | Bus::Pvscsi | Bus::LsiLogicSas => {
+            let controller = match bus {
+                Bus::Megasas => "megasas",
+                Bus::Pvscsi => "pvscsi",
+                Bus::LsiLogicSas => "mptsas1068",
+                _ => "virtio-scsi-pci",
+            };
             args.option("-device", format!("{controller},id=scsi{index}"));
             let device = format!("scsi-hd,bus=scsi{index}.0,drive={node},serial={serial}{boot}");
             args.option("-device", device);
@@ -180,11 +186,17 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
         Bus::Sata => {
             args.option("-device", format!("ide-hd,bus=ide.{index},drive={node},serial={serial}{boot}"));
         }
+        Bus::Ide => {
+            args.option(
+                "-device",
+                format!("ide-hd,bus=ide.0,unit={index},drive={node},serial={serial}{boot}"),
+            );
+        }
         Bus::Nvme => args.option("-device", format!("nvme,drive={node},serial={serial}{boot}")),
     }
 }
 
-fn network_card(args: &mut Args, index: usize, nic: &Nic) {
+fn network_card(args: &mut Args, index: usize, nic: &Nic, card: Card) {
     let backend = match &nic.network {
         Network::User { forwards, isolated } => {
             let mut user = format!("user,id=net{index}");
@@ -206,7 +218,12 @@ fn network_card(args: &mut Args, index: usize, nic: &Nic) {
     };
     args.option("-netdev", backend);
     // Without a boot ROM the firmware wastes no time on network boot.
-    let device = format!("virtio-net-pci,id={},netdev=net{index},mac={},romfile=", nic_id(index), nic.mac);
+    let card = match card {
+        Card::Virtio => "virtio-net-pci",
+        Card::Vmxnet3 => "vmxnet3",
+        Card::E1000e => "e1000e",
+    };
+    let device = format!("{card},id={},netdev=net{index},mac={},romfile=", nic_id(index), nic.mac);
     args.option("-device", device);
 }
 
@@ -413,6 +430,9 @@ mod tests {
             (Bus::Sata, "ide-hd,bus=ide.0,drive=disk0,serial=system,bootindex=1"),
             (Bus::Nvme, "nvme,drive=disk0,serial=system,bootindex=1"),
             (Bus::Megasas, "megasas,id=scsi0"),
+            (Bus::Pvscsi, "pvscsi,id=scsi0"),
+            (Bus::LsiLogicSas, "mptsas1068,id=scsi0"),
+            (Bus::Ide, "ide-hd,bus=ide.0,unit=0,drive=disk0,serial=system,bootindex=1"),
         ] {
             let devices = values(&argv(&Spec { bus, ..spec() }, &files()), "-device");
             assert!(devices.contains(&expected.to_owned()), "{devices:?}");

@@ -86,7 +86,7 @@ pub use qmp::{Event, Message, Qmp, parse as parse_qmp};
 pub use serial::SerialLog;
 pub use shell::{Output, Shell};
 pub use spec::{
-    Accelerator, Bus, CONTROL_PORT, Drive, ExtraDisk, FTP_PASSIVE_PORTS, FTP_PORT, Firmware, Forward,
+    Accelerator, Bus, CONTROL_PORT, Card, Drive, ExtraDisk, FTP_PASSIVE_PORTS, FTP_PORT, Firmware, Forward,
     LinkEnd, Network, Nic, REPLICATION_PORT, SYSTEM_DISK, SerialPort, Spec, backup_server_ports,
 };
 pub use wait::{BOOT, COMMAND, MachineEnded, SHUTDOWN, wait_until};

@@ -26,8 +26,8 @@ use crate::qmp::Qmp;
 use crate::serial::SerialLog;
 use crate::shell::{Output, Shell};
 use crate::spec::{
-    Accelerator, Bus, Drive, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SYSTEM_DISK, SerialPort,
-    Spec,
+    Accelerator, Bus, Card, Drive, ExtraDisk, Firmware, Forward, LinkEnd, Network, Nic, SYSTEM_DISK,
+    SerialPort, Spec,
 };
 use crate::wait::{BOOT, COMMAND, MachineEnded, wait_until};
 
@@ -117,6 +117,12 @@ impl<'lab> MachineBuilder<'lab> {
     /// How the system disk is attached; virtio-blk when not said.
     pub fn bus(mut self, bus: Bus) -> Self {
         self.spec.bus = bus;
+        self
+    }
+
+    /// What network cards are; virtio when not said.
+    pub fn card(mut self, card: Card) -> Self {
+        self.spec.card = card;
         self
     }
 

@@ -38,6 +38,23 @@ pub enum Bus {
     Nvme,
     /// A volume of a RAID controller (LSI MegaRAID).
     Megasas,
+    /// VMware's paravirtual SCSI.
+    Pvscsi,
+    /// LSI Logic SAS, as VMware emulates it too.
+    LsiLogicSas,
+    /// IDE of an old mainboard (PIIX), which the VM then has; of the system disk only.
+    Ide,
+}
+
+/// What a network card is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Card {
+    /// virtio-net.
+    Virtio,
+    /// VMware's paravirtual one.
+    Vmxnet3,
+    /// Intel 82574.
+    E1000e,
 }
 
 /// How an installation medium is attached.
@@ -151,6 +168,8 @@ pub struct Spec {
     pub pulled: BTreeSet<String>,
     /// Network cards, in order.
     pub nics: Vec<Nic>,
+    /// What they are.
+    pub card: Card,
     /// First serial port.
     pub serial_port: SerialPort,
     /// How instructions are run.
@@ -170,6 +189,7 @@ impl Spec {
             extra_disks: Vec::new(),
             pulled: BTreeSet::new(),
             nics: Vec::new(),
+            card: Card::Virtio,
             serial_port: SerialPort::Files,
             accelerator,
         }

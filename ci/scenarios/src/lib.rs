@@ -46,6 +46,13 @@ pub fn built_medium() -> Result<PathBuf> {
     Ok(iso)
 }
 
+/// The packages that `cargo xtask build` made.
+pub fn packages() -> Result<Vec<PathBuf>> {
+    let dist = checkout().join("dist");
+    let listing = std::fs::read_dir(&dist).with_context(|| format!("cannot list {}", dist.display()))?;
+    listing.map(|entry| Ok(entry?.path())).collect()
+}
+
 /// A payload of the last build.
 pub fn payload(name: &str) -> PathBuf {
     checkout().join(".build/dev/payloads").join(name)

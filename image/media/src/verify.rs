@@ -65,7 +65,6 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Rule { id, weight, text, source } = self.rule;
-        let weight = if *weight == Weight::Advice { "advice" } else { "refused" };
         write!(f, "{weight} {id}: {}. {text}. Source: {source}", self.detail)
     }
 }

@@ -11,10 +11,8 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use provisioning::values::{CryptHash, PasswordHash};
 use provisioning::{Answers, Role};
 use rustix::fs::FlockOperation;
-use screen::Typed;
 use screen::ratatui::Frame;
 use screen::ratatui::crossterm::event::KeyEvent;
 
@@ -22,7 +20,7 @@ use crate::apply::{self, Host, Progress};
 use crate::machine::{self, Machine};
 use crate::medium::{MOUNTED, Medium};
 use crate::report::Report;
-use crate::{links, sources, unattended};
+use crate::{hash, links, sources, unattended};
 use app::{App, Installation, Message, Task};
 use typed::Passwords;
 
@@ -129,10 +127,10 @@ fn install(installation: Installation, messages: &Sender<Message>) -> Result<()>
     say(&format!("role: {}", answers.role.name()));
     machine::lines(&plan).iter().for_each(|line| say(line));
     if let Some(password) = console {
-        answers.root_password_hash = Some(console_hash(&password)?);
+        answers.root_password_hash = Some(hash::console(&password.0)?);
     }
     if let Some(password) = network {
-        answers.password_hash = Some(network_hash(&password)?);
+        answers.password_hash = Some(hash::network(&password.0)?);
     }
     let medium = Medium::open(Path::new(MOUNTED))?;
     let mut told = |progress: Progress<'_>| {
@@ -152,26 +150,6 @@ fn install(installation: Installation, messages: &Sender<Message>) -> Result<()>
     installed
 }
 
-/// 16 characters in base64: crypt(3) cuts a longer salt off, and what it says then is not what stands in /etc/shadow.
-const SALT_BYTES: usize = 12;
-
-fn console_hash(password: &Typed) -> Result<CryptHash> {
-    use sha_crypt::PasswordHasher;
-    let mut salt = [0; SALT_BYTES];
-    getrandom::fill(&mut salt).context("cannot get random bytes for the console password's salt")?;
-    let hasher = sha_crypt::ShaCrypt::default();
-    let hash = hasher.hash_password_with_salt(password.0.as_bytes(), &salt);
-    let hash = hash.context("cannot hash the console password")?;
-    hash.to_string()
-        .parse()
-        .map_err(|cause: String| anyhow::anyhow!("the console password's hash is {cause}"))
-}
-
-fn network_hash(password: &Typed) -> Result<PasswordHash> {
-    let hash = auth::hash_password(&password.0)?;
-    PasswordHash::try_from(hash).map_err(|cause| anyhow::anyhow!("the password's hash is {cause}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,15 +164,5 @@ mod tests {
         ] {
             assert_eq!(role(command_line), expected, "{command_line}");
         }
-    }
-
-    #[test]
-    fn hashes_are_those_that_answers_take() {
-        let password = Typed("correct horse".into());
-        let hash = console_hash(&password).unwrap();
-        let salt =
-            hash.reveal().strip_prefix("$6$rounds=5000$").and_then(|rest| rest.split_once('$')).unwrap().0;
-        assert_eq!(salt.len(), 16, "crypt(3) does not give this hash");
-        assert!(network_hash(&password).unwrap().reveal().starts_with("$argon2id$"));
     }
 }

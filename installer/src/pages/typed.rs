@@ -23,7 +23,7 @@ const NETWORK: &str = "Password of backup";
 const NETWORK_AGAIN: &str = "Again";
 
 /// Characters that a password has at least.
-const PASSWORD_CHARACTERS: usize = 8;
+const PASSWORD_CHARACTERS: usize = crate::hash::LEAST;
 
 /// A field that is wrong, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,15 @@ pub enum Weight {
     Refused,
 }
 
+impl std::fmt::Display for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Advice => "advice",
+            Self::Refused => "refused",
+        })
+    }
+}
+
 /// A rule.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -1,0 +1,172 @@
+//! Packages: our VMDK writer against qemu-img's, and our XVA writer against tar, xva-img and gzip, on the same disk at the same
+//! deflate level.
+//!
+//! The disk is the one that was built, or one that is named. Each runs as a process of its own, so that memory can be compared:
+//! this program calls itself for ours.
+
+use crate::report::{Comparison, Series};
+use anyhow::{Context, Result, bail, ensure};
+use media::{Firmware, Source, vmdk, xva};
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use tools::Toolbox;
+
+/// What is measured, and how often.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The raw disk
+    #[arg(long, default_value = ".build/dev/payloads/disk-102400-mib.raw")]
+    disk: PathBuf,
+    /// Turns
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Make one package and end: `vmdk` or `xva`, and where to
+    #[arg(long, num_args = 2, hide = true)]
+    only: Option<Vec<String>>,
+}
+
+/// Deflate level of all: qemu-img knows no other (zlib's default).
+const LEVEL: u32 = 6;
+
+/// One run.
+struct Run {
+    seconds: f64,
+    bytes: u64,
+    /// Most memory that a process had at a time.
+    memory_bytes: u64,
+}
+
+/// Runs everything.
+pub fn run(options: &Options) -> Result<Vec<Comparison>> {
+    if let Some(only) = &options.only {
+        make(&options.disk, only)?;
+        return Ok(Vec::new());
+    }
+    let toolbox = Toolbox::open()?;
+    let folder = tempfile::tempdir_in(options.disk.parent().unwrap_or(Path::new(".")))
+        .context("cannot make a folder beside the disk")?;
+    let place = |name: &str| folder.path().join(name);
+    let ours = std::env::current_exe().context("this program is not found")?;
+    let own = |kind: &str| {
+        let mut command = Command::new(&ours);
+        command.args(["media", "--disk"]).arg(&options.disk).args(["--only", kind]).arg(place("out"));
+        command
+    };
+    let qemu = || {
+        let mut command = toolbox.command("qemu-img");
+        command.args(["convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]);
+        command.arg(&options.disk).arg(place("out"));
+        command
+    };
+    // xva-img makes a folder of chunks, and from it a tar, which gzip compresses: what people do today.
+    let chunks = place("Ref:1");
+    let records = place("ova.xml");
+    std::fs::write(&records, "<value/>")?;
+    let xva_img = || {
+        let script = "rm -rf \"$1\" && mkdir \"$1\" && xva-img disk-import \"$1\" \"$2\" && \
+                      xva-img package \"$3\" \"$4\" \"$1\" && gzip -6 --force --stdout \"$3\" >\"$5\"";
+        let mut command = toolbox.command("sh");
+        command.args(["-ec", script, "sh"]).arg(&chunks).arg(&options.disk);
+        command.arg(place("plain.xva")).arg(&records).arg(place("out"));
+        command
+    };
+    let mut comparisons = Vec::new();
+    type Maker<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
+    let vmdk: [Maker<'_>; 2] = [("qemu-img", Box::new(qemu)), ("ours", Box::new(|| own("vmdk")))];
+    let xva: [Maker<'_>; 2] = [("xva-img and gzip", Box::new(xva_img)), ("ours", Box::new(|| own("xva")))];
+    for (what, makers) in [("streamOptimized VMDK", vmdk), ("XVA with gzip", xva)] {
+        let mut runs: Vec<Vec<Result<Run>>> = makers.iter().map(|_| Vec::new()).collect();
+        for round in 0..options.rounds {
+            for (index, (name, command)) in makers.iter().enumerate() {
+                eprintln!("{what}, round {}: {name}", round + 1);
+                runs[index].push(measure(command(), &place("out")));
+            }
+        }
+        type Figure = (&'static str, &'static str, fn(&Run) -> f64);
+        let figures: [Figure; 3] = [
+            ("time", "s", |run| run.seconds),
+            ("size", "MB", |run| run.bytes as f64 / 1e6),
+            ("memory", "MB", |run| run.memory_bytes as f64 / 1e6),
+        ];
+        for (figure, unit, of) in figures {
+            let series = makers.iter().zip(&runs).map(|((name, _), runs)| {
+                let values = runs.iter().map(|run| match run {
+                    Ok(run) => Ok(of(run)),
+                    Err(error) => bail!("{error:#}"),
+                });
+                Series::of(name, unit, values)
+            });
+            comparisons.push(Comparison {
+                title: format!("{what} of {}, deflate level {LEVEL}: {figure}", options.disk.display()),
+                series: series.collect(),
+            });
+        }
+    }
+    Ok(comparisons)
+}
+
+fn make(disk: &Path, only: &[String]) -> Result<()> {
+    let [kind, out] = only else { bail!("--only wants a kind and a place") };
+    let disk = Source::open(disk)?;
+    let file = File::create(out).with_context(|| format!("cannot create {out}"))?;
+    let file = BufWriter::with_capacity(1 << 20, file);
+    match kind.as_str() {
+        "vmdk" => {
+            let options = vmdk::Options { name: "disk.vmdk".into(), level: LEVEL, content_id: [7; 16] };
+            vmdk::write(&disk, &options, file, &mut |_| ())?;
+        }
+        "xva" => {
+            let machine = xva::Machine {
+                name: "appliance".into(),
+                description: "benchmark".into(),
+                cores: 4,
+                memory_bytes: 6 << 30,
+                firmware: Firmware::Bios,
+                identity: [7; 16],
+                date: 0,
+                level: Some(LEVEL),
+            };
+            xva::write(&disk, &machine, file, &mut |_| ())?;
+        }
+        other => bail!("there is no kind {other}"),
+    }
+    Ok(())
+}
+
+/// Runs to the end; the kernel tells how much memory was needed.
+fn measure(mut command: Command, out: &Path) -> Result<Run> {
+    if out.exists() {
+        std::fs::remove_file(out)?;
+    }
+    let begun = Instant::now();
+    let child = command.spawn().context("cannot begin")?;
+    let pid = rustix::process::Pid::from_child(&child);
+    let memory_bytes = peak(child, pid)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Run { seconds, bytes: std::fs::metadata(out)?.len(), memory_bytes })
+}
+
+/// Waits for the end, and looks meanwhile how much memory it and its children have.
+fn peak(mut child: std::process::Child, pid: rustix::process::Pid) -> Result<u64> {
+    let mut most = 0;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "it failed ({status})");
+            return Ok(most);
+        }
+        most = most.max(resident(pid.as_raw_nonzero().get()));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Most bytes that a process or one of its children has had in memory at a time (`VmHWM`), as far as they still run.
+fn resident(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let own = own.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024;
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(resident).fold(own, u64::max)
+}

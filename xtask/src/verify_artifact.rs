@@ -1,0 +1,89 @@
+//! `cargo xtask verify-artifact`: what a hypervisor would refuse of a package, our own or anybody's.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use media::verify::{RULES, Weight, verify};
+use serde::Serialize;
+
+use crate::paths;
+
+/// Arguments of the command.
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Say of an OVA, VMDK, VHDX, VHD, XVA or ISO what a hypervisor would refuse, and why.\n\n\
+        The file's kind is told by its content. Nothing is changed. Each finding has the rule, what was found, and the \
+        source of the rule.",
+    after_help = "Exit status: 0 nothing would be refused (advice may be given), 1 something would, or a file cannot be read, \
+                  2 wrong arguments"
+)]
+pub struct Options {
+    /// The files
+    #[arg(required_unless_present = "rules")]
+    files: Vec<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Print all rules with their sources
+    #[arg(long)]
+    rules: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    file: PathBuf,
+    kind: String,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    rule: &'static str,
+    refused: bool,
+    found: String,
+    text: &'static str,
+    source: &'static str,
+}
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result<()> {
+    if options.rules {
+        for rule in RULES {
+            println!("{} {}: {}. Source: {}", rule.weight, rule.id, rule.text, rule.source);
+        }
+    }
+    let (mut documents, mut refused) = (Vec::new(), 0);
+    for file in &options.files {
+        let report = verify(file)?;
+        if !options.json {
+            let shown = paths::shown(file);
+            match report.findings.as_slice() {
+                [] => println!("{shown}: {}, nothing that is known stands against its import", report.kind),
+                findings => {
+                    println!("{shown}: {}", report.kind);
+                    findings.iter().for_each(|finding| println!("  {finding}"));
+                }
+            }
+        }
+        refused += usize::from(report.findings.iter().any(|finding| finding.rule.weight == Weight::Refused));
+        let finding = |finding: media::verify::Finding| Finding {
+            rule: finding.rule.id,
+            refused: finding.rule.weight == Weight::Refused,
+            found: finding.detail,
+            text: finding.rule.text,
+            source: finding.rule.source,
+        };
+        documents.push(Document {
+            file: file.clone(),
+            kind: report.kind.to_string(),
+            findings: report.findings.into_iter().map(finding).collect(),
+        });
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&documents).context("cannot print the findings")?);
+    }
+    if refused > 0 {
+        bail!("{refused} of {} files would be refused", options.files.len());
+    }
+    Ok(())
+}
