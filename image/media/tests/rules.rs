@@ -99,7 +99,10 @@ fn ova() {
     type Change = fn(&mut Vec<Member>);
     let archive: [(&str, Change); 9] = [
         ("ova.ovf-first", |all| all.swap(0, 1)),
-        ("ova.order", |all| all.swap(1, 2)),
+        ("ova.order", |all| {
+            all.swap(1, 2);
+            all.push(("more.txt".into(), b'0', b"more".to_vec()));
+        }),
         ("ova.names", |all| all[2].0.insert_str(0, "./")),
         ("ova.names", |all| all.insert(0, ("folder/".into(), b'5', vec![]))),
         ("ova.ustar", |all| all.insert(2, ("pax".into(), b'x', b"20 mtime=1.5\n".to_vec()))),
@@ -208,7 +211,7 @@ fn vmdk() {
     let first_grain = 128 * 512;
     try_file("vmdk.readable", &|bytes| bytes.truncate(300));
     try_file("vmdk.readable", &|bytes| bytes.truncate(end - 100));
-    try_file("vmdk.readable", &|bytes| bytes[28] = 0xff);
+    try_file("vmdk.readable", &|bytes| bytes[33] = 0x7f);
     try_file("vmdk.stream-optimized", &replace("streamOptimized", "monolithicSpars"));
     try_file("vmdk.stream-optimized", &|bytes| *bytes = b"# Disk DescriptorFile\nversion=1\n".repeat(20));
     try_file("vmdk.header", &|bytes| bytes[4] = 1);

@@ -75,11 +75,15 @@ fn stick(file: &Part<'_>, findings: &mut Findings) {
         let count = le32(&header, 80).min(128) as usize;
         let entries = file.read(le64(&header, 72).saturating_mul(512), count * 128).ok()?;
         let entry = entries.chunks(128).find(|entry| entry[..16] == ESP)?;
-        Some((le64(entry, 40).saturating_sub(le64(entry, 32)) + 1) * 512)
+        let end = le64(entry, 40).saturating_add(1).saturating_mul(512);
+        Some((end.saturating_sub(le64(entry, 32).saturating_mul(512)), end))
     });
     match esp.flatten() {
         None => findings.add("iso.gpt-esp", "there is none"),
-        Some(bytes) => findings.check(bytes <= ESP_LIMIT, "iso.esp-size", || format!("it has {bytes} bytes")),
+        Some((bytes, end)) => {
+            findings.check(bytes <= ESP_LIMIT, "iso.esp-size", || format!("it has {bytes} bytes"));
+            findings.check(end <= file.bytes, "iso.readable", || "the ESP is cut".into());
+        }
     }
 }
 
