@@ -85,7 +85,8 @@ impl Target<'_> {
 /// Installs by the plan. All that is on its disks is lost.
 ///
 /// # Errors
-/// The first step that fails, with the disk; none of the disks boots then, and it can be begun again.
+/// The first step that fails, with the disk; none of the disks boots then, and it can be begun again. Where even that cannot be
+/// had, the error says which may boot.
 pub fn install(
     host: &Host,
     plan: &Plan,
@@ -111,12 +112,31 @@ pub fn install(
         table::write_gpt(&mut target.file, sector_bytes, &target.planned.partitions, of)
             .with_context(|| target.disk().title())?;
     }
-    for target in &mut targets {
+    boot_sectors(&mut targets, medium)
+}
+
+/// The boot sectors, last: all or none.
+fn boot_sectors(targets: &mut [Target<'_>], medium: &Medium) -> Result<()> {
+    let write = |target: &mut Target<'_>| {
         let Disk { size_bytes, sector_bytes, .. } = target.planned.disk;
         table::write_boot_sector(&mut target.file, size_bytes, sector_bytes, &medium.mbr_code)
-            .with_context(|| target.disk().title())?;
+            .with_context(|| target.disk().title())
+    };
+    let Err(error) = targets.iter_mut().try_for_each(write) else { return Ok(()) };
+    // A mirror with a disk that already fails is no good installation.
+    let mut bootable = Vec::new();
+    for target in targets {
+        let Disk { size_bytes, .. } = target.planned.disk;
+        if let Err(second) = table::retire(&mut target.file, size_bytes) {
+            bootable.push(format!("{} ({second})", target.disk().title()));
+        }
     }
-    Ok(())
+    match bootable.as_slice() {
+        [] => Err(error),
+        some => {
+            Err(error.context(format!("these may boot a half installation, erase them: {}", some.join(", "))))
+        }
+    }
 }
 
 /// Opens a disk, and makes sure that it is still the one of the plan.
@@ -186,8 +206,9 @@ fn make_state(host: &Host, targets: &[Target<'_>], plan: &Plan, answers: &Answer
     fs::create_dir_all(&host.mount_point)
         .with_context(|| format!("cannot make {}", host.mount_point.display()))?;
     btrfs::mount(&devices, &host.mount_point, btrfs::STATE_FLAGS, false)?;
-    let guids = targets.iter().map(|target| target.guid).collect();
-    let written = fill_state(host, &Recorded { profile: plan.profile, disks: guids }, answers);
+    let disks = targets.iter().map(|target| target.guid).collect();
+    let titles = targets.iter().map(|target| (target.guid, target.disk().title())).collect();
+    let written = fill_state(host, &Recorded { profile: plan.profile, disks, titles }, answers);
     let unmounted = rustix::mount::unmount(&host.mount_point, UnmountFlags::empty())
         .with_context(|| format!("cannot unmount {}", host.mount_point.display()));
     // Or the kernel remembers these devices as its members when the real ones come.

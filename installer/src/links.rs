@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use provisioning::Interface;
 use provisioning::values::Mac;
 
 /// Where the kernel shows them.
@@ -30,6 +31,20 @@ pub struct Link {
 /// sysfs cannot be read.
 pub fn links() -> Result<Vec<Link>> {
     links_in(Path::new(SYSFS))
+}
+
+/// Whether the interfaces that answers name are there.
+///
+/// # Errors
+/// One is not: installed so, the machine would not be reached where it is expected.
+pub fn known(interfaces: &[Interface], links: &[Link]) -> Result<()> {
+    let there = |interface: &Interface| links.iter().any(|link| link.mac == interface.mac);
+    if let Some(Interface { mac, .. }) = interfaces.iter().find(|interface| !there(interface)) {
+        let all: Vec<String> = links.iter().map(|link| format!("{} ({})", link.mac, link.name)).collect();
+        let all = if all.is_empty() { "none".into() } else { all.join(", ") };
+        bail!("network names the interface {mac}, which this machine does not have; there are: {all}");
+    }
+    Ok(())
 }
 
 fn links_in(folder: &Path) -> Result<Vec<Link>> {
@@ -86,6 +101,16 @@ mod tests {
         make("ens4", "1", "52:54:00:00:00:04", Some("1"), Some("virtio_net"));
         make("vlan20", "1", "52:54:00:00:00:04", Some("1"), None);
         let links = links_in(folder.path()).unwrap();
+        let named = |mac: &str| {
+            let cidr = vec!["10.0.0.2/8".parse().unwrap()];
+            [Interface::checked(mac.parse().unwrap(), None, cidr, Vec::new(), Vec::new()).unwrap()]
+        };
+        assert!(known(&named("52:54:00:00:00:05"), &links).is_ok() && known(&[], &[]).is_ok());
+        assert_eq!(
+            known(&named("52:54:00:00:00:06"), &links).unwrap_err().to_string(),
+            "network names the interface 52:54:00:00:00:06, which this machine does not have; there are: \
+             52:54:00:00:00:04 (ens4), 52:54:00:00:00:05 (ens5)"
+        );
         let shown: Vec<_> = links
             .iter()
             .map(|link| (link.name.as_str(), link.mac.to_string(), link.carrier, link.driver.as_str()))

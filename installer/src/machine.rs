@@ -55,6 +55,31 @@ impl Machine {
     }
 }
 
+/// Whether the disks of a plan are still those that it was made for: `now` are those that there are.
+///
+/// # Errors
+/// One is gone, is another one, or holds something else; nothing may be erased then.
+pub fn unchanged(plan: &Plan, now: &[Disk]) -> Result<()> {
+    for planned in &plan.disks {
+        let before = &planned.disk;
+        let found = now.iter().find(|disk| disk.device == before.device);
+        let Some(found) = found else { bail!("{} is gone; look at the disks again", before.title()) };
+        // Its health may have been asked too late.
+        if (Disk { health: before.health, ..found.clone() }) != *before {
+            bail!(
+                "{} is not as it was shown: it is {} now, and {}; look at the disks again",
+                before.title(),
+                found.title(),
+                match found.contents.as_slice() {
+                    [] => "blank".to_owned(),
+                    some => format!("holds {}", some.join(", ")),
+                }
+            );
+        }
+    }
+    Ok(())
+}
+
 fn memory_bytes(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -63,6 +88,13 @@ fn memory_bytes(meminfo: &str) -> Option<u64> {
 /// A plan as lines: the disks that are taken, how data is kept, what is left out and what should be known.
 pub fn lines(plan: &Plan) -> Vec<String> {
     let taken = plan.disks.iter().map(|planned| format!("takes {}", planned.disk.title()));
+    let starts = plan.disks.iter().map(|planned| {
+        format!(
+            "{} gets the boot set, so that the machine starts from it too; partitions on multiples of {} KiB",
+            planned.disk.device.display(),
+            planned.alignment_bytes / 1024
+        )
+    });
     let data = format!(
         "data: {} over {}, {} for backups",
         plan.profile.name(),
@@ -74,7 +106,7 @@ pub fn lines(plan: &Plan) -> Vec<String> {
     );
     let left_out =
         plan.left_out.iter().map(|out| format!("leaves {} alone: it {}", out.disk.title(), out.reason));
-    taken.chain([data]).chain(left_out).chain(plan.notes.iter().cloned()).collect()
+    taken.chain(starts).chain([data]).chain(left_out).chain(plan.notes.iter().cloned()).collect()
 }
 
 #[cfg(test)]

@@ -59,7 +59,10 @@ pub fn find(medium: &Path) -> Result<Option<Found>> {
     let volume = Path::new("/dev/disk/by-label").join(LABEL);
     if volume.exists() {
         let source = format!("the volume {LABEL}");
-        return from_volume(&volume).map(|answers| answers.map(of(&source))).with_context(|| source.clone());
+        let answers = from_volume(&volume).with_context(|| source.clone())?;
+        // Whoever attached it meant something by it.
+        let answers = answers.with_context(|| format!("{source} has no file {FILE}"))?;
+        return Ok(Some(of(&source)(answers)));
     }
     Ok(from_file(&medium.join(FILE))?.map(of("the medium")))
 }
@@ -181,9 +184,11 @@ pub fn from_file(path: &Path) -> Result<Option<Answers>> {
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
     };
     let mut text = String::new();
-    file.take(FILE_BYTES)
-        .read_to_string(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let count = file.take(FILE_BYTES + 1).read_to_string(&mut text);
+    let count = count.with_context(|| format!("cannot read {}", path.display()))?;
+    if count as u64 > FILE_BYTES {
+        bail!("{} is longer than {FILE_BYTES} bytes", path.display());
+    }
     Answers::from_yaml(&text).map(Some).with_context(|| path.display().to_string())
 }
 

@@ -7,6 +7,7 @@ use provisioning::Answers;
 use provisioning::answers::{Install, Then};
 
 use crate::apply::{self, Host};
+use crate::links;
 use crate::machine::{self, Machine};
 use crate::medium::{MOUNTED, Medium};
 use crate::report::Report;
@@ -18,6 +19,7 @@ use crate::report::Report;
 pub fn run(answers: &Answers, install: &Install, report: &mut Report) -> Result<Option<Then>> {
     let machine = Machine::look()?;
     report.say(&format!("role: {}", answers.role.name()));
+    links::known(&answers.network, &links::links()?)?;
     let (plan, verdict) = machine.plan(&install.wish())?;
     machine::lines(&plan).iter().for_each(|line| report.say(line));
     report.say(&verdict);

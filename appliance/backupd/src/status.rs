@@ -125,16 +125,25 @@ pub fn disks_check(disks: Option<&Result<Disks, String>>) -> Check {
         }
         Some(Ok(disks)) => disks,
     };
-    let Report { used, missing, .. } = &disks.report;
+    let Report { used, missing, lost, unsettled, .. } = &disks.report;
     let now = disks.under_way.as_ref().map_or(String::new(), |step| format!(" Now: {step}."));
     if *missing > 0 {
         let all = used.len() + missing;
         return check(
             Level::Fail,
             format!(
-                "{missing} of {all} disks are missing: what is written now has no second copy. Replace the disk at the \
-                 console: `hostd order replace-disk`.{now}"
+                "{missing} of {all} disks are missing{}: what is written now has no second copy. Replace the disk at the \
+                 console: `hostd order replace-disk`.{now}",
+                if lost.is_empty() { String::new() } else { format!(" ({})", lost.join("; ")) }
             ),
+        );
+    }
+    if !unsettled.is_empty() {
+        let volumes = unsettled.join(" and ");
+        let rest = if now.is_empty() { " Go on at the console: `hostd order balance-disks`." } else { "" };
+        return check(
+            Level::Warn,
+            format!("Not all of {volumes} is kept yet as the disks allow.{rest}{now}"),
         );
     }
     let failing = used.iter().filter_map(|disk| {
@@ -149,7 +158,11 @@ pub fn disks_check(disks: Option<&Result<Disks, String>>) -> Check {
     if !failing.is_empty() {
         return check(
             Level::Warn,
-            format!("{}; replace it at the console before it fails.{now}", failing.join(", ")),
+            format!(
+                "{}; replace it at the console before it fails, or, when the cause is known and gone, `hostd order \
+                 clear-disk-errors`.{now}",
+                failing.join(", ")
+            ),
         );
     }
     let count = match used.len() {
@@ -476,7 +489,7 @@ mod tests {
         };
         let disks = |used: Vec<Used>, missing, scrub: Option<(&str, u64, u64)>| {
             Ok(Disks {
-                report: Report { used, missing, others: Vec::new() },
+                report: Report { used, missing, others: Vec::new(), lost: Vec::new(), unsettled: Vec::new() },
                 scrub: scrub.map(|(text, corrected, uncorrectable)| hostd::Scrub {
                     at: at(text),
                     found: Scrubbed { corrected, uncorrectable },
@@ -486,12 +499,29 @@ mod tests {
             })
         };
         let two = || vec![used("sda", 0), used("sdb", 0)];
+        let changed = |change: fn(&mut Report, &str), text: &str| {
+            let mut disks: Result<Disks, String> = disks(two(), 0, None);
+            disks.iter_mut().for_each(|disks| change(&mut disks.report, text));
+            disks
+        };
+        let lost = |title: &str| {
+            changed(
+                |report, title| {
+                    (report.missing, report.lost) = (1, vec![title.to_owned()]);
+                    report.used.pop();
+                },
+                title,
+            )
+        };
+        let unsettled = || changed(|report, name| report.unsettled.push(name.to_owned()), "data");
         let table = [
             (None, Level::Ok, "are being looked at"),
             (Some(Err("lsblk is not there".to_owned())), Level::Warn, "Lsblk is not there."),
             (Some(disks(two(), 0, None)), Level::Ok, "All 2 disks are there"),
             (Some(disks(vec![used("sda", 0)], 0, None)), Level::Ok, "The disk is there"),
             (Some(disks(vec![used("sda", 0)], 1, None)), Level::Fail, "1 of 2 disks are missing"),
+            (Some(lost("EVO, S2, bay 3")), Level::Fail, "1 of 2 disks are missing (EVO, S2, bay 3): what"),
+            (Some(unsettled()), Level::Warn, "Not all of data is kept yet as the disks allow. Go on at"),
             (Some(disks(vec![used("sda", 7)], 0, None)), Level::Warn, "/dev/sda (500 GB) has had errors;"),
             (
                 Some(disks(vec![Used { health: Health::Failing, ..used("sdb", 0) }], 0, None)),

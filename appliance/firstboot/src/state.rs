@@ -22,6 +22,8 @@ use uuid::Uuid;
 use crate::places::Places;
 use crate::report::{problem, say};
 
+/// The last transaction of a btrfs that mkfs has made and nobody has mounted: it needs fewer.
+const FRESH: u64 = 12;
 /// Between two looks for members.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -110,9 +112,65 @@ pub fn attach(places: &Places, volume: &Volume<'_>) -> Result<()> {
     let selector = Selector::from_kernel_command_line(&command_line)?;
     say(name, &format!("looking for the partition on the {selector}"));
     let device = partition(places, selector, name)?;
+    if let Some(other) = taken_over(places, name, &device)? {
+        return mount_members(places, volume, &other);
+    }
+    if volume.plan.is_none() && !volume.was_made {
+        nobody_elses(places, name, &device)?;
+    }
     match decide(name, &device, volume.was_made)? {
         (Action::Make, _) => make(places, volume, device),
+        (_, _) if is_unfinished(places, volume)? => make(places, volume, device),
         (_, _) => mount_members(places, volume, &device),
+    }
+}
+
+/// Whether a cut has left partitions of the plan without a file system while it was made over several disks.
+fn is_unfinished(places: &Places, volume: &Volume<'_>) -> Result<bool> {
+    let Volume { name, was_made, plan, .. } = volume;
+    let Some(plan) = plan.as_ref().filter(|plan| !was_made && plan.disks.len() > 1) else { return Ok(false) };
+    for guid in &plan.disks {
+        let device =
+            partition(places, Selector::Disk(*guid), name).context("a disk of the plan is missing")?;
+        let found = File::open(&device)
+            .and_then(|mut file| contents::identify(&mut file))
+            .with_context(|| format!("cannot read {}", device.display()))?;
+        if matches!(found, Contents::Blank | Contents::HalfMade) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Another member of the file system in which this partition was until it was replaced: firmware has started the machine from
+/// a disk that has left it.
+fn taken_over(places: &Places, name: &str, device: &Path) -> Result<Option<PathBuf>> {
+    let head = File::open(device)
+        .and_then(|mut file| contents::read_head(&mut file))
+        .with_context(|| format!("cannot read {}", device.display()))?;
+    let Some(fsid) = contents::scratched(&head) else { return Ok(None) };
+    let found = places.devices.members(name)?;
+    let other = found.into_iter().find(|member| member.superblock.fsid == fsid).map(|member| member.device);
+    if let Some(other) = &other {
+        say(
+            name,
+            &format!("{} was replaced; {} has it. Take the old disk out", device.display(), other.display()),
+        );
+    }
+    Ok(other)
+}
+
+/// A blank partition beside one that holds a file system is no new machine: which of the two is meant, nobody knows here.
+fn nobody_elses(places: &Places, name: &str, device: &Path) -> Result<()> {
+    let found = places.devices.members(name)?;
+    match found.iter().find(|member| member.device != *device) {
+        Some(other) if !found.iter().any(|member| member.device == *device) => bail!(
+            "partition {name} ({}) of the disk that was started holds no btrfs, and {} of another disk does. Start from \
+             that one, or take it out",
+            device.display(),
+            other.device.display()
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -151,14 +209,15 @@ fn make(places: &Places, volume: &Volume<'_>, booted: PathBuf) -> Result<()> {
             plan.disks.iter().map(of_disk).collect::<Result<_>>().context("a disk of the plan is missing")?;
     }
     for device in &devices {
-        let (action, found) = decide(name, device, *was_made)?;
-        if action != Action::Make {
-            bail!(
-                "partition {name} ({}) holds a btrfs and another one of the plan does not; both are left alone",
-                device.display()
-            );
-        }
-        let why = if found == Contents::Blank { "is blank" } else { "was never finished" };
+        let why = match decide(name, device, *was_made)? {
+            (Action::Make, Contents::Blank) => "is blank",
+            (Action::Make, _) => "was never finished",
+            // mkfs finishes them one after the other; a cut in between leaves some that are.
+            (_, _) => {
+                begin_anew(name, device)?;
+                "was finished, and others of the plan were not"
+            }
+        };
         say(name, &format!("{} {why}; making a btrfs ({})", device.display(), profile.name()));
     }
     let paths: Vec<&Path> = devices.iter().map(PathBuf::as_path).collect();
@@ -166,6 +225,23 @@ fn make(places: &Places, volume: &Volume<'_>, booted: PathBuf) -> Result<()> {
     btrfs::mount(&devices, target, *flags, false)?;
     say(name, &format!("mounted {} at {}", list(&devices), target.display()));
     Ok(())
+}
+
+/// Has a partition be blank on which mkfs was done, and nothing after it.
+fn begin_anew(name: &str, device: &Path) -> Result<()> {
+    let failed = || format!("cannot begin anew on {}", device.display());
+    let mut file = File::options().read(true).write(true).open(device).with_context(failed)?;
+    let head = contents::read_head(&mut file).with_context(failed)?;
+    let is_fresh = contents::superblock(&head).is_some_and(|superblock| superblock.generation <= FRESH);
+    if !is_fresh {
+        bail!(
+            "partition {name} ({}) holds a btrfs that was used, and another one of the plan none; both are left alone",
+            device.display()
+        );
+    }
+    io::Seek::rewind(&mut file).with_context(failed)?;
+    io::Write::write_all(&mut file, &vec![0; contents::PROBE_BYTES]).with_context(failed)?;
+    file.sync_all().with_context(failed)
 }
 
 /// Mounts what is there of the file system, after a while also without all of it (design D5).
@@ -214,10 +290,11 @@ fn assembled(places: &Places, name: &str, device: &Path) -> Result<Assembly> {
 }
 
 /// Makes transactions that a member which is away misses: a single one could also be a cut in the midst of a commit, see
-/// [`members`].
+/// [`members`]. So many that two halves of a mirror which both ran alone do not end at the same number.
 fn fall_behind(target: &Path) -> io::Result<()> {
     let path = target.join(".degraded");
-    for _ in 0..2 {
+    let more = uuid::Uuid::new_v4().as_bytes()[0] % 32;
+    for _ in 0..2 + more {
         fs::write(&path, "")?;
         rustix::fs::syncfs(File::open(target)?)?;
         fs::remove_file(&path)?;

@@ -320,29 +320,92 @@ fn a_file_system_whose_making_was_cut_off_is_made_again() {
     assert!(machine.places.in_root("data/backups").is_dir());
 }
 
-#[test]
-fn a_mirror_is_used_without_a_disk_and_a_disk_that_was_away_is_not_mounted_in() {
-    let mut machine = Machine::new();
-    machine.add_disk("vdb", OTHER_GUID);
+/// A mirror as the installer leaves it: *state* with the plan in it, *data* blank.
+fn as_installed(machine: &Machine) {
     let dev = machine.dir.path().join("dev");
-    // As the installer leaves it.
     let state = ["vda9", "vdb9"].map(|name| dev.join(name));
     let paths = state.each_ref().map(PathBuf::as_path);
     btrfs::make(&machine.places.mkfs, &paths, "state", Profile::Raid1).unwrap();
     let var = machine.places.in_root("var");
     btrfs::mount(&state, &var, btrfs::STATE_FLAGS, false).unwrap();
     let disks = [GUID, OTHER_GUID].map(|guid| guid.parse().unwrap()).into();
-    let plan = Recorded { profile: Profile::Raid1, disks };
+    let plan = Recorded { profile: Profile::Raid1, disks, titles: Default::default() };
     let file = machine.places.setting(recorded::FILE);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, serde_json::to_string(&plan).unwrap()).unwrap();
     rustix::mount::unmount(&var, rustix::mount::UnmountFlags::empty()).unwrap();
+}
 
+#[test]
+fn a_mirror_whose_making_was_cut_between_its_disks_is_made_again() {
+    for half_made in ["vda10", "vdb10"] {
+        let mut machine = Machine::new();
+        machine.add_disk("vdb", OTHER_GUID);
+        as_installed(&machine);
+        let dev = machine.dir.path().join("dev");
+        let data = ["vda10", "vdb10"].map(|name| dev.join(name));
+        let paths = data.each_ref().map(PathBuf::as_path);
+        btrfs::make(&machine.places.mkfs, &paths, "data", Profile::Raid1).unwrap();
+        let mut device = File::options().write(true).open(dev.join(half_made)).unwrap();
+        device.seek(SeekFrom::Start(65_536 + 64)).unwrap();
+        device.write_all(b"!BHRfS_M").unwrap();
+        drop(device);
+        assert!(machine.boot(), "{half_made}");
+        assert!(machine.places.in_root("data/backups").is_dir(), "{half_made}");
+        let problem = fs::read_to_string(machine.places.runtime("data-degraded"));
+        assert!(problem.is_err(), "{half_made}: {problem:?}");
+        machine.shut_down();
+    }
+}
+
+#[test]
+fn the_disk_that_was_replaced_does_not_start_a_new_machine() {
+    let mut machine = Machine::new();
+    machine.add_disk("vdb", OTHER_GUID);
+    assert!(machine.boot());
+    let identity = fs::read_to_string(machine.places.in_root("var/lib/infimonitor/identity.json")).unwrap();
+    let dev = machine.dir.path().join("dev");
+    for (partition, target) in [("vdb9", "var"), ("vdb10", "data")] {
+        let status = std::process::Command::new(&machine.places.btrfs)
+            .args(["replace", "start", "-B", "1"])
+            .args([dev.join(partition), machine.places.in_root(target)])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    machine.shut_down();
+    // Firmware starts from the old one again.
+    assert!(machine.boot());
+    let again = fs::read_to_string(machine.places.in_root("var/lib/infimonitor/identity.json")).unwrap();
+    assert_eq!(again, identity);
+    assert!(machine.places.in_root("data/backups").is_dir());
+    machine.shut_down();
+}
+
+#[test]
+fn a_blank_disk_beside_the_machines_own_does_not_start_a_new_machine() {
+    let mut machine = Machine::new();
+    machine.add_disk("vdb", OTHER_GUID);
+    assert!(machine.boot());
+    machine.shut_down();
+    let other = format!("infimonitor.slot=a infimonitor.disk={OTHER_GUID}");
+    fs::write(&machine.places.command_line, other).unwrap();
+    assert!(!machine.boot());
+    let problem = fs::read_to_string(machine.places.runtime("state-problem")).unwrap();
+    assert!(problem.contains("of another disk does. Start from that one"), "{problem}");
+}
+
+#[test]
+fn a_mirror_is_used_without_a_disk_and_a_disk_that_was_away_is_not_mounted_in() {
+    let mut machine = Machine::new();
+    machine.add_disk("vdb", OTHER_GUID);
+    let dev = machine.dir.path().join("dev");
+    let problem = |machine: &Machine, name: &str| fs::read_to_string(machine.places.runtime(name)).ok();
+    as_installed(&machine);
     let superblock = |partition: &str| {
         let mut device = File::open(dev.join(partition)).unwrap();
         contents::superblock(&contents::read_head(&mut device).unwrap()).unwrap()
     };
-    let problem = |machine: &Machine, name: &str| fs::read_to_string(machine.places.runtime(name)).ok();
     assert!(machine.boot());
     assert_eq!(problem(&machine, "data-degraded"), None);
     machine.shut_down();

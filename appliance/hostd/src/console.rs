@@ -62,7 +62,8 @@ pub enum Order {
         /// Although the new one is not empty: all on it is lost
         #[arg(long)]
         erase: bool,
-        /// Erase what is on the old one afterwards
+        /// Overwrite all of the old one with zeros afterwards, which takes hours; without it what was stored there can still be
+        /// read, though no machine starts from it
         #[arg(long, requires = "old")]
         wipe_old: bool,
     },
@@ -76,6 +77,10 @@ pub enum Order {
     },
     /// Use all of a disk that has grown, such as a virtual one
     GrowDisks,
+    /// Have everything be kept as the disks allow; the server does so by itself when it starts
+    BalanceDisks,
+    /// Count the disks' errors anew, when the cause of those that there were is known and gone
+    ClearDiskErrors,
     /// Read all that is stored, and mend what is wrong from its second copy
     Scrub,
     /// Show how backups are served over FTP, or set what is named
@@ -182,6 +187,14 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
                 );
             }
         }
+        Order::BalanceDisks => {
+            client.change_disks(&Request::BalanceDisks, tell).await?;
+            println!("everything is kept as the disks allow");
+        }
+        Order::ClearDiskErrors => {
+            client.change_disks(&Request::ClearDiskErrors, tell).await?;
+            println!("errors are counted anew");
+        }
         Order::Scrub => {
             if let Reply::Scrubbed(scrub) = client.change_disks(&Request::Scrub, tell).await? {
                 println!("{}", scrubbed(&scrub));
@@ -229,7 +242,17 @@ fn show(Disks { report, scrub, under_way, .. }: &Disks) {
         println!("in use: {}{errors}{health}", disk.title);
     }
     if report.missing > 0 {
-        println!("missing: {}", report.missing);
+        println!(
+            "missing: {}{}",
+            report.missing,
+            report.lost.iter().map(|title| format!("; {title}")).collect::<String>()
+        );
+    }
+    if !report.unsettled.is_empty() {
+        println!(
+            "not kept yet as the disks allow: {}; `hostd order balance-disks`",
+            report.unsettled.join(", ")
+        );
     }
     for disk in &report.others {
         let holds = match disk.contents.as_slice() {

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use provisioning::Identity;
 use storage::layout;
 use storage::life::{Machine, Progress};
-use storage::plan::Profile;
 use storage::recorded::{self, Recorded};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 
 use crate::places::Places;
 use crate::replies::Replies;
@@ -65,7 +65,8 @@ fn scrubs(places: &Places) -> Document<Scrub> {
 /// They cannot be looked at.
 pub async fn look(places: &Places, under_way: &UnderWay) -> Result<Disks> {
     let machine = Machine::this(&places.data);
-    let report = tokio::task::spawn_blocking(move || machine.report()).await??;
+    let recorded = read_record()?;
+    let report = tokio::task::spawn_blocking(move || machine.report(recorded.as_ref())).await??;
     let loaded = scrubs(places).load()?;
     if let Some(problem) = loaded.problem {
         tracing::warn!("{problem}");
@@ -90,8 +91,22 @@ pub async fn change(
     request: Request,
     replies: &mut Replies,
 ) -> Result<Reply> {
+    let (work, mut said) = begin(places, under_way, request)?;
+    let mut listens = true;
+    while let Some((step, percent)) = said.recv().await {
+        listens = listens && replies.send(&Reply::Step { step, percent }).await.is_ok();
+    }
+    work.await.context("the work with the disks has ended early")?
+}
+
+/// Begins a change, which goes on whoever listens.
+fn begin(
+    places: &Places,
+    under_way: &UnderWay,
+    request: Request,
+) -> Result<(JoinHandle<Result<Reply>>, UnboundedReceiver<(String, Option<f32>)>)> {
     let claim = under_way.begin()?;
-    let (steps, mut said) = unbounded_channel();
+    let (steps, said) = unbounded_channel();
     let (places, shown) = (places.clone(), under_way.clone());
     let work = tokio::task::spawn_blocking(move || {
         // Held by the work and not by who waits for it, who may leave.
@@ -103,11 +118,25 @@ pub async fn change(
         }
         done
     });
-    let mut listens = true;
-    while let Some((step, percent)) = said.recv().await {
-        listens = listens && replies.send(&Reply::Step { step, percent }).await.is_ok();
+    Ok((work, said))
+}
+
+/// Goes on with what a cut or a shutdown has left: everything is kept as the disks allow.
+pub async fn go_on(places: &Places, under_way: &UnderWay) {
+    let machine = Machine::this(&places.data);
+    let unsettled = tokio::task::spawn_blocking(move || machine.unsettled()).await;
+    match unsettled {
+        Ok(Ok(volumes)) if volumes.is_empty() => return,
+        Ok(Ok(volumes)) => tracing::info!("not kept yet as the disks allow: {}", volumes.join(", ")),
+        // Without volumes there is nothing to go on with; the check `disks` says why there are none.
+        Ok(Err(error)) => return tracing::info!("the disks are not looked at: {error}"),
+        Err(error) => return tracing::error!("looking at the disks has ended early: {error}"),
     }
-    work.await.context("the work with the disks has ended early")?
+    match begin(places, under_way, Request::BalanceDisks) {
+        // What comes of it is in the log, and in the status.
+        Ok((work, _)) => drop(work.await),
+        Err(error) => tracing::info!("{error:#}"),
+    }
 }
 
 type Steps = UnboundedSender<(String, Option<f32>)>;
@@ -128,16 +157,24 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
     let progress: &mut Progress<'_> = &mut progress;
     match request {
         Request::ReplaceDisk { old, new, wipe } => {
-            let recorded = read_record()?;
-            let profile = recorded.map_or(Profile::Single, |recorded| recorded.profile);
-            machine.replace(old.as_deref(), new, profile, *wipe, progress)?;
-            record(&machine, profile)?;
+            machine.replace(old.as_deref(), new, *wipe, progress)?;
+            record(&machine)?;
+            machine.settle(progress)?;
             mended(places, &machine)?;
             Ok(Reply::Done)
         }
         Request::AddDisk(new) => {
-            let profile = machine.add(new, progress)?;
-            record(&machine, profile)?;
+            machine.add(new, progress)?;
+            record(&machine)?;
+            machine.settle(progress)?;
+            Ok(Reply::Done)
+        }
+        Request::BalanceDisks => {
+            machine.settle(progress)?;
+            Ok(Reply::Done)
+        }
+        Request::ClearDiskErrors => {
+            machine.clear_errors()?;
             Ok(Reply::Done)
         }
         Request::GrowDisks => Ok(Reply::Grown(machine.grow()?)),
@@ -161,15 +198,17 @@ fn record_path() -> PathBuf {
     Path::new(SETTINGS).join(recorded::FILE)
 }
 
-fn record(machine: &Machine, profile: Profile) -> Result<()> {
-    let recorded = Recorded { profile, disks: machine.guids()? };
+fn record(machine: &Machine) -> Result<()> {
+    let titles = machine.titles()?;
+    let disks = titles.iter().map(|(guid, _)| *guid).collect();
+    let recorded = Recorded { profile: machine.profile()?, disks, titles: titles.into_iter().collect() };
     let text = serde_json::to_vec_pretty(&recorded).context("cannot write the record of the disks")?;
     files::write(&record_path(), &text, 0o644, None).map(drop)
 }
 
 /// What the boot said of missing disks is true no more.
 fn mended(places: &Places, machine: &Machine) -> Result<()> {
-    if machine.report()?.missing == 0 {
+    if machine.report(None)?.missing == 0 {
         for name in [layout::STATE, layout::DATA] {
             files::remove(&places.run.join(format!("{name}-degraded")))?;
         }

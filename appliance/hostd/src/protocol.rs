@@ -135,6 +135,11 @@ pub enum Request {
     AddDisk(Incoming),
     /// Use all of disks that have grown. Replies [`Reply::Grown`]. For root alone.
     GrowDisks,
+    /// Have everything be kept as the disks allow, as after a change that was cut. Replies as [`Request::ReplaceDisk`]. For root
+    /// alone.
+    BalanceDisks,
+    /// Count the disks' errors anew. Replies [`Reply::Done`]. For root alone.
+    ClearDiskErrors,
     /// Read all that is stored, and mend what is wrong. Replies [`Reply::Step`] until [`Reply::Scrubbed`]. For root alone.
     Scrub,
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
@@ -157,6 +162,8 @@ impl Request {
                 | Self::ReplaceDisk { .. }
                 | Self::AddDisk(_)
                 | Self::GrowDisks
+                | Self::BalanceDisks
+                | Self::ClearDiskErrors
                 | Self::Scrub
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
@@ -363,6 +370,8 @@ mod tests {
             (Request::Access, false),
             (Request::AddDisk(Incoming { device: "/dev/sdb".into(), erase: false }), true),
             (Request::GrowDisks, true),
+            (Request::BalanceDisks, true),
+            (Request::ClearDiskErrors, true),
             (Request::Scrub, true),
             (Request::Disks, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),

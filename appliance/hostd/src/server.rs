@@ -72,6 +72,8 @@ pub async fn serve(places: Places, socket: &Path) -> Result<()> {
         disks: disks::UnderWay::default(),
         clean: Mutex::default(),
     });
+    let goes_on = Arc::clone(&host);
+    tokio::spawn(async move { disks::go_on(&goes_on.places, &goes_on.disks).await });
     let mut looks_at_clock = tokio::time::interval(clock::INTERVAL);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -282,6 +284,8 @@ async fn carry_out(
         request @ (Request::ReplaceDisk { .. }
         | Request::AddDisk(_)
         | Request::GrowDisks
+        | Request::BalanceDisks
+        | Request::ClearDiskErrors
         | Request::Scrub) => disks::change(places, &host.disks, request, replies).await,
         Request::MeasureUsage => {
             let (usage, exclusive) = usage::measure(places).await?;

@@ -50,9 +50,10 @@ pub struct Interface {
     /// Its addresses; none in a VLAN: DHCP there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Cidr>,
-    /// Default gateway; lies in the network of one of the addresses, or is an IPv6 link-local address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<IpAddr>,
+    /// Default gateways, one of each family at most; each lies in the network of one of the addresses, or is an IPv6 link-local
+    /// address. In the document one stands alone, or both in a list.
+    #[serde(rename = "gateway", skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
     /// Name servers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
@@ -65,9 +66,23 @@ struct UncheckedInterface {
     vlan: Option<VlanId>,
     #[serde(default)]
     addresses: Vec<Cidr>,
-    gateway: Option<IpAddr>,
+    #[serde(default)]
+    gateway: OneOrMore,
     #[serde(default)]
     dns: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(IpAddr),
+    More(Vec<IpAddr>),
+}
+
+impl Default for OneOrMore {
+    fn default() -> Self {
+        Self::More(Vec::new())
+    }
 }
 
 impl TryFrom<UncheckedInterface> for Interface {
@@ -75,7 +90,11 @@ impl TryFrom<UncheckedInterface> for Interface {
 
     fn try_from(raw: UncheckedInterface) -> Result<Self, String> {
         let UncheckedInterface { mac, vlan, addresses, gateway, dns } = raw;
-        Self::checked(mac, vlan, addresses, gateway, dns)
+        let gateways = match gateway {
+            OneOrMore::One(gateway) => vec![gateway],
+            OneOrMore::More(gateways) => gateways,
+        };
+        Self::checked(mac, vlan, addresses, gateways, dns)
     }
 }
 
@@ -88,13 +107,18 @@ impl Interface {
         mac: Mac,
         vlan: Option<VlanId>,
         addresses: Vec<Cidr>,
-        gateway: Option<IpAddr>,
+        gateways: Vec<IpAddr>,
         dns: Vec<IpAddr>,
     ) -> Result<Self, String> {
         if addresses.is_empty() && vlan.is_none() {
             return Err(format!("addresses of {mac} is empty; leave the interface out to use DHCP"));
         }
-        if let Some(gateway) = gateway {
+        for is_v4 in [true, false] {
+            if gateways.iter().filter(|gateway| gateway.is_ipv4() == is_v4).count() > 1 {
+                return Err(format!("gateway of {mac}: one of IPv4 and one of IPv6, and no more"));
+            }
+        }
+        for gateway in gateways.iter().copied() {
             let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
             let reachable = link_local || addresses.iter().any(|a| a.contains(gateway));
             if !reachable {
@@ -104,7 +128,7 @@ impl Interface {
                 return Err(format!("gateway {gateway} of {mac} is the interface's own address"));
             }
         }
-        Ok(Self { mac, vlan, addresses, gateway, dns })
+        Ok(Self { mac, vlan, addresses, gateways, dns })
     }
 }
 
@@ -393,7 +417,7 @@ install:
         assert_eq!(answers.role, Role::BackupServer);
         assert_eq!(answers.hostname.as_ref().unwrap().to_string(), "backup1");
         assert_eq!(answers.network.len(), 2);
-        assert_eq!(answers.network[0].gateway, Some("192.168.77.1".parse().unwrap()));
+        assert_eq!(answers.network[0].gateways, ["192.168.77.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(answers.password_hash.as_ref().unwrap().reveal(), ARGON);
         assert_eq!(answers.network[1].vlan.map(u16::from), Some(20));
         assert_eq!(answers.time_zone.as_ref().unwrap().to_string(), "Europe/Berlin");

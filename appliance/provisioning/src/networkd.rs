@@ -76,9 +76,9 @@ fn settings(interface: &Interface) -> String {
     }
     let mut text = String::from("DHCP=no\nIPv6AcceptRA=no\n");
     let addresses = interface.addresses.iter().map(|a| format!("Address={a}"));
-    let gateway = interface.gateway.iter().map(|g| format!("Gateway={g}"));
+    let gateways = interface.gateways.iter().map(|g| format!("Gateway={g}"));
     let dns = interface.dns.iter().map(|d| format!("DNS={d}"));
-    for line in addresses.chain(gateway).chain(dns) {
+    for line in addresses.chain(gateways).chain(dns) {
         // Writing to a String cannot fail.
         writeln!(text, "{line}").ok();
     }

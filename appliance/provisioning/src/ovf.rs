@@ -52,7 +52,7 @@ pub const PROPERTIES: [Property; 6] = [
         "Address",
         "IPv4 or IPv6 with the length of its prefix, such as 192.0.2.7/24; several with blanks between. Empty: DHCP",
     ),
-    property(GATEWAY, "Gateway", "Such as 192.0.2.1; only with an address"),
+    property(GATEWAY, "Gateway", "Such as 192.0.2.1; one of IPv4 and one of IPv6; only with an address"),
     property(DNS, "Name servers", "Their addresses, with blanks between; only with an address"),
     property(HOSTNAME, "Host name", "Letters, digits and hyphens. Empty: backup-server"),
     Property {
@@ -119,10 +119,10 @@ pub fn answers(environment: &str, first: Option<&Mac>) -> Result<Option<Answers>
     answers.root_password_hash =
         value(ROOT_PASSWORD_HASH).map(|text| parsed(ROOT_PASSWORD_HASH, text)).transpose()?;
     let addresses = all(ADDRESS, value(ADDRESS))?;
-    let gateway = value(GATEWAY).map(|text| parsed(GATEWAY, text)).transpose()?;
+    let gateways = all(GATEWAY, value(GATEWAY))?;
     let dns = all(DNS, value(DNS))?;
     if addresses.is_empty() {
-        for (key, is_given) in [(GATEWAY, gateway.is_some()), (DNS, !dns.is_empty())] {
+        for (key, is_given) in [(GATEWAY, !gateways.is_empty()), (DNS, !dns.is_empty())] {
             if is_given {
                 return Err(wrong(key, "there is no address beside it; with DHCP it comes from there"));
             }
@@ -132,7 +132,7 @@ pub fn answers(environment: &str, first: Option<&Mac>) -> Result<Option<Answers>
             .as_ref()
             .or(first)
             .ok_or_else(|| wrong(ADDRESS, "the machine has no network interface"))?;
-        let interface = Interface::checked(mac.clone(), None, addresses, gateway, dns);
+        let interface = Interface::checked(mac.clone(), None, addresses, gateways, dns);
         answers.network = vec![interface.map_err(|cause| wrong(ADDRESS, cause))?];
     }
     Ok(Some(answers))

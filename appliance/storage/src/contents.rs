@@ -74,6 +74,15 @@ pub fn superblock(head: &[u8]) -> Option<Superblock> {
     })
 }
 
+/// The file system of which a partition was a member until it was replaced or removed: the kernel takes the signature away
+/// then, and leaves the rest of the superblock (`btrfs_scratch_superblocks`).
+pub fn scratched(head: &[u8]) -> Option<Uuid> {
+    let magic = head.get(BTRFS_MAGIC_OFFSET..BTRFS_MAGIC_OFFSET + BTRFS_MAGIC.len())?;
+    let at = BTRFS_SUPERBLOCK + 0x20;
+    let fsid = Uuid::from_slice(head.get(at..at + 16)?).ok()?;
+    (magic.iter().all(|byte| *byte == 0) && !fsid.is_nil()).then_some(fsid)
+}
+
 /// Reads the head of a partition.
 ///
 /// # Errors
@@ -137,6 +146,8 @@ mod tests {
         let unfinished = head(&fields);
         let finished = head(&[&fields[..], &[(BTRFS_MAGIC_OFFSET, BTRFS_MAGIC)]].concat());
         let expected = Superblock { fsid, generation: 0x201, num_devices: 4, devid: 3 };
+        assert_eq!(scratched(&unfinished), Some(fsid));
+        assert_eq!((scratched(&finished), scratched(&head(&[])), scratched(&[])), (None, None, None));
         for (head, expected) in [(finished, Some(expected)), (unfinished, None), (vec![], None)] {
             assert_eq!(superblock(&head), expected);
         }

@@ -5,13 +5,15 @@
 //! for which signatures of some hundred formats are recognised that nobody here has to know.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::smart::{self, Health};
+use crate::{layout, table};
 
 /// The columns that are asked for.
 const COLUMNS: &str = "PATH,TYPE,SIZE,LOG-SEC,PHY-SEC,OPT-IO,ROTA,RM,RO,TRAN,MODEL,SERIAL,WWN,FSTYPE,PTTYPE,LABEL,\
@@ -63,6 +65,10 @@ pub struct Disk {
     pub model: Option<String>,
     /// Serial number.
     pub serial: Option<String>,
+    /// Where it is in the machine: the bay that its enclosure names, or the mainboard's port.
+    pub bay: Option<String>,
+    /// Another device file that shows the same disk, by another path to it.
+    pub twin: Option<PathBuf>,
     /// The RAID controller's driver, where it is behind one: then it is a volume or a disk that the controller hands on,
     /// and how the disks of a volume are is not visible here.
     pub raid_controller: Option<String>,
@@ -80,7 +86,7 @@ impl Disk {
     /// Device, size and what else tells it from others, for people.
     pub fn title(&self) -> String {
         let mut text = format!("{} ({}", self.device.display(), gigabytes(self.size_bytes));
-        for part in [&self.model, &self.serial].into_iter().flatten() {
+        for part in [&self.model, &self.serial, &self.bay].into_iter().flatten() {
             text += &format!(", {part}");
         }
         text + ")"
@@ -125,6 +131,7 @@ struct Row {
     tran: Option<String>,
     model: Option<String>,
     serial: Option<String>,
+    wwn: Option<String>,
     fstype: Option<String>,
     pttype: Option<String>,
     label: Option<String>,
@@ -208,6 +215,8 @@ pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Di
             },
             model: text(&row.model),
             serial: text(&row.serial),
+            bay: None,
+            twin: twin(row, &answer.blockdevices),
             raid_controller: drivers
                 .get(&row.path)
                 .filter(|driver| RAID_DRIVERS.contains(&driver.as_str()))
@@ -224,6 +233,17 @@ pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Di
     Ok(answer.blockdevices.iter().filter(is_disk).map(disk).collect())
 }
 
+/// Another row of the same disk: with the same WWN, or, where there is none, the same model, serial number and size.
+fn twin(row: &Row, all: &[Row]) -> Option<PathBuf> {
+    let same = |other: &&Row| {
+        let by_name = row.wwn.is_some() && row.wwn == other.wwn;
+        let nameless = row.wwn.is_none() && other.wwn.is_none() && row.serial.is_some();
+        let alike = row.serial == other.serial && row.model == other.model && row.size == other.size;
+        other.kind == row.kind && other.path != row.path && (by_name || (nameless && alike))
+    };
+    all.iter().find(same).map(|other| other.path.clone())
+}
+
 /// The disks of this machine.
 ///
 /// # Errors
@@ -234,12 +254,57 @@ pub fn read() -> Result<Vec<Disk>, InventoryError> {
         .env("LC_ALL", "C")
         .read()
         .map_err(InventoryError::Run)?;
-    let mut disks = parse(&answer, &drivers(Path::new("/sys/block")))?;
-    // What a volume answers is its controller's word, and says nothing of its disks.
-    for disk in disks.iter_mut().filter(|disk| disk.raid_controller.is_none()) {
-        disk.health = smart::ask(&disk.device);
+    let block = Path::new("/sys/block");
+    let mut disks = parse(&answer, &drivers(block))?;
+    for disk in &mut disks {
+        // What a volume answers is its controller's word, and says nothing of its disks.
+        if disk.raid_controller.is_none() {
+            disk.health = smart::health(&disk.device);
+        }
+        disk.bay = disk.device.file_name().and_then(|name| bay(&block.join(name)));
+        if disk.contents.is_empty() {
+            disk.contents.extend(unnamed_contents(disk));
+        }
     }
     Ok(disks)
+}
+
+/// What is on a disk on which no signature is known: nothing but zeros at its ends counts as blank (design D15). Encrypted disks
+/// without a header, databases on raw disks and tapes' images look so.
+fn unnamed_contents(disk: &Disk) -> Option<String> {
+    let read = |file: &mut File, offset: u64| {
+        let mut bytes = vec![0; layout::MIB.min(disk.size_bytes) as usize];
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(&mut bytes)?;
+        std::io::Result::Ok(bytes.iter().all(|byte| *byte == 0))
+    };
+    let is_blank = File::open(&disk.device).and_then(|mut file| {
+        let ends = read(&mut file, 0)? && read(&mut file, disk.size_bytes.saturating_sub(layout::MIB))?;
+        Ok(ends || table::is_cut_installation(&mut file, disk.sector_bytes)?)
+    });
+    match is_blank {
+        Ok(true) => None,
+        Ok(false) => Some("something that is not recognised".into()),
+        Err(error) => Some(format!("what cannot be read ({error})")),
+    }
+}
+
+/// The bay of a disk, as its enclosure calls it, or its port on the mainboard.
+fn bay(sysfs: &Path) -> Option<String> {
+    let slots = fs::read_dir(sysfs.join("device")).into_iter().flatten().flatten();
+    let slot = slots.filter_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Some(format!("bay {}", name.strip_prefix("enclosure_device:")?.trim()))
+    });
+    let port = || {
+        let device = fs::canonicalize(sysfs).ok()?;
+        let mut parts = device.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        parts.find_map(|part| {
+            let number = part.strip_prefix("ata")?;
+            number.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("port ata{number}"))
+        })
+    };
+    slot.into_iter().next().or_else(port)
 }
 
 /// The driver of each disk's controller: of the nearest device above it that is on the PCI bus.

@@ -110,6 +110,11 @@ const PLAN: [(&str, &str, Option<u64>, u64); 10] = [
     (DATA, TYPE_LINUX, None, 0),
 ];
 
+/// The names of a system disk's partitions, in order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PLAN.iter().map(|(name, ..)| *name)
+}
+
 /// Where the last partition ends, in bytes: on a multiple of 1 MiB before the second copy of the GPT.
 pub fn end_of_partitions(disk_bytes: u64, sector_size: u64) -> u64 {
     // The backup GPT (array and header) ends with the last whole sector of the disk.

@@ -57,6 +57,11 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
 }
 
 impl Filter {
+    /// Whether it names disks, and not only how large they are.
+    pub fn is_of_one_kind(&self) -> bool {
+        self.model.is_some() || self.serial.is_some() || self.path.is_some()
+    }
+
     /// Whether it is about this disk.
     pub fn matches(&self, disk: &Disk) -> bool {
         let within = |part: &str, whole: &Option<String>| {
@@ -136,6 +141,8 @@ pub struct PlannedDisk {
     pub disk: Disk,
     /// Its partitions. Every disk carries the boot set (design D4).
     pub partitions: Vec<Partition>,
+    /// On multiples of so many bytes its partitions start.
+    pub alignment_bytes: u64,
 }
 
 impl PlannedDisk {
@@ -225,6 +232,12 @@ pub(crate) fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
              controller to AHCI; the mirror is made by the file system"
         ));
     }
+    if let Some(twin) = &disk.twin {
+        return Some(format!(
+            "is the same disk as {}, by another path to it: leave one path, a mirror of a disk onto itself is none",
+            twin.display()
+        ));
+    }
     if !disk.uses.is_empty() {
         return Some(format!("is in use: {}", disk.uses.join(", ")));
     }
@@ -245,10 +258,15 @@ pub(crate) fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
     None
 }
 
+fn on_usb(disk: &Disk) -> Option<String> {
+    let is_so = disk.removable || disk.transport == Transport::Usb;
+    is_so.then(|| "is removable or on USB; name it to use it".into())
+}
+
 /// Why a disk is not taken by itself, but can be when it is named.
 fn reserve(disk: &Disk) -> Option<String> {
-    if disk.removable || disk.transport == Transport::Usb {
-        return Some("is removable or on USB; name it to use it".into());
+    if let Some(reason) = on_usb(disk) {
+        return Some(reason);
     }
     if !disk.contents.is_empty() {
         return Some(format!("is not empty: it holds {}", disk.contents.join(", ")));
@@ -293,7 +311,7 @@ pub fn plan(inventory: &[Disk], wish: &Wish, firmware: Firmware) -> Result<Plan,
                 disk.device.display()
             ));
         }
-        disks.push(PlannedDisk { disk: disk.clone(), partitions });
+        disks.push(PlannedDisk { disk: disk.clone(), partitions, alignment_bytes: alignment });
     }
     let (profile, usable_bytes) = profile(&disks, &mut notes);
     Ok(Plan { disks, profile, usable_bytes, notes, left_out })
@@ -337,8 +355,21 @@ fn named<'a>(
         let present = if present.is_empty() { "none".into() } else { present.join(", ") };
         return Err(PlanError::NoMatch { wish: unmet.to_string(), present });
     }
-    let is_named = |disk: &&Disk| wish.disks.iter().any(|filter| filter.matches(disk));
-    let (taken, others): (Vec<_>, Vec<_>) = inventory.iter().partition(is_named);
+    let mut left_out = Vec::new();
+    let (mut taken, mut others) = (Vec::new(), Vec::new());
+    for disk in inventory {
+        let mut matching = wish.disks.iter().filter(|filter| filter.matches(disk)).peekable();
+        if matching.peek().is_none() {
+            others.push(disk);
+        } else if matching.any(Filter::is_of_one_kind) {
+            taken.push(disk);
+        } else if let Some(reason) = hindrance(disk, firmware).or_else(|| on_usb(disk)) {
+            // A size alone is meant of the machine's disks, and not of the medium or of somebody's stick.
+            left_out.push(LeftOut { disk: disk.clone(), reason });
+        } else {
+            taken.push(disk);
+        }
+    }
     for disk in &taken {
         if let Some(reason) = hindrance(disk, firmware) {
             return Err(PlanError::Unsuitable { disk: disk.title(), reason });
@@ -355,8 +386,8 @@ fn named<'a>(
         notes.push("SSDs and hard disks are mixed: all is as slow as the hard disks.".into());
     }
     let reason = "was not named".to_owned();
-    let left_out = others.into_iter().map(|disk| LeftOut { disk: disk.clone(), reason: reason.clone() });
-    Ok((taken, left_out.collect()))
+    left_out.extend(others.into_iter().map(|disk| LeftOut { disk: disk.clone(), reason: reason.clone() }));
+    Ok((taken, left_out))
 }
 
 /// On multiples of what partitions start: 1 MiB, and the disk's optimal unit where that makes sense.

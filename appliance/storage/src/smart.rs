@@ -3,13 +3,20 @@
 //! The overall verdict alone: what single attributes mean is the maker's secret. A volume of a RAID controller has no health of
 //! its own, whatever it answers, and how the disks behind it are is not visible here (issue: hardware RAID is never "OK").
 
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 /// A dying disk may answer nothing for minutes.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an answer holds: the disk itself looks seldom, and one that hangs is not asked again at once.
+const HOLDS: Duration = Duration::from_secs(3600);
+/// What disks have answered, and when.
+static KNOWN: Mutex<BTreeMap<PathBuf, (Instant, Health)>> = Mutex::new(BTreeMap::new());
 
 /// A disk's health.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +50,21 @@ pub fn parse(answer: &str) -> Health {
     }
 }
 
-/// Asks a disk. One that does not answer in time is not visible.
-pub fn ask(device: &Path) -> Health {
+/// What a disk says, or said within the hour. One that does not answer in time is not visible.
+pub fn health(device: &Path) -> Health {
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = known().get(device).copied();
+    match said {
+        Some((at, health)) if at.elapsed() < HOLDS => health,
+        _ => {
+            let health = ask(device);
+            known().insert(device.to_owned(), (Instant::now(), health));
+            health
+        }
+    }
+}
+
+fn ask(device: &Path) -> Health {
     // Its exit code is a set of findings; what it prints counts.
     let asked = duct::cmd!("smartctl", "--json=c", "--health", device)
         .env("LC_ALL", "C")

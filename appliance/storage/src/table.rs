@@ -158,6 +158,55 @@ pub fn write_gpt(
     disk.sync_all().map_err(|source| TableError::Write { what: "the partition table".into(), source })
 }
 
+/// Whether a disk is what an installation leaves that was cut before its boot sector: our partition table behind an empty first
+/// sector. Nothing was ever stored there.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn is_cut_installation(disk: &mut File, sector_bytes: u64) -> std::io::Result<bool> {
+    let mut first = [0; 512];
+    disk.seek(SeekFrom::Start(0))?;
+    disk.read_exact(&mut first)?;
+    if first.iter().any(|byte| *byte != 0) {
+        return Ok(false);
+    }
+    let config = gpt::GptConfig::new().writable(false).logical_block_size(block_size(sector_bytes));
+    let Ok(table) = config.open_from_device(disk) else { return Ok(false) };
+    Ok(table.partitions().values().map(|entry| entry.name.as_str()).eq(layout::names()))
+}
+
+/// Has the first sector of a disk and its partition tables say nothing any more: no firmware starts it, and it is no disk of a
+/// system. What its partitions hold stays.
+///
+/// # Errors
+/// [`TableError::Write`]
+pub fn retire(disk: &mut File, disk_bytes: u64) -> Result<(), TableError> {
+    let failed = |source| TableError::Write { what: "the boot sector".into(), source };
+    let zeros = vec![0; ENDS_BYTES as usize];
+    for offset in [0, disk_bytes.saturating_sub(ENDS_BYTES)] {
+        disk.seek(SeekFrom::Start(offset)).and_then(|_| disk.write_all(&zeros)).map_err(failed)?;
+    }
+    disk.sync_all().map_err(failed)
+}
+
+/// Writes zeros over all of a disk; `written` is told how many bytes are.
+///
+/// # Errors
+/// [`TableError::Write`]
+pub fn overwrite(disk: &mut File, disk_bytes: u64, mut written: impl FnMut(u64)) -> Result<(), TableError> {
+    let failed = |source| TableError::Write { what: "zeros over all of the disk".into(), source };
+    let zeros = vec![0; 8 << 20];
+    disk.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let mut done = 0;
+    while done < disk_bytes {
+        let count = disk_bytes.saturating_sub(done).min(zeros.len() as u64);
+        disk.write_all(&zeros[..count as usize]).map_err(failed)?;
+        done += count;
+        written(done);
+    }
+    disk.sync_all().map_err(failed)
+}
+
 /// Has the last partition of a disk that has grown reach to its end. Returns whether it does now and did not before.
 ///
 /// A disk whose first table is torn boots from its second one, at the very end: so that is there before the first changes.

@@ -76,18 +76,17 @@ impl Volume {
         let mount = mounts::at(target).map_err(read(Path::new("/proc/self/mountinfo")))?;
         let mount = mount.filter(|mount| mount.fs_type == "btrfs");
         let source = mount.ok_or_else(|| VolumeError::NotMounted(target.to_owned()))?.source;
-        let superblock = |path: &Path| {
-            let head =
-                File::open(path).and_then(|mut file| contents::read_head(&mut file)).map_err(read(path))?;
-            let no_btrfs = || read(path)(io::Error::other("it has no superblock of a btrfs"));
-            contents::superblock(&head).ok_or_else(no_btrfs)
-        };
-        let fsid = superblock(Path::new(&source))?.fsid;
-        let folder = devices.sys.join("fs/btrfs").join(fsid.to_string());
+        let folder = folder_of(&devices.sys, Path::new(&source)).map_err(read(&devices.sys))?;
+        let folder = folder
+            .ok_or_else(|| read(Path::new(&source))(io::Error::other("the kernel has no btrfs on it")))?;
         let mut paths = BTreeMap::new();
         for name in names(&folder.join("devices")).map_err(read(&folder))? {
             let path = devices.dev.join(name);
-            paths.insert(superblock(&path)?.devid, path);
+            // A disk that was pulled is named there until the volume is mounted anew. One that cannot be read is missing.
+            let head = File::open(&path).and_then(|mut file| contents::read_head(&mut file));
+            if let Some(superblock) = head.ok().and_then(|head| contents::superblock(&head)) {
+                paths.insert(superblock.devid, path);
+            }
         }
         let infos = folder.join("devinfo");
         let numbers: BTreeSet<u64> =
@@ -101,6 +100,14 @@ impl Volume {
         };
         Ok(Self { target: target.to_owned(), devices: numbers.into_iter().map(device).collect() })
     }
+}
+
+/// Where sysfs shows the file system of which `source` is a device: by its name, as the device itself may be gone.
+fn folder_of(sys: &Path, source: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(name) = source.file_name() else { return Ok(None) };
+    let all = sys.join("fs/btrfs");
+    let folders = names(&all)?.into_iter().map(|fsid| all.join(fsid));
+    Ok(folders.into_iter().find(|folder| folder.join("devices").join(name).symlink_metadata().is_ok()))
 }
 
 fn names(folder: &Path) -> io::Result<Vec<String>> {

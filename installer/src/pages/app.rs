@@ -550,13 +550,13 @@ impl App {
 
 /// What an interface is told, for people.
 pub fn told(interface: Option<&Interface>) -> String {
-    let Some(Interface { vlan, addresses, gateway, dns, .. }) = interface else { return "DHCP".into() };
+    let Some(Interface { vlan, addresses, gateways, dns, .. }) = interface else { return "DHCP".into() };
     let mut parts = Vec::new();
     match addresses.as_slice() {
         [] => parts.push("DHCP".to_owned()),
         some => parts.extend(some.iter().map(ToString::to_string)),
     }
-    parts.extend(gateway.iter().map(|gateway| format!("gateway {gateway}")));
+    parts.extend(gateways.iter().map(|gateway| format!("gateway {gateway}")));
     parts.extend(dns.iter().map(|server| format!("DNS {server}")));
     parts.extend(vlan.iter().map(|vlan| format!("VLAN {vlan}")));
     parts.join(", ")
@@ -594,6 +594,8 @@ pub(super) mod testing {
             transport: Transport::Ata,
             model: Some("EVO".into()),
             serial: Some(format!("S-{name}")),
+            bay: None,
+            twin: None,
             raid_controller: None,
             health: storage::smart::Health::NotVisible,
             contents: contents.iter().map(ToString::to_string).collect(),

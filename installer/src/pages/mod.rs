@@ -118,6 +118,8 @@ fn load(name: &str) -> Result<()> {
 
 fn install(installation: Installation, messages: &Sender<Message>) -> Result<()> {
     let Installation { plan, mut answers, passwords: Passwords { console, network } } = installation;
+    // Since the plan was shown another console may have installed, or somebody have changed disks.
+    machine::unchanged(&plan, &Machine::look()?.disks)?;
     let mut report = Report::of_pages()?;
     let mut say = |text: &str| {
         report.say(text);

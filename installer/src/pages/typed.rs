@@ -91,7 +91,11 @@ pub fn interface_form(interface: Option<&Interface>) -> Form {
             "Such as 192.168.77.2/24, fd00::2/64. Empty: DHCP and IPv6 autoconfiguration.",
             of(|interface| joined(&interface.addresses)),
         ),
-        Field::new(GATEWAY, "Its address; empty: none.", of(|interface| shown(interface.gateway.as_ref()))),
+        Field::new(
+            GATEWAY,
+            "Its address, or one of IPv4 and one of IPv6; empty: none.",
+            of(|interface| joined(&interface.gateways)),
+        ),
         Field::new(
             DNS,
             "Their addresses, with commas between; empty: none.",
@@ -112,18 +116,15 @@ pub fn interface_form(interface: Option<&Interface>) -> Form {
 pub fn interface(mac: &Mac, form: &Form) -> Result<Option<Interface>, Wrong> {
     let addresses = list(form, ADDRESSES, "address with prefix length such as 192.168.77.2/24")?;
     let dns = list(form, DNS, "address")?;
-    let gateway = match form.value(GATEWAY) {
-        "" => None,
-        text => Some(text.parse().map_err(|_| wrong(GATEWAY)(format!("{text:?} is no address.")))?),
-    };
+    let gateways = list(form, GATEWAY, "address")?;
     let vlan: Option<VlanId> = optional(form, VLAN)?;
     if addresses.is_empty() && vlan.is_none() {
-        if gateway.is_some() || !dns.is_empty() {
+        if !gateways.is_empty() || !dns.is_empty() {
             return Err(wrong(ADDRESSES)("A gateway and name servers need an address beside them.".into()));
         }
         return Ok(None);
     }
-    Interface::checked(mac.clone(), vlan, addresses, gateway, dns).map(Some).map_err(wrong(GATEWAY))
+    Interface::checked(mac.clone(), vlan, addresses, gateways, dns).map(Some).map_err(wrong(GATEWAY))
 }
 
 /// The page about the system.
@@ -236,7 +237,7 @@ mod tests {
     fn an_interface_is_what_was_typed() {
         let mac: Mac = "52:54:00:00:00:01".parse().unwrap();
         type Expected<'e> = Result<&'e str, (&'e str, &'e str)>;
-        let table: [(&[&str], Expected<'_>); 8] = [
+        let table: [(&[&str], Expected<'_>); 10] = [
             (&["", "", "", ""], Ok("DHCP")),
             (&["10.0.0.2/8", "", "", ""], Ok("10.0.0.2/8 via  dns  vlan ")),
             (
@@ -244,6 +245,11 @@ mod tests {
                 Ok("10.0.0.2/8, fd00::2/64 via 10.0.0.1 dns 10.0.0.1, fd00::1 vlan 20"),
             ),
             (&["", "", "", "20"], Ok(" via  dns  vlan 20")),
+            (
+                &["10.0.0.2/8, fd00::2/64", "10.0.0.1 fe80::1", "", ""],
+                Ok("10.0.0.2/8, fd00::2/64 via 10.0.0.1, fe80::1 dns  vlan "),
+            ),
+            (&["10.0.0.2/8", "10.0.0.1 10.0.0.3", "", ""], Err((GATEWAY, "one of IPv4 and one of IPv6"))),
             (&["10.0.0.2", "", "", ""], Err((ADDRESSES, "\"10.0.0.2\" is no address with prefix"))),
             (&["10.0.0.2/8", "11.0.0.1", "", ""], Err((GATEWAY, "lies in no network"))),
             (&["", "10.0.0.1", "", ""], Err((ADDRESSES, "need an address"))),
@@ -254,11 +260,11 @@ mod tests {
             match (found, expected) {
                 (Ok(None), Ok("DHCP")) => {}
                 (Ok(Some(interface)), Ok(expected)) => {
-                    let Interface { vlan, addresses, gateway, dns, .. } = &interface;
+                    let Interface { vlan, addresses, gateways, dns, .. } = &interface;
                     let shown = format!(
                         "{} via {} dns {} vlan {}",
                         joined(addresses),
-                        shown(gateway.as_ref()),
+                        joined(gateways),
                         joined(dns),
                         shown(vlan.as_ref())
                     );
