@@ -104,7 +104,7 @@ fn begin(
     places: &Places,
     under_way: &UnderWay,
     request: Request,
-) -> Result<(JoinHandle<Result<Reply>>, UnboundedReceiver<(String, Option<f32>)>)> {
+) -> Result<(JoinHandle<Result<Reply>>, UnboundedReceiver<Step>)> {
     let claim = under_way.begin()?;
     let (steps, said) = unbounded_channel();
     let (places, shown) = (places.clone(), under_way.clone());
@@ -139,7 +139,9 @@ pub async fn go_on(places: &Places, under_way: &UnderWay) {
     }
 }
 
-type Steps = UnboundedSender<(String, Option<f32>)>;
+/// What is done, and how much of it in percent.
+type Step = (String, Option<f32>);
+type Steps = UnboundedSender<Step>;
 
 fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &Steps) -> Result<Reply> {
     let machine = Machine::this(&places.data);
