@@ -31,7 +31,7 @@ impl Machine {
         Ok(Self {
             firmware: Firmware::of_this_machine(),
             cores: u32::try_from(cores.get()).unwrap_or(u32::MAX),
-            memory_bytes: memory_bytes(&memory).context("/proc/meminfo has no MemTotal")?,
+            memory_bytes: sizing::memory_bytes(&memory).context("/proc/meminfo has no MemTotal")?,
             disks: inventory::read()?,
         })
     }
@@ -80,11 +80,6 @@ pub fn unchanged(plan: &Plan, now: &[Disk]) -> Result<()> {
     Ok(())
 }
 
-fn memory_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
 /// A plan as lines: the disks that are taken, how data is kept, what is left out and what should be known.
 pub fn lines(plan: &Plan) -> Vec<String> {
     let taken = plan.disks.iter().map(|planned| format!("takes {}", planned.disk.title()));
@@ -107,15 +102,4 @@ pub fn lines(plan: &Plan) -> Vec<String> {
     let left_out =
         plan.left_out.iter().map(|out| format!("leaves {} alone: it {}", out.disk.title(), out.reason));
     taken.chain(starts).chain([data]).chain(left_out).chain(plan.notes.iter().cloned()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_what_the_kernel_sees() {
-        assert_eq!(memory_bytes("MemTotal:        2015204 kB\nMemFree: 1 kB\n"), Some(2_063_568_896));
-        assert_eq!(memory_bytes("MemFree: 1 kB\n"), None);
-    }
 }

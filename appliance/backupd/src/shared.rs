@@ -308,6 +308,7 @@ impl Shared {
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
             status::space_check(space, &rotation.limits, rotation.stuck),
+            status::size_check(size(space.as_ref()).as_ref()),
             status::disks_check(disks.as_ref()),
             status::scrub_check(disks.as_ref(), Timestamp::now()),
             status::clock_check(rotation.clock_is_trusted),
@@ -611,4 +612,13 @@ impl Shared {
         let retention = self.settings().retention_days;
         Ok(self.hostd.rotation_plan(retention).await?)
     }
+}
+/// How large the machine is, as far as the kernel tells.
+fn size(space: Option<&Space>) -> Option<storage::sizing::Machine> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(storage::sizing::Machine {
+        cores: u32::try_from(std::thread::available_parallelism().ok()?.get()).unwrap_or(u32::MAX),
+        memory_bytes: storage::sizing::memory_bytes(&meminfo)?,
+        usable_bytes: space?.total,
+    })
 }

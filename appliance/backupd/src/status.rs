@@ -6,6 +6,7 @@ use api::{
 use hostd::Disks;
 use jiff::{SignedDuration, Timestamp};
 use storage::life::Report;
+use storage::sizing;
 use storage::smart::Health;
 
 /// The state as a sentence.
@@ -176,6 +177,19 @@ pub fn disks_check(disks: Option<&Result<Disks, String>>) -> Check {
         )
     });
     check(Level::Ok, count + &controller + &now)
+}
+
+/// Check `size`: for whom the machine is large enough (design section 7), and whether it is above the least. `None`: it cannot be
+/// told.
+pub fn size_check(machine: Option<&sizing::Machine>) -> Check {
+    let check = |level, message| Check { name: "size".into(), level, message };
+    let Some(machine) = machine else {
+        return check(Level::Ok, "How large the machine is cannot be told now.".into());
+    };
+    match sizing::refusals(machine).as_slice() {
+        [] => check(Level::Ok, sizing::verdict(machine)),
+        some => check(Level::Warn, sentence(&some.join("; "))),
+    }
 }
 
 /// A scrub is made every month; one that is so late warns, and so late fails.
@@ -473,6 +487,22 @@ mod tests {
         ];
         for (state, level) in table {
             assert_eq!(replication_check(&state, "").level, level);
+        }
+    }
+
+    #[test]
+    fn a_small_machine_is_told_what_falls_short() {
+        let machine =
+            |cores, memory_bytes, usable_bytes| sizing::Machine { cores, memory_bytes, usable_bytes };
+        let table = [
+            (None, Level::Ok, "cannot be told"),
+            (Some(machine(4, 8 << 30, 600_000_000_000)), Level::Ok, "up to 2000 devices"),
+            (Some(machine(2, 8 << 30, 600_000_000_000)), Level::Ok, "2 cores and not 4"),
+            (Some(machine(2, 500_000_000, 600_000_000_000)), Level::Warn, "1 GB is the least"),
+        ];
+        for (machine, level, message) in table {
+            let check = size_check(machine.as_ref());
+            assert!(check.level == level && check.message.contains(message), "{check:?}");
         }
     }
 

@@ -36,6 +36,33 @@ pub fn edit(text: &mut String, key: KeyCode) {
     }
 }
 
+/// A text in lines of so many characters at most, broken between words where that goes. Blanks that have no room at a line's end
+/// are left out.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
+    for word in text.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if used > 0 && used + length > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        }
+        for (index, character) in word.chars().enumerate() {
+            if used == width && index < length {
+                // A word that is longer than a line.
+                lines.push(std::mem::take(&mut line));
+                used = 0;
+            }
+            if used < width {
+                line.push(character);
+                used += 1;
+            }
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// A text while it is typed.
 pub fn field(text: &str) -> Line<'static> {
     Line::from(format!("  {text}█"))
@@ -93,6 +120,25 @@ fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_break_between_words_and_lose_nothing() {
+        let table: [(&str, usize, &[&str]); 6] = [
+            ("", 5, &[""]),
+            ("one two", 10, &["one two"]),
+            ("one two three", 7, &["one two", "three"]),
+            ("abcdefgh ij", 3, &["abc", "def", "gh ", "ij"]),
+            ("│esp│ data", 5, &["│esp│", "data"]),
+            ("a   b", 2, &["a ", "b"]),
+        ];
+        for (text, width, expected) in table {
+            let lines = wrapped(text, width);
+            let trimmed: Vec<&str> = lines.iter().map(|line| line.trim_end()).collect();
+            let expected: Vec<&str> = expected.iter().map(|line| line.trim_end()).collect();
+            assert_eq!(trimmed, expected, "{text:?} in {width}");
+            assert!(lines.iter().all(|line| line.chars().count() <= width), "{lines:?}");
+        }
+    }
 
     #[test]
     fn a_text_is_typed_and_taken_back() {

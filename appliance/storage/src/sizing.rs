@@ -40,6 +40,12 @@ const LEAST_MEMORY: u64 = 1_000_000_000;
 /// Firmware and kernel keep some of what is plugged in, and disks have a boot set: so much less still counts.
 const TOLERATED_PERCENT: u64 = 10;
 
+/// Memory in bytes, of what `/proc/meminfo` says.
+pub fn memory_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
 /// What falls short of the least: then there is no installation.
 pub fn refusals(machine: &Machine) -> Vec<String> {
     let mut refusals = Vec::new();
@@ -134,5 +140,11 @@ mod tests {
             refusals(&machine(512_000_000)),
             ["the machine has 512 MB of memory, and 1 GB is the least"]
         );
+    }
+
+    #[test]
+    fn memory_is_what_the_kernel_sees() {
+        assert_eq!(memory_bytes("MemTotal:        2015204 kB\nMemFree: 1 kB\n"), Some(2_063_568_896));
+        assert_eq!(memory_bytes("MemFree: 1 kB\n"), None);
     }
 }

@@ -55,6 +55,11 @@ pub fn nic_id(index: usize) -> String {
     format!("nic{index}")
 }
 
+/// Identifier of a SCSI disk: 0 is the system disk, then come the others in order.
+pub fn disk_id(index: usize) -> String {
+    format!("unit{index}")
+}
+
 /// The arguments after `qemu-system-x86_64`.
 pub fn argv(spec: &Spec, files: &Files) -> Vec<String> {
     let mut args = Args(Vec::new());
@@ -111,11 +116,11 @@ fn flash_chip(node: &str, path: &Path, read_only: bool) -> String {
 
 fn disks(args: &mut Args, spec: &Spec, files: &Files) {
     if !spec.pulled.contains(SYSTEM_DISK) {
-        disk(args, 0, &files.disk, spec.bus, SYSTEM_DISK, files.write_log.as_deref());
+        disk(args, 0, &files.disk, spec, spec.bus, SYSTEM_DISK, files.write_log.as_deref());
     }
     for (index, (extra, path)) in spec.extra_disks.iter().zip(&files.extra_disks).enumerate() {
         if !spec.pulled.contains(&extra.serial) {
-            disk(args, index + 1, path, extra.bus, &extra.serial, None);
+            disk(args, index + 1, path, spec, extra.bus, &extra.serial, None);
         }
     }
     for (index, (serial, path)) in files.images.iter().enumerate() {
@@ -152,7 +157,15 @@ fn image(args: &mut Args, index: usize, serial: &str, path: &Path) {
 
 /// The host's page cache is used and flushes are passed on: what the guest was told is on disk survives QEMU's
 /// sudden end.
-fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, write_log: Option<&Path>) {
+fn disk(
+    args: &mut Args,
+    index: usize,
+    path: &Path,
+    spec: &Spec,
+    bus: Bus,
+    serial: &str,
+    write_log: Option<&Path>,
+) {
     let file = json!({ "driver": "file", "filename": path });
     let node = format!("disk{index}");
     let image = json!({ "driver": "qcow2", "discard": "unmap", "file": file });
@@ -166,7 +179,10 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
     blockdev["node-name"] = node.as_str().into();
     args.option("-blockdev", blockdev.to_string());
     // Firmware tries what is named here, and perhaps nothing else.
-    let boot = format!(",bootindex={}", index + 1);
+    let mut boot = format!(",bootindex={}", index + 1);
+    if spec.sector_bytes != 512 {
+        boot += &format!(",logical_block_size={0},physical_block_size={0}", spec.sector_bytes);
+    }
     let serial = serial.replace(',', ",,");
     match bus {
         Bus::VirtioBlk => {
@@ -180,7 +196,8 @@ fn disk(args: &mut Args, index: usize, path: &Path, bus: Bus, serial: &str, writ
                 _ => "virtio-scsi-pci",
             };
             args.option("-device", format!("{controller},id=scsi{index}"));
-            let device = format!("scsi-hd,bus=scsi{index}.0,drive={node},serial={serial}{boot}");
+            let id = disk_id(index);
+            let device = format!("scsi-hd,id={id},bus=scsi{index}.0,drive={node},serial={serial}{boot}");
             args.option("-device", device);
         }
         Bus::Sata => {
@@ -368,7 +385,9 @@ mod tests {
         assert!(devices.contains(&"virtio-blk-pci,drive=disk0,serial=system,bootindex=1".to_owned()));
         assert!(devices.contains(&"virtio-blk-pci,drive=disk1,serial=two,bootindex=2".to_owned()));
         assert!(devices.contains(&"virtio-scsi-pci,id=scsi2".to_owned()));
-        assert!(devices.contains(&"scsi-hd,bus=scsi2.0,drive=disk2,serial=three,bootindex=3".to_owned()));
+        assert!(
+            devices.contains(&"scsi-hd,id=unit2,bus=scsi2.0,drive=disk2,serial=three,bootindex=3".to_owned())
+        );
     }
 
     #[test]

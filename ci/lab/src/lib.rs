@@ -77,7 +77,7 @@ mod spawn;
 mod spec;
 mod wait;
 
-pub use argv::{Files, Flash, argv, nic_id};
+pub use argv::{Files, Flash, argv, disk_id, nic_id};
 pub use client::{Client, Reply};
 pub use lab::{ACCELERATOR_SETTING, KEEP_SETTING, Lab, scenario};
 pub use machine::{Machine, MachineBuilder};

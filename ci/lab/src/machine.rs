@@ -17,7 +17,7 @@ use serde_json::json;
 use tools::Toolbox;
 
 use crate::address;
-use crate::argv::{Files, argv, nic_id};
+use crate::argv::{Files, argv, disk_id, nic_id};
 use crate::client::Client;
 use crate::disks;
 use crate::lab::Lab;
@@ -117,6 +117,12 @@ impl<'lab> MachineBuilder<'lab> {
     /// How the system disk is attached; virtio-blk when not said.
     pub fn bus(mut self, bus: Bus) -> Self {
         self.spec.bus = bus;
+        self
+    }
+
+    /// Bytes of a logical sector of all disks; 512 when not said.
+    pub fn sector_bytes(mut self, bytes: u32) -> Self {
+        self.spec.sector_bytes = bytes;
         self
     }
 
@@ -338,6 +344,15 @@ impl Machine {
     /// The next boot finds no disk with this serial number; the system disk's is [`SYSTEM_DISK`](crate::SYSTEM_DISK).
     pub fn pull_disk(&self, serial: &str) {
         lock(&self.0.pulled).insert(serial.to_owned());
+    }
+
+    /// Pulls a SCSI disk out of the VM while it runs; the next boot does not find it either.
+    pub fn pull_disk_now(&self, serial: &str) -> Result<()> {
+        let others = self.0.spec.extra_disks.iter().position(|disk| disk.serial == serial);
+        let index = if serial == SYSTEM_DISK { Some(0) } else { others.map(|index| index + 1) };
+        let index = index.with_context(|| format!("VM {} has no disk {serial}", self.name()))?;
+        self.pull_disk(serial);
+        self.qmp(|qmp| qmp.unplug(&disk_id(index)))
     }
 
     /// The next boot finds a disk again that was pulled, as it was then.

@@ -148,6 +148,11 @@ impl Qmp {
         self.execute("set_link", json!({ "name": nic, "up": up })).map(drop)
     }
 
+    /// Takes a device out while the guest runs, as far as its bus allows that.
+    pub fn unplug(&mut self, device: &str) -> Result<()> {
+        self.execute("device_del", json!({ "id": device })).map(drop)
+    }
+
     /// Halts the processors. The guest's clock stands still.
     pub fn stop(&mut self) -> Result<()> {
         self.execute("stop", json!({})).map(drop)

@@ -162,6 +162,8 @@ pub struct Spec {
     pub bus: Bus,
     /// Where an installation medium is, if there is one; it is started before the disk.
     pub medium: Option<Drive>,
+    /// Bytes of a logical sector of the disks.
+    pub sector_bytes: u32,
     /// Blank disks beside it.
     pub extra_disks: Vec<ExtraDisk>,
     /// Serial numbers of disks that are not there; the system disk's is `system`.
@@ -186,6 +188,7 @@ impl Spec {
             cpus: 2,
             bus: Bus::VirtioBlk,
             medium: None,
+            sector_bytes: 512,
             extra_disks: Vec::new(),
             pulled: BTreeSet::new(),
             nics: Vec::new(),

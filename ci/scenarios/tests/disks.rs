@@ -20,20 +20,20 @@ mod full {
     const ORDER: &str = "/usr/lib/infimonitor/hostd order";
 
     /// Installs over the disks with these serial numbers; one more, `spare`, is attached from the beginning.
-    fn installed(lab: &Lab, firmware: Firmware, others: &[&str]) -> Result<Machine> {
+    fn installed(lab: &Lab, firmware: Firmware, bus: Bus, others: &[&str]) -> Result<Machine> {
         let filters: String =
             [SYSTEM_DISK].iter().chain(others).map(|serial| format!("    - serial: {serial}\n")).collect();
         let install = format!("  then: poweroff\n  disks:\n{filters}");
         let mut builder = lab
             .machine("disks")
             .firmware(firmware)
-            .bus(Bus::Sata)
+            .bus(bus)
             .install_from(&built_medium()?, Drive::Cd, DISK_GIB)
             .provisioning(installing(lab.toolbox(), &install)?)
             .root_password(ROOT_PASSWORD)
             .user_nic(MAC, &backup_server_ports());
         for serial in others.iter().chain(&["spare"]) {
-            builder = builder.extra_disk(DISK_GIB, Bus::Sata, serial);
+            builder = builder.extra_disk(DISK_GIB, bus, serial);
         }
         let machine = builder.start()?;
         machine.wait_for_serial("Installed.", LONG)?;
@@ -70,7 +70,7 @@ mod full {
     /// A machine that lost the disk that it was booted from, and gets another one.
     fn a_lost_disk_is_replaced(name: &str, firmware: Firmware, others: &[&str], profile: &str) -> Result<()> {
         scenario(name, |lab| {
-            let machine = installed(lab, firmware, others)?;
+            let machine = installed(lab, firmware, Bus::Sata, others)?;
             let user = User::of(&machine)?;
             user.wait_for_api()?;
             let all = others.len() + 1;
@@ -79,19 +79,19 @@ mod full {
             let spare = device(&machine, "spare")?;
             machine.run_ok(&format!("cmp -n 1073741824 {spare} /dev/zero"), LONG)?;
             let kept =
-                "dd if=/dev/urandom of=/data/kept bs=1M count=64 status=none; sync; sha256sum </data/kept";
+                "yes 'to be found again on the disk' | head -c 64M >/data/kept; sync; sha256sum </data/kept";
             let expected = machine.run_ok(kept, COMMAND)?;
 
             // Rot on one disk: its second copy mends it.
             let rotten = device(&machine, others[0])?;
-            // 64 MiB of it, in the middle of what is written: metadata, or data, or nothing.
+            // A MiB of it, where it lies on this disk: btrfs's own addresses are others.
             machine.run_ok(
                 &format!(
-                    "at=$(filefrag -v /data/kept | awk '$1 == \"0:\" {{sub(/[.].*/, \"\", $4); print $4}}'); \
-                     dd if=/dev/urandom of={rotten}10 bs=4096 seek=$at count=256 conv=notrunc status=none; \
-                     echo 3 >/proc/sys/vm/drop_caches"
+                    "at=$(grep -m1 -abo 'to be found again on the disk' {rotten}10 | head -1 | cut -d: -f1) && \
+                     dd if=/dev/urandom of={rotten}10 bs=4096 seek=$((at / 4096)) count=256 conv=notrunc status=none && \
+                     sync && echo 3 >/proc/sys/vm/drop_caches"
                 ),
-                COMMAND,
+                LONG,
             )?;
             order(&machine, "scrub")?;
             says(&user, "scrub", Level::Warn, "mended")?;
@@ -175,11 +175,70 @@ mod full {
         )
     }
 
+    /// The only disk fails slowly and is replaced in time; it stays in the machine, in front of the new one.
+    #[test]
+    fn a_failing_disk_is_replaced_and_left_in_the_machine() -> Result<()> {
+        scenario("disks-failing", |lab| {
+            let machine = installed(lab, Firmware::SeaBios, Bus::Sata, &[])?;
+            let user = User::of(&machine)?;
+            user.wait_for_api()?;
+            machine.run_ok("echo kept >/data/kept; sync", COMMAND)?;
+            let identity = machine.run_ok("cat /var/lib/infimonitor/identity.json", COMMAND)?;
+            let (old, spare) = (device(&machine, SYSTEM_DISK)?, device(&machine, "spare")?);
+            order(&machine, &format!("replace-disk --old {old} {spare}"))?;
+            says(&user, "disks", Level::Ok, "The disk is there")?;
+            machine.shutdown(SHUTDOWN)?;
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Ok, "The disk is there")?;
+            let said = machine.run_ok("cat /var/lib/infimonitor/identity.json", COMMAND)?;
+            ensure!(said == identity, "it is another machine: {said}");
+            ensure!(machine.run_ok("cat /data/kept", COMMAND)?.trim() == "kept", "data is gone");
+            let used = machine.run_ok("btrfs filesystem show /data; btrfs filesystem show /var", COMMAND)?;
+            ensure!(!used.contains(&device(&machine, SYSTEM_DISK)?), "{used}");
+            Ok(())
+        })
+    }
+
+    /// A disk drops off the bus while the server runs: it is missed, and replaced without a restart.
+    #[test]
+    fn a_disk_is_pulled_and_replaced_while_the_server_goes_on() -> Result<()> {
+        scenario("disks-hot", |lab| {
+            let machine = installed(lab, Firmware::Ovmf, Bus::VirtioScsi, &["second"])?;
+            let user = User::of(&machine)?;
+            user.wait_for_api()?;
+            says(&user, "disks", Level::Ok, "All 2 disks are there")?;
+            machine.run_ok("dd if=/dev/urandom of=/data/kept bs=1M count=64 status=none; sync", COMMAND)?;
+            let expected = machine.run_ok("sha256sum </data/kept", COMMAND)?;
+            machine.pull_disk_now("second")?;
+            machine.run_ok("echo meanwhile >/data/meanwhile; sync", COMMAND)?;
+            says(&user, "disks", Level::Fail, "1 of 2 disks are missing (")?;
+            let spare = device(&machine, "spare")?;
+            order(&machine, &format!("replace-disk {spare}"))?;
+            says(&user, "disks", Level::Ok, "All 2 disks are there")?;
+            let said = machine.run_ok(
+                "{ btrfs filesystem df /data; btrfs filesystem df /var; } | grep -v GlobalReserve",
+                COMMAND,
+            )?;
+            ensure!(!said.contains("single"), "{said}");
+            machine.shutdown(SHUTDOWN)?;
+            machine.pull_disk(SYSTEM_DISK);
+            machine.boot_again()?;
+            user.wait_for_api()?;
+            ensure!(
+                machine.run_ok("sha256sum </data/kept", COMMAND)? == expected,
+                "what was kept has changed"
+            );
+            ensure!(machine.run_ok("cat /data/meanwhile", COMMAND)?.trim() == "meanwhile", "it is gone");
+            Ok(())
+        })
+    }
+
     /// One disk becomes a mirror, and what has grown is used.
     #[test]
     fn a_disk_is_added_and_grown_ones_are_used() -> Result<()> {
         scenario("disks-more", |lab| {
-            let machine = installed(lab, Firmware::Ovmf, &[])?;
+            let machine = installed(lab, Firmware::Ovmf, Bus::Sata, &[])?;
             let user = User::of(&machine)?;
             user.wait_for_api()?;
             says(&user, "disks", Level::Ok, "The disk is there")?;

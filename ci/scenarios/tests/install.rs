@@ -18,6 +18,8 @@ struct Case {
     disks: usize,
     bus: Bus,
     drive: Drive,
+    /// Bytes of a logical sector of its disks.
+    sector_bytes: u32,
     /// How btrfs shows that data is kept.
     profile: &'static str,
 }
@@ -27,6 +29,7 @@ fn machine(lab: &Lab, case: Case, install: &str) -> Result<Machine> {
         .machine("installed")
         .firmware(case.firmware)
         .bus(case.bus)
+        .sector_bytes(case.sector_bytes)
         .install_from(&built_medium()?, case.drive, DISK_GIB)
         .provisioning(installing(lab.toolbox(), install)?)
         .root_password(ROOT_PASSWORD)
@@ -74,7 +77,14 @@ fn installs(name: &str, case: Case) -> Result<()> {
 fn two_disks_by_bios_from_a_stick() -> Result<()> {
     installs(
         "install-stick",
-        Case { firmware: Firmware::SeaBios, disks: 2, bus: Bus::Sata, drive: Drive::Stick, profile: "RAID1" },
+        Case {
+            firmware: Firmware::SeaBios,
+            disks: 2,
+            bus: Bus::Sata,
+            drive: Drive::Stick,
+            sector_bytes: 512,
+            profile: "RAID1",
+        },
     )
 }
 
@@ -104,7 +114,16 @@ mod full {
             2 | 3 => "RAID1",
             _ => "RAID10",
         };
-        installs(&format!("install-{name}"), Case { firmware, disks, bus, drive, profile })
+        let sector_bytes = 512;
+        installs(&format!("install-{name}"), Case { firmware, disks, bus, drive, sector_bytes, profile })
+    }
+
+    /// Disks with sectors of 4096 bytes alone (4Kn).
+    #[test]
+    fn disks_of_4096_byte_sectors_by_uefi() -> Result<()> {
+        let (firmware, bus, drive) = (Firmware::Ovmf, Bus::VirtioScsi, Drive::Cd);
+        let case = Case { firmware, disks: 2, bus, drive, sector_bytes: 4096, profile: "RAID1" };
+        installs("install-4kn", case)
     }
 
     /// A test for each case, so that each can be run by itself.

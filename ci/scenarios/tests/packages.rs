@@ -96,68 +96,6 @@ fn of_the_ova_with_what_it_asks_for() -> Result<()> {
     boots("ova", "esxi.ova", Firmware::OvmfSecureBoot, Bus::LsiLogicSas, Card::Vmxnet3)
 }
 
-/// What was asked at the import, from a CD as vCenter attaches it, with the disk enlarged.
-#[test]
-fn what_was_asked_at_the_import_holds() -> Result<()> {
-    scenario("ovf-properties", |lab| {
-        let tree = lab.folder().join("environment");
-        std::fs::create_dir_all(&tree)?;
-        let hash = lab::crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
-        let property = |key: &str, value: &str| format!("<Property oe:key=\"{key}\" oe:value=\"{value}\"/>");
-        let properties = [
-            ("address", "10.0.2.77/24"),
-            ("gateway", "10.0.2.2"),
-            ("dns", "10.0.2.3"),
-            ("hostname", "imported"),
-            ("password_hash", ""),
-            ("root_password_hash", &hash),
-        ];
-        let properties: String = properties.iter().map(|(key, value)| property(key, value)).collect();
-        std::fs::write(
-            tree.join("ovf-env.xml"),
-            format!(
-                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment \
-                 xmlns=\"http://schemas.dmtf.org/ovf/environment/1\" \
-                 xmlns:oe=\"http://schemas.dmtf.org/ovf/environment/1\" \
-                 xmlns:ve=\"http://www.vmware.com/schema/ovfenv\" oe:id=\"\">\
-                 <PropertySection>{properties}</PropertySection><ve:EthernetAdapterSection>\
-                 <ve:Adapter ve:mac=\"{MAC}\" ve:network=\"VM Network\" ve:unitNumber=\"7\"/>\
-                 </ve:EthernetAdapterSection></Environment>\n"
-            ),
-        )?;
-        let cd = lab.folder().join("environment.iso");
-        let mut xorriso = lab.toolbox().command("xorriso");
-        run(xorriso.args(["-as", "mkisofs", "-quiet", "-volid", "OVF ENV", "-o"]).arg(&cd).arg(&tree))?;
-        let machine = lab
-            .machine("imported")
-            .firmware(Firmware::Ovmf)
-            .bus(Bus::Pvscsi)
-            .card(Card::E1000e)
-            .disk(&disk(lab, "esxi.ova")?)
-            .medium(&cd, Drive::Cd)
-            .root_password(ROOT_PASSWORD)
-            .user_nic(MAC, &backup_server_ports())
-            .start()?;
-        let user = User::of(&machine)?;
-        // The address that was given is not the one that QEMU's network gives, and so not forwarded to.
-        let said = machine
-            .run_ok("hostname; ip -brief address; cat /etc/resolv.conf /run/systemd/network/*", COMMAND)?;
-        println!("{said}");
-        ensure!(said.starts_with("imported\n") && said.contains("10.0.2.77/24"), "{said}");
-        machine.shutdown(scenarios::LONG)?;
-        machine.take_medium_out();
-        machine.enlarge_disk(lab::SYSTEM_DISK, DISK_GIB + 50)?;
-        machine.boot_again()?;
-        let grown = machine.run_ok("hostname; df --output=size -BG /data | tail -1", COMMAND)?;
-        println!("{grown}");
-        ensure!(grown.starts_with("imported\n"), "{grown}");
-        let gib: u64 = grown.lines().last().unwrap_or_default().trim().trim_end_matches('G').parse()?;
-        ensure!(gib > DISK_GIB + 40, "{grown}");
-        drop(user);
-        Ok(())
-    })
-}
-
 /// The other packages: each takes a minute.
 mod full {
     use super::*;
@@ -193,5 +131,70 @@ mod full {
     #[test]
     fn of_the_vhd_by_bios() -> Result<()> {
         boots("vhd", "xenserver-bios.vhd", Firmware::SeaBios, Bus::Ide, Card::Virtio)
+    }
+
+    /// What was asked at the import, from a CD as vCenter attaches it, with the disk enlarged.
+    #[test]
+    fn what_was_asked_at_the_import_holds() -> Result<()> {
+        scenario("ovf-properties", |lab| {
+            let tree = lab.folder().join("environment");
+            std::fs::create_dir_all(&tree)?;
+            let hash = lab::crypt_hash(lab.toolbox(), ROOT_PASSWORD)?;
+            let property =
+                |key: &str, value: &str| format!("<Property oe:key=\"{key}\" oe:value=\"{value}\"/>");
+            let properties = [
+                ("address", "10.0.2.77/24"),
+                ("gateway", "10.0.2.2"),
+                ("dns", "10.0.2.3"),
+                ("hostname", "imported"),
+                ("password_hash", ""),
+                ("root_password_hash", &hash),
+            ];
+            let properties: String = properties.iter().map(|(key, value)| property(key, value)).collect();
+            std::fs::write(
+                tree.join("ovf-env.xml"),
+                format!(
+                    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment \
+                     xmlns=\"http://schemas.dmtf.org/ovf/environment/1\" \
+                     xmlns:oe=\"http://schemas.dmtf.org/ovf/environment/1\" \
+                     xmlns:ve=\"http://www.vmware.com/schema/ovfenv\" oe:id=\"\">\
+                     <PropertySection>{properties}</PropertySection><ve:EthernetAdapterSection>\
+                     <ve:Adapter ve:mac=\"{MAC}\" ve:network=\"VM Network\" ve:unitNumber=\"7\"/>\
+                     </ve:EthernetAdapterSection></Environment>\n"
+                ),
+            )?;
+            let cd = lab.folder().join("environment.iso");
+            let mut xorriso = lab.toolbox().command("xorriso");
+            run(xorriso.args(["-as", "mkisofs", "-quiet", "-volid", "OVF ENV", "-o"]).arg(&cd).arg(&tree))?;
+            let machine = lab
+                .machine("imported")
+                .firmware(Firmware::Ovmf)
+                .bus(Bus::Pvscsi)
+                .card(Card::E1000e)
+                .disk(&disk(lab, "esxi.ova")?)
+                .medium(&cd, Drive::Cd)
+                .root_password(ROOT_PASSWORD)
+                .user_nic(MAC, &backup_server_ports())
+                .start()?;
+            let user = User::of(&machine)?;
+            // The address that was given is not the one that QEMU's network gives, and so not forwarded to.
+            let said = machine.run_ok(
+                "hostname; ip -brief address; cat /etc/resolv.conf /run/systemd/network/*",
+                COMMAND,
+            )?;
+            println!("{said}");
+            ensure!(said.starts_with("imported\n") && said.contains("10.0.2.77/24"), "{said}");
+            machine.shutdown(scenarios::LONG)?;
+            machine.take_medium_out();
+            machine.enlarge_disk(lab::SYSTEM_DISK, DISK_GIB + 50)?;
+            machine.boot_again()?;
+            let grown = machine.run_ok("hostname; df --output=size -BG /data | tail -1", COMMAND)?;
+            println!("{grown}");
+            ensure!(grown.starts_with("imported\n"), "{grown}");
+            let gib: u64 = grown.lines().last().unwrap_or_default().trim().trim_end_matches('G').parse()?;
+            ensure!(gib > DISK_GIB + 40, "{grown}");
+            drop(user);
+            Ok(())
+        })
     }
 }

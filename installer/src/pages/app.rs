@@ -12,11 +12,13 @@ use storage::inventory::Disk;
 use storage::plan::{Filter, Plan, Wish};
 
 use super::typed::{self, Passwords, System, Wrong};
-use crate::links::Link;
+use crate::links::{self, Link};
 use crate::machine::Machine;
 
 /// What is typed before all on the disks is lost.
 pub const WORD: &str = "erase";
+/// Lines of a text that a page key turns.
+const TURNED: u16 = 12;
 /// The same where nothing is lost.
 pub const WORD_FOR_BLANK: &str = "install";
 /// The roles that are installed, in the order in which they are shown, and what each is.
@@ -143,6 +145,8 @@ pub struct App {
     pub planned: Planned,
     /// Its interfaces, and what each is told.
     pub links: Vec<(Link, Option<Interface>)>,
+    /// That the answers name an interface which is not here.
+    unknown: Option<String>,
     /// The page with fields that is open.
     pub form: Form,
     /// Host name and the like, once its page was left.
@@ -169,6 +173,8 @@ impl App {
             let interface = given.network.iter().find(|interface| interface.mac == link.mac).cloned();
             (link, interface)
         };
+        let unknown =
+            links::known(&given.network, &links).err().map(|error| format!("In the answers, {error:#}."));
         let links = links.into_iter().map(of).collect();
         let role = given.role;
         let mut app = Self {
@@ -180,6 +186,7 @@ impl App {
             machine,
             planned: Err(String::new()),
             links,
+            unknown,
             form: Form::new(Vec::new()),
             system: None,
             word: String::new(),
@@ -261,14 +268,17 @@ impl App {
     }
 
     fn go(&mut self, page: Page) {
-        (self.page, self.marked) = (page, 0);
+        (self.page, self.marked, self.scroll) = (page, 0, 0);
         self.word.clear();
         match page {
             Page::Role => {
                 self.marked = ROLES.iter().position(|(role, ..)| *role == self.role).unwrap_or_default();
             }
             // On the row that leads on.
-            Page::Network => self.marked = self.links.len(),
+            Page::Network => {
+                self.marked = self.links.len();
+                self.error = self.unknown.clone();
+            }
             Page::Interface(index) => {
                 let interface = self.links.get(index).and_then(|(_, interface)| interface.as_ref());
                 self.form = typed::interface_form(interface);
@@ -294,9 +304,17 @@ impl App {
         match key {
             KeyCode::Down => self.scroll = self.scroll.saturating_add(1),
             KeyCode::Up => self.scroll = self.scroll.saturating_sub(1),
-            KeyCode::PageDown | KeyCode::Char(' ') => self.scroll = self.scroll.saturating_add(15),
-            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(15),
+            KeyCode::Char(' ') => self.turn(KeyCode::PageDown),
             KeyCode::Enter => self.go(Page::Role),
+            key => self.turn(key),
+        }
+    }
+
+    /// Turns pages of a text that is longer than the screen.
+    fn turn(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::PageDown => self.scroll = self.scroll.saturating_add(TURNED),
+            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(TURNED),
             _ => {}
         }
     }
@@ -457,6 +475,7 @@ impl App {
             KeyCode::Enter => {
                 self.error = Some(format!("Type {} to go on.", self.expected_word()));
             }
+            KeyCode::PageDown | KeyCode::PageUp => self.turn(key),
             key => screen::parts::edit(&mut self.word, key),
         }
         None

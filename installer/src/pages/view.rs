@@ -27,6 +27,7 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         Page::Disks => disks(app, frame, inside),
         Page::Network => network(app, frame, inside),
         Page::Working => working(app, frame, inside),
+        Page::Summary => summary(app, frame, inside),
         _ => frame.render_widget(Paragraph::new(text(app)).wrap(Wrap { trim: false }), inside),
     }
 }
@@ -51,12 +52,14 @@ fn keys_of(app: &App) -> &'static str {
     match app.page {
         Page::Licence => " ↑ ↓ PgDn read · Enter accept · Ctrl-C leave",
         Page::Role => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
-        Page::Disks => " ↑ ↓ move · Space take or leave out · r look again · Enter next · Esc back",
+        Page::Disks => {
+            " ↑ ↓ move · Space take or leave out · PgDn read on · r look again · Enter next · Esc back"
+        }
         Page::Network => " ↑ ↓ move · Enter change, or next · Esc back · Ctrl-C leave",
         Page::Interface(_) | Page::System | Page::Passwords => {
             " Tab ↑ ↓ move · Enter next · Esc back · Ctrl-C leave"
         }
-        Page::Summary => " Enter begin · Esc back · Ctrl-C leave",
+        Page::Summary => " PgDn PgUp read · Enter begin · Esc back · Ctrl-C leave",
         Page::Working => " The machine must not be switched off now",
         Page::Failed => " Enter back to the summary · Ctrl-C leave",
         Page::Done => " Enter restart · p switch off",
@@ -75,7 +78,6 @@ fn text(app: &App) -> Text<'_> {
             lines.extend(app.form.lines());
         }
         Page::System | Page::Passwords => lines.extend(app.form.lines()),
-        Page::Summary => summary(app, &mut lines),
         Page::Failed => {
             lines.push(
                 "None of the chosen disks boots by a half installation. When what went wrong is mended, begin again."
@@ -89,19 +91,40 @@ fn text(app: &App) -> Text<'_> {
     Text::from(lines)
 }
 
-fn summary<'a>(app: &App, lines: &mut Vec<Line<'a>>) {
-    for (label, said) in app.summary_lines() {
-        lines.push(format!("{label:10} {said}").into());
-    }
-    lines.push("".into());
+/// What will be done, and below it, always on the screen, the word.
+fn summary(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let [above, below] = Layout::vertical([Constraint::Fill(1), Constraint::Length(3)]).areas(area);
+    let lines = app.summary_lines().into_iter().map(|(label, said)| format!("{label:10} {said}"));
+    scrolled(frame, above, &lines.collect::<Vec<_>>(), app.scroll);
     let word = app.expected_word();
     let loss = if word == WORD {
         "All that is on these disks is lost. Type erase to begin:"
     } else {
         "The disks are blank. Type install to begin:"
     };
-    lines.push(Line::styled(loss, Modifier::BOLD));
-    lines.push(field(&app.word));
+    let prompt = vec![Line::from(""), Line::styled(loss, Modifier::BOLD), field(&app.word)];
+    frame.render_widget(Paragraph::new(prompt), below);
+}
+
+/// A text from a line on, at most so far that its end is seen; what is not on the screen is said.
+fn scrolled(frame: &mut Frame<'_>, area: Rect, lines: &[String], from: u16) {
+    let lines: Vec<String> =
+        lines.iter().flat_map(|line| parts::wrapped(line, usize::from(area.width))).collect();
+    let height = usize::from(area.height);
+    if lines.len() <= height {
+        let lines: Vec<Line<'_>> = lines.into_iter().map(Line::from).collect();
+        return frame.render_widget(Paragraph::new(lines), area);
+    }
+    let shown = height.saturating_sub(1);
+    let from = usize::from(from).min(lines.len() - shown);
+    let below = lines.len() - shown - from;
+    let mut page: Vec<Line<'_>> = lines.into_iter().skip(from).take(shown).map(Line::from).collect();
+    let more = match (from, below) {
+        (from, 0) => format!("({from} lines above: PgUp)"),
+        (_, below) => format!("({below} more lines: PgDn)"),
+    };
+    page.push(Line::styled(more, marked()));
+    frame.render_widget(Paragraph::new(page), area);
 }
 
 fn done<'a>(app: &App, lines: &mut Vec<Line<'a>>) {
@@ -147,10 +170,12 @@ fn disks(app: &App, frame: &mut Frame<'_>, area: Rect) {
     }
     let text = match &app.planned {
         Ok((planned, verdict)) => plan_text(planned, verdict, usize::from(area.width)),
-        Err(error) => Text::from(error.as_str()),
+        Err(error) => vec![error.clone()],
     };
     let block = Block::new().borders(Borders::TOP).title(" Plan ");
-    frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }).block(block), plan);
+    let inside = block.inner(plan);
+    frame.render_widget(block, plan);
+    scrolled(frame, inside, &text, app.scroll);
 }
 
 fn row(disk: &Disk, is_taken: bool) -> String {
@@ -166,26 +191,25 @@ fn row(disk: &Disk, is_taken: bool) -> String {
     format!("[{mark}] {device:12} {:>8} {what}  {name}  {holds}", gigabytes(disk.size_bytes))
 }
 
-fn plan_text<'a>(plan: &'a Plan, verdict: &'a str, width: usize) -> Text<'a> {
-    let mut lines: Vec<Line<'a>> = Vec::new();
-    for planned in plan.disks.iter().take(4) {
-        lines.push(drawing(planned, plan, width).into());
-    }
+fn plan_text(plan: &Plan, verdict: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> =
+        plan.disks.iter().take(4).map(|planned| drawing(planned, plan, width)).collect();
     if plan.disks.len() > 4 {
-        lines.push(format!("… and the same on {} more", plan.disks.len() - 4).into());
+        lines.push(format!("… and the same on {} more", plan.disks.len() - 4));
     }
-    lines.push(
-        format!("Data is kept as {}: {} for backups.", plan.profile.name(), gigabytes(plan.usable_bytes))
-            .into(),
-    );
-    lines.push(verdict.into());
-    lines.extend(plan.notes.iter().map(|note| Line::from(note.as_str())));
+    lines.push(format!(
+        "Data is kept as {}: {} for backups. Each disk gets the boot set, so the machine starts from any.",
+        plan.profile.name(),
+        gigabytes(plan.usable_bytes)
+    ));
+    lines.push(verdict.to_owned());
+    lines.extend(plan.notes.iter().cloned());
     lines.extend(
-        plan.left_out.iter().map(|out| {
-            Line::from(format!("{} is left alone: it {}.", out.disk.device.display(), out.reason))
-        }),
+        plan.left_out
+            .iter()
+            .map(|out| format!("{} is left alone: it {}.", out.disk.device.display(), out.reason)),
     );
-    lines.into()
+    lines
 }
 
 /// A disk as a bar of its partitions; the last one, *data*, takes what is left of the line.
@@ -295,6 +319,33 @@ mod tests {
             }
             assert!(!shown.contains("console-1") && !shown.contains("network-1"));
         }
+    }
+
+    #[test]
+    fn however_many_disks_there_are_the_word_and_the_way_to_the_rest_are_on_the_screen() {
+        let disks = (b'a'..=b'h').map(|letter| {
+            disk(&format!("sd{}", char::from(letter)), &["ext4 \"Photos of a whole year\" on a partition"])
+        });
+        let mut app = app(disks.collect());
+        app.page = Page::Disks;
+        for _ in 0..8 {
+            use screen::ratatui::crossterm::event::KeyCode::{Char, Down};
+            super::super::app::testing::press(&mut app, Char(' '));
+            super::super::app::testing::press(&mut app, Down);
+        }
+        app.page = Page::Summary;
+        let mut seen = String::new();
+        for _ in 0..4 {
+            let shown = shown(&app);
+            assert!(shown.contains("Type erase to begin:") && shown.contains("  █"), "{shown}");
+            assert!(shown.contains("PgDn)") || shown.contains("PgUp)"), "{shown}");
+            seen += &shown;
+            super::super::app::testing::press(&mut app, screen::ratatui::crossterm::event::KeyCode::PageDown);
+        }
+        for letter in 'a'..='h' {
+            assert!(seen.contains(&format!("S-sd{letter}), ERASED")), "sd{letter} is not in\n{seen}");
+        }
+        assert!(seen.contains("Keyboard   us"), "{seen}");
     }
 
     #[test]

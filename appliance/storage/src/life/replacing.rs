@@ -134,7 +134,8 @@ mod tests {
             &[(1, Some("/dev/sda10")), (2, Some("/dev/sdb10"))],
         );
         type Expected<'a> = Result<(&'a [(&'static str, u64)], bool), &'a str>;
-        let table: [(&[(&'static str, Volume)], Option<&Disk>, &str, Expected<'_>); 10] = [
+        type Case<'a> = (&'a [(&'static str, Volume)], Option<&'a Disk>, &'a str, Expected<'a>);
+        let table: [Case<'_>; 10] = [
             (&lost, None, "/dev/sdc", Ok((&[("state", 2), ("data", 2)], false))),
             (&half, None, "/dev/sdc", Ok((&[("data", 2)], true))),
             (&half, None, "/dev/sdb", Err("another disk has begun to take its place")),
