@@ -166,9 +166,18 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         }
         Order::Disks => show(&client.disks().await?),
         Order::ReplaceDisk { old, new, erase, wipe_old } => {
+            let leaves = old.clone();
             let new = Incoming { device: new, erase };
             client.change_disks(&Request::ReplaceDisk { old, new, wipe: wipe_old }, tell).await?;
             println!("the disk is in its place");
+            if let Some(old) = leaves {
+                // Seen with SeaBIOS: of several hard disks it tries the first one alone.
+                println!(
+                    "take {} out before the next start, or have the firmware start from another disk: some BIOSes try the \
+                     first disk alone, and this one starts no machine any more",
+                    old.display()
+                );
+            }
         }
         Order::AddDisk { new, erase } => {
             client.change_disks(&Request::AddDisk(Incoming { device: new, erase }), tell).await?;

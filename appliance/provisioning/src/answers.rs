@@ -1,9 +1,11 @@
 //! The answer document (docs/architecture.md, "Provisioning"): types, reading, and writing for tests and the lab.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use storage::plan::{Filter, Wish};
 use thiserror::Error;
 
@@ -67,21 +69,41 @@ struct UncheckedInterface {
     #[serde(default)]
     addresses: Vec<Cidr>,
     #[serde(default)]
-    gateway: OneOrMore,
+    gateway: Gateways,
     #[serde(default)]
     dns: Vec<IpAddr>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(IpAddr),
-    More(Vec<IpAddr>),
+/// One address, or several in a list.
+#[derive(Default)]
+struct Gateways(Vec<IpAddr>);
+
+impl<'de> Deserialize<'de> for Gateways {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(OneOrMore)
+    }
 }
 
-impl Default for OneOrMore {
-    fn default() -> Self {
-        Self::More(Vec::new())
+struct OneOrMore;
+
+impl<'de> Visitor<'de> for OneOrMore {
+    type Value = Gateways;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an IP address, or a list of one of IPv4 and one of IPv6")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Gateways, E> {
+        let gateway = text.parse().map_err(|_| E::custom(format!("{text:?} is no IP address")))?;
+        Ok(Gateways(vec![gateway]))
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Gateways, S::Error> {
+        let mut gateways = Vec::new();
+        while let Some(gateway) = list.next_element()? {
+            gateways.push(gateway);
+        }
+        Ok(Gateways(gateways))
     }
 }
 
@@ -90,10 +112,7 @@ impl TryFrom<UncheckedInterface> for Interface {
 
     fn try_from(raw: UncheckedInterface) -> Result<Self, String> {
         let UncheckedInterface { mac, vlan, addresses, gateway, dns } = raw;
-        let gateways = match gateway {
-            OneOrMore::One(gateway) => vec![gateway],
-            OneOrMore::More(gateways) => gateways,
-        };
+        let Gateways(gateways) = gateway;
         Self::checked(mac, vlan, addresses, gateways, dns)
     }
 }
@@ -430,6 +449,20 @@ install:
     }
 
     #[test]
+    fn one_gateway_stands_alone_and_two_in_a_list() {
+        for (gateway, expected) in [("10.0.0.1", "10.0.0.1"), ("[10.0.0.1, 'fe80::1']", "10.0.0.1 fe80::1")] {
+            let yaml = format!(
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.2/8, 'fd00::2/64']\n    \
+                 gateway: {gateway}\n"
+            );
+            let answers = Answers::from_yaml(&yaml).unwrap();
+            let found: Vec<String> = answers.network[0].gateways.iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), expected);
+            assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
+        }
+    }
+
+    #[test]
     fn the_role_alone_is_enough() {
         for role in [Role::BackupServer, Role::Monitor, Role::MonitorRecovery, Role::Installer] {
             let answers = Answers::from_yaml(&format!("role: {}", role.name())).unwrap();
@@ -470,6 +503,17 @@ install:
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    gateway: 10.0.0.1\n",
                 "answers: network[0], line 3",
                 "is the interface's own address",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    \
+                 gateway: [10.0.0.2, 10.0.0.3]\n",
+                "answers: network[0], line 3",
+                "gateway of 52:54:00:00:00:01: one of IPv4 and one of IPv6, and no more",
+            ),
+            (
+                "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    gateway: gw\n",
+                "answers: network[0].gateway, line 5",
+                "\"gw\" is no IP address",
             ),
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    dns: [ns]\n",

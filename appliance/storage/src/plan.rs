@@ -4,9 +4,11 @@
 //! Nothing that holds anything is taken unless it was named and its loss was agreed to (design D15); what was named and
 //! cannot be had is an error, and never quietly something else.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -53,7 +55,27 @@ pub struct Filter {
 
 /// A size as people write it. It is written as a number of bytes, since words round.
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    ByteSize::deserialize(from).map(|size| Some(size.as_u64()))
+    from.deserialize_any(Size).map(Some)
+}
+
+struct Size;
+
+impl Visitor<'_> for Size {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a size such as `400 GB`, or a number of bytes")
+    }
+
+    fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<u64, E> {
+        Ok(bytes)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+        let size = text.parse::<ByteSize>();
+        size.map(|size| size.as_u64())
+            .map_err(|_| E::custom(format!("{text:?} is no size; write it such as `400 GB`")))
+    }
 }
 
 impl Filter {
@@ -75,8 +97,8 @@ impl Filter {
     }
 }
 
-impl std::fmt::Display for Filter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             self.model.as_ref().map(|model| format!("model {model:?}")),
             self.serial.as_ref().map(|serial| format!("serial {serial:?}")),

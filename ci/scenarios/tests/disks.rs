@@ -61,6 +61,11 @@ mod full {
         Ok(found.trim().to_owned())
     }
 
+    /// What the kernel reads and writes of the volumes. `btrfs filesystem show` also names what it has only heard of.
+    fn members(machine: &Machine) -> Result<String> {
+        machine.run_ok("ls /sys/fs/btrfs/*/devices", COMMAND)
+    }
+
     fn order(machine: &Machine, order: &str) -> Result<String> {
         let said = machine.run_ok(&format!("{ORDER} {order}"), LONG)?;
         println!("{order}:\n{said}");
@@ -123,8 +128,8 @@ mod full {
             user.wait_for_api()?;
             says(&user, "disks", Level::Fail, &format!("1 of {all} disks are missing"))?;
             let returned = device(&machine, SYSTEM_DISK)?;
-            let used = machine.run_ok("btrfs filesystem show /data; btrfs filesystem show /var", COMMAND)?;
-            ensure!(!used.contains(&returned), "{used}");
+            let used = members(&machine)?;
+            ensure!(!used.contains(returned.trim_start_matches("/dev/")), "{used}");
             ensure!(machine.run_ok("cat /data/degraded", COMMAND)?.trim() == "written without it", "{used}");
             let refused = machine.run(&format!("{ORDER} replace-disk {returned}"), COMMAND)?;
             let refused = format!("{refused:?}");
@@ -175,11 +180,12 @@ mod full {
         )
     }
 
-    /// The only disk fails slowly and is replaced in time; it stays in the machine, in front of the new one.
+    /// The only disk fails slowly and is replaced in time; it stays in the machine, in front of the new one. By UEFI: of several
+    /// hard disks SeaBIOS tries the first one alone.
     #[test]
     fn a_failing_disk_is_replaced_and_left_in_the_machine() -> Result<()> {
         scenario("disks-failing", |lab| {
-            let machine = installed(lab, Firmware::SeaBios, Bus::Sata, &[])?;
+            let machine = installed(lab, Firmware::Ovmf, Bus::Sata, &[])?;
             let user = User::of(&machine)?;
             user.wait_for_api()?;
             machine.run_ok("echo kept >/data/kept; sync", COMMAND)?;
@@ -194,8 +200,8 @@ mod full {
             let said = machine.run_ok("cat /var/lib/infimonitor/identity.json", COMMAND)?;
             ensure!(said == identity, "it is another machine: {said}");
             ensure!(machine.run_ok("cat /data/kept", COMMAND)?.trim() == "kept", "data is gone");
-            let used = machine.run_ok("btrfs filesystem show /data; btrfs filesystem show /var", COMMAND)?;
-            ensure!(!used.contains(&device(&machine, SYSTEM_DISK)?), "{used}");
+            let (used, old) = (members(&machine)?, device(&machine, SYSTEM_DISK)?);
+            ensure!(!used.contains(old.trim_start_matches("/dev/")), "{used}");
             Ok(())
         })
     }

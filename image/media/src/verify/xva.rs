@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use roxmltree::{Document, Node};
 use sha1::{Digest, Sha1};
 use tar::{Archive, EntryType};
-use xxhash_rust::xxh64::xxh64;
+use twox_hash::XxHash64;
 
 use super::Findings;
 use super::part::Part;
@@ -210,7 +210,7 @@ impl Disks {
         findings.check(bytes <= CHUNK_BYTES, "xva.chunk-size", || format!("{name} has {bytes} bytes"));
         (seen.1, seen.2) = (number, bytes);
         let sha1: String = Sha1::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.awaited = Some((name.to_owned(), sha1, format!("{:016X}", xxh64(content, 0))));
+        self.awaited = Some((name.to_owned(), sha1, format!("{:016X}", XxHash64::oneshot(0, content))));
     }
 
     fn end(self, sizes: &BTreeMap<String, u64>, findings: &mut Findings) {
