@@ -8,6 +8,8 @@
 
     Unpack the archive on Windows before, and take away the mark of the web, which a download bears:
         Get-ChildItem | Unblock-File
+    Where scripts are not allowed to run, as on Windows 10 and 11, begin it so:
+        powershell -ExecutionPolicy Bypass -File .\New-BackupServerVM.ps1 -SwitchName LAN
 
 .PARAMETER Name
     Name of the virtual machine.
@@ -89,9 +91,11 @@ if (Test-Path -LiteralPath $disk) {
     throw "$disk exists already; remove it, or give another name with -Name."
 }
 
-Write-Host "Copying the disk to $disk ..."
-Copy-Item -LiteralPath $source -Destination $disk
+$vm = $null
 try {
+    Write-Host "Copying the disk to $disk ..."
+    Copy-Item -LiteralPath $source -Destination $disk
+
     # "must be uncompressed and unencrypted and must not be sparse" (0xC03A001A) is about these attributes of the file,
     # which a folder gives to what is put into it.
     & compact.exe /u /q $disk | Out-Null
@@ -115,16 +119,19 @@ try {
         $arguments.Path = $Path
     }
     $vm = New-VM @arguments
+    Set-VM -VM $vm -ProcessorCount $size.Cores -StaticMemory -AutomaticStartAction Start -AutomaticStopAction ShutDown
+    if ($Generation -eq 2) {
+        # With the default template, which is for Windows alone, the machine stays black without a word.
+        Set-VMFirmware -VM $vm -EnableSecureBoot On -SecureBootTemplate MicrosoftUEFICertificateAuthority
+        Set-VMFirmware -VM $vm -FirstBootDevice (Get-VMHardDiskDrive -VM $vm)
+    }
 } catch {
+    # Nothing half made stays, or the next try would find that it exists already.
+    if ($vm) {
+        Remove-VM -VM $vm -Force -ErrorAction SilentlyContinue
+    }
     Remove-Item -LiteralPath $disk -ErrorAction SilentlyContinue
     throw
-}
-
-Set-VM -VM $vm -ProcessorCount $size.Cores -StaticMemory -AutomaticStartAction Start -AutomaticStopAction ShutDown
-if ($Generation -eq 2) {
-    # With the default template, which is for Windows alone, the machine stays black without a word.
-    Set-VMFirmware -VM $vm -EnableSecureBoot On -SecureBootTemplate MicrosoftUEFICertificateAuthority
-    Set-VMFirmware -VM $vm -FirstBootDevice (Get-VMHardDiskDrive -VM $vm)
 }
 
 Write-Host "The virtual machine '$Name' is there: generation $Generation, $($size.Cores) processors, $($size.MemoryMiB) MiB of memory."

@@ -100,7 +100,7 @@ fn check(answers: &Answers, source: &str) {
 fn start() -> Result<()> {
     let mut report = Report::of_machine()?;
     let command_line = std::fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
-    if command_line.split_whitespace().any(|word| word == CHECK) {
+    if storage::command_line::has(&command_line, CHECK) {
         return check_medium(&mut report);
     }
     let result = installed(&mut report);

@@ -81,10 +81,7 @@ impl Remote {
     /// # Errors
     /// One without the other; it is not https, or no digest.
     fn named(command_line: &str) -> Result<Option<Self>> {
-        let value = |key: &str| {
-            let words = command_line.split_whitespace();
-            words.filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).next_back().map(str::to_owned)
-        };
+        let value = |key: &str| storage::command_line::value(command_line, key).map(str::to_owned);
         let (url, sha256) = (value(URL), value(SHA256));
         let (Some(url), Some(sha256)) = (url.clone(), sha256.clone()) else {
             if url.is_none() && sha256.is_none() {

@@ -152,7 +152,7 @@ pub fn run(options: &Options) -> Result<()> {
     if wants(Package::Iso).is_some() {
         jobs.push(iso::job(&toolbox, &work));
     }
-    jobs.extend(packages::jobs(&targets, &toolbox, options.profile, &work)?);
+    jobs.extend(packages::jobs(&targets, &all_targets, &toolbox, options.profile, &work)?);
     let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
     let seconds = start.elapsed().as_secs_f64();
     if options.json {

@@ -54,7 +54,15 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let (mut documents, mut refused) = (Vec::new(), 0);
     for file in &options.files {
-        let report = verify(file)?;
+        let report = match verify(file) {
+            Ok(report) => report,
+            Err(error) => {
+                // The others are looked at all the same.
+                eprintln!("error: {error}");
+                refused += 1;
+                continue;
+            }
+        };
         if !options.json {
             let shown = paths::shown(file);
             match report.findings.as_slice() {
@@ -83,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&documents).context("cannot print the findings")?);
     }
     if refused > 0 {
-        bail!("{refused} of {} files would be refused", options.files.len());
+        bail!("{refused} of {} files would be refused, or cannot be read", options.files.len());
     }
     Ok(())
 }

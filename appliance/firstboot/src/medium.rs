@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, UnmountFlags};
+use storage::command_line;
 use storage::medium::{self, FOLDER, PROBE_BYTES};
 
 use crate::places::Places;
@@ -31,15 +32,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// The command line cannot be read.
 pub fn booted(places: &Places) -> Result<Option<String>> {
     let text = fs::read_to_string(&places.command_line).context("cannot read the kernel's command line")?;
-    Ok(value(&text, medium::KEY).map(str::to_owned))
-}
-
-/// The last value of a key on a command line.
-fn value<'t>(command_line: &'t str, key: &str) -> Option<&'t str> {
-    command_line
-        .split_ascii_whitespace()
-        .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-        .next_back()
+    Ok(command_line::value(&text, medium::KEY).map(str::to_owned))
 }
 
 /// Finds the medium, mounts it and makes the loop devices.
@@ -107,22 +100,4 @@ fn look(places: &Places, mount_point: &Path, marker: &str) -> Result<(Option<Pat
             .with_context(|| format!("cannot unmount {}", device.display()))?;
     }
     Ok((None, looked_at))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_medium_is_that_of_the_command_line() {
-        let table = [
-            ("quiet infimonitor.medium=ab infimonitor.role=monitor", Some("ab")),
-            ("infimonitor.medium=ab infimonitor.medium=cd", Some("cd")),
-            ("infimonitor.mediums=ab", None),
-            ("infimonitor.slot=a", None),
-        ];
-        for (text, expected) in table {
-            assert_eq!(value(text, medium::KEY), expected);
-        }
-    }
 }

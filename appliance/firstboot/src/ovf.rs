@@ -26,7 +26,7 @@ const RPC_TOOL: &str = "/usr/bin/vmware-rpctool";
 /// The host answers at once, or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest environment that is read, in bytes.
-const LIMIT: u64 = 1 << 20;
+const LIMIT: u64 = 64 << 10;
 /// Where a CD says that it is one (ECMA-119, 8.4.2).
 const CD_MARK: (usize, &[u8]) = (32769, b"CD001");
 
@@ -88,8 +88,11 @@ fn on_a_cd(places: &Places) -> Result<Option<String>> {
         let mount_point = places.runtime("ovf-environment");
         fs::create_dir_all(&mount_point).with_context(|| format!("cannot make {}", mount_point.display()))?;
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount(&device, &mount_point, "iso9660", flags, None)
-            .with_context(|| format!("cannot mount {}", device.display()))?;
+        if let Err(error) = rustix::mount::mount(&device, &mount_point, "iso9660", flags, None) {
+            // A damaged CD that somebody has left in the drive says nothing about this machine.
+            say("identity", &format!("{} cannot be mounted ({error}); it is passed over", device.display()));
+            continue;
+        }
         let found = read(&mount_point.join(FILE));
         rustix::mount::unmount(&mount_point, UnmountFlags::empty())
             .with_context(|| format!("cannot unmount {}", device.display()))?;

@@ -7,6 +7,7 @@ use crate::writer::{Parts, Target};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
+use storage::command_line;
 use storage::disks::{Devices, Disk, Selector};
 
 /// The disk that was booted is there; its device files may come a little later.
@@ -27,12 +28,11 @@ impl Boot {
     /// # Errors
     /// The machine was not started by the disk's own GRUB entry.
     pub fn from_command_line(text: &str) -> Result<Self> {
-        let value = |word: &str| word.strip_prefix("infimonitor.slot=").map(str::to_owned);
-        let slot = text.split_ascii_whitespace().rev().find_map(value);
+        let slot = command_line::value(text, "infimonitor.slot");
         let slot = slot
             .context("the kernel command line has no infimonitor.slot=; boot by the disk's own GRUB entry")?;
         let slot = slot.parse().map_err(anyhow::Error::msg).context("the kernel command line")?;
-        Ok(Self { slot, last: text.split_ascii_whitespace().any(|word| word == "infimonitor.last") })
+        Ok(Self { slot, last: command_line::has(text, "infimonitor.last") })
     }
 }
 

@@ -15,6 +15,7 @@ use gpt::disk::LogicalBlockSize;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::command_line::value;
 use crate::members::Member;
 use crate::{contents, layout};
 
@@ -46,20 +47,15 @@ impl Selector {
     /// # Errors
     /// [`DiskError::CommandLine`] if neither is there or the value is no GUID.
     pub fn from_kernel_command_line(text: &str) -> Result<Self, DiskError> {
-        let value = |key: &str| {
-            text.split_ascii_whitespace()
-                .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-                .next_back()
-        };
         let guid = |key: &str, value: &str| {
             Uuid::try_parse(value).map_err(|_| {
                 DiskError::CommandLine(format!("{key}={value} on the kernel command line is not a GUID"))
             })
         };
-        if let Some(text) = value("infimonitor.disk") {
-            Ok(Self::Disk(guid("infimonitor.disk", text)?))
-        } else if let Some(text) = value("infimonitor.root") {
-            Ok(Self::Partition(guid("infimonitor.root", text)?))
+        if let Some(found) = value(text, "infimonitor.disk") {
+            Ok(Self::Disk(guid("infimonitor.disk", found)?))
+        } else if let Some(found) = value(text, "infimonitor.root") {
+            Ok(Self::Partition(guid("infimonitor.root", found)?))
         } else {
             Err(DiskError::CommandLine(
                 "the kernel command line has neither infimonitor.disk= nor infimonitor.root=: \

@@ -6,6 +6,7 @@
 //! (design D5) lays each of them out with it.
 
 pub mod btrfs;
+pub mod command_line;
 pub mod contents;
 pub mod disks;
 pub mod inventory;

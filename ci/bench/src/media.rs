@@ -14,11 +14,14 @@ use std::process::Command;
 use std::time::Instant;
 use tools::Toolbox;
 
+/// The disk that `cargo xtask build` makes for packages.
+const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.build/dev/payloads/disk-102400-mib.raw");
+
 /// What is measured, and how often.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The raw disk
-    #[arg(long, default_value = ".build/dev/payloads/disk-102400-mib.raw")]
+    #[arg(long, default_value = BUILT)]
     disk: PathBuf,
     /// Turns
     #[arg(long, default_value_t = 3)]
@@ -45,6 +48,7 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
         make(&options.disk, only)?;
         return Ok(Vec::new());
     }
+    ensure!(options.disk.is_file(), "{} is missing: run `cargo xtask build` first", options.disk.display());
     let toolbox = Toolbox::open()?;
     let folder = tempfile::tempdir_in(options.disk.parent().unwrap_or(Path::new(".")))
         .context("cannot make a folder beside the disk")?;

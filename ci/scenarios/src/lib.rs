@@ -46,11 +46,12 @@ pub fn built_medium() -> Result<PathBuf> {
     Ok(iso)
 }
 
-/// The packages that `cargo xtask build` made.
-pub fn packages() -> Result<Vec<PathBuf>> {
-    let dist = checkout().join("dist");
-    let listing = std::fs::read_dir(&dist).with_context(|| format!("cannot list {}", dist.display()))?;
-    listing.map(|entry| Ok(entry?.path())).collect()
+/// The package that `cargo xtask build` made and whose name ends so, such as `esxi.ova`.
+pub fn package(end: &str) -> Result<PathBuf> {
+    let version = env!("CARGO_PKG_VERSION");
+    let path = checkout().join(format!("dist/infimonitor-backup-server-{version}-{end}"));
+    ensure!(path.is_file(), "{} is missing: run `cargo xtask build` first", path.display());
+    Ok(path)
 }
 
 /// A payload of the last build.

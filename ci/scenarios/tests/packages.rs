@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::{Bus, COMMAND, Card, Drive, Firmware, Lab, backup_server_ports, scenario};
-use scenarios::{ROOT_PASSWORD, User, packages};
+use scenarios::{ROOT_PASSWORD, User, package, payload};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -16,14 +16,6 @@ fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
-}
-
-/// The package of `dist/` whose name ends so.
-fn package(end: &str) -> Result<PathBuf> {
-    packages()?
-        .into_iter()
-        .find(|path| path.to_string_lossy().ends_with(end))
-        .with_context(|| format!("no {end} in dist/"))
 }
 
 /// The disk in a package as a raw one, by programs that are not ours.
@@ -49,6 +41,10 @@ fn disk(lab: &Lab, end: &str) -> Result<PathBuf> {
     match package.extension().and_then(|end| end.to_str()) {
         Some("ova") => {
             run(Command::new("tar").arg("-xf").arg(&package).arg("-C").arg(&folder))?;
+            let schema =
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../../image/media/tests/ovf-schema/dsp8023_1.1.1.xsd");
+            let ovf = inside("ovf")?;
+            run(lab.toolbox().command("xmllint").args(["--nonet", "--noout", "--schema", schema]).arg(ovf))?;
             convert(&inside("vmdk")?, "vmdk")?;
         }
         Some("zip") => {
@@ -66,7 +62,13 @@ fn disk(lab: &Lab, end: &str) -> Result<PathBuf> {
                 .arg(&raw))?;
         }
     }
-    ensure!(std::fs::metadata(&raw)?.len() == DISK_GIB << 30, "the disk is not of {DISK_GIB} GiB");
+    // What is shipped is what was built.
+    let built = payload(&format!("disk-{}-mib.raw", DISK_GIB << 10));
+    run(lab
+        .toolbox()
+        .command("qemu-img")
+        .args(["compare", "-q", "-f", "raw", "-F", "raw"])
+        .args([&built, &raw]))?;
     std::fs::remove_dir_all(&folder)?;
     Ok(raw)
 }
@@ -91,9 +93,11 @@ fn boots(name: &str, end: &str, firmware: Firmware, bus: Bus, card: Card) -> Res
     })
 }
 
+/// By BIOS: the EFI that there is for QEMU has no driver for VMware's controllers any more, and finds no disk behind them. What is
+/// shown is that the system does.
 #[test]
 fn of_the_ova_with_what_it_asks_for() -> Result<()> {
-    boots("ova", "esxi.ova", Firmware::OvmfSecureBoot, Bus::LsiLogicSas, Card::Vmxnet3)
+    boots("ova", "esxi.ova", Firmware::SeaBios, Bus::LsiLogicSas, Card::Vmxnet3)
 }
 
 /// The other packages: each takes a minute.
@@ -102,7 +106,12 @@ mod full {
 
     #[test]
     fn of_the_ova_with_the_faster_controller() -> Result<()> {
-        boots("ova-pvscsi", "esxi.ova", Firmware::OvmfSecureBoot, Bus::Pvscsi, Card::E1000e)
+        boots("ova-pvscsi", "esxi.ova", Firmware::SeaBios, Bus::Pvscsi, Card::E1000e)
+    }
+
+    #[test]
+    fn of_the_ova_by_secure_boot() -> Result<()> {
+        boots("ova-secure-boot", "esxi.ova", Firmware::OvmfSecureBoot, Bus::VirtioScsi, Card::Vmxnet3)
     }
 
     /// Generation 1: IDE and BIOS. Hyper-V's network card has no stand-in.
@@ -168,7 +177,7 @@ mod full {
             run(xorriso.args(["-as", "mkisofs", "-quiet", "-volid", "OVF ENV", "-o"]).arg(&cd).arg(&tree))?;
             let machine = lab
                 .machine("imported")
-                .firmware(Firmware::Ovmf)
+                .firmware(Firmware::SeaBios)
                 .bus(Bus::Pvscsi)
                 .card(Card::E1000e)
                 .disk(&disk(lab, "esxi.ova")?)

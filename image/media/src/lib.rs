@@ -22,6 +22,7 @@ pub mod ova;
 pub mod ovf;
 pub mod profile;
 mod source;
+pub mod stable;
 pub mod verify;
 pub mod vmdk;
 mod xml;
@@ -36,6 +37,11 @@ pub use source::{Source, is_zero};
 
 /// 1 MiB in bytes.
 pub const MIB: u64 = 1 << 20;
+
+/// Bytes in lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// What boots a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +90,9 @@ pub enum Error {
         /// How much it allows.
         limit: &'static str,
     },
+    /// A name that the format has no way to write.
+    #[error("{0:?} cannot be the name of a file in the package: no quotes and no control characters")]
+    Name(String),
     /// A file that is no package.
     #[error("{} is no OVA, VMDK, VHDX, VHD, XVA or ISO", .0.display())]
     Unknown(PathBuf),

@@ -9,14 +9,10 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::member::{BLOCK, END, header, member};
-use crate::{Error, Source, ovf};
+use crate::{Error, Source, hex, ovf};
 
 /// Bytes that are copied at a time.
 const COPIED: usize = 1 << 20;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// The manifest. Importers refuse every other form of these lines (home-assistant/operating-system#826, #3654).
 fn manifest(files: &[(&str, String)]) -> String {
@@ -46,8 +42,7 @@ pub fn write(
         digest.update(part);
         Ok(())
     })?;
-    let description =
-        ovf::File { name: name.clone(), bytes, disk_bytes: disk.bytes(), data_bytes: disk.data_bytes() };
+    let description = ovf::File { name: name.clone(), bytes, disk_bytes: disk.bytes() };
     let ovf_name = format!("{}.ovf", machine.name);
     let ovf = ovf::descriptor(machine, &description);
     let sums = [(ovf_name.as_str(), hex(&Sha256::digest(&ovf))), (name.as_str(), hex(&digest.finalize()))];

@@ -116,8 +116,6 @@ pub struct File {
     pub bytes: u64,
     /// Size of the disk in bytes.
     pub disk_bytes: u64,
-    /// How many of these hold data.
-    pub data_bytes: u64,
 }
 
 /// The description.
@@ -136,7 +134,7 @@ pub fn descriptor(machine: &Machine, file: &File) -> String {
   </References>
   <DiskSection>
     <Info>The disk; it grows when it is enlarged before a boot</Info>
-    <Disk ovf:capacity="{capacity}" ovf:capacityAllocationUnits="byte * 2^20" ovf:diskId="disk1" ovf:fileRef="file1" ovf:format="{STREAM_OPTIMIZED}" ovf:populatedSize="{data_bytes}"/>
+    <Disk ovf:capacity="{capacity}" ovf:capacityAllocationUnits="byte * 2^20" ovf:diskId="disk1" ovf:fileRef="file1" ovf:format="{STREAM_OPTIMIZED}"/>
   </DiskSection>
   <NetworkSection>
     <Info>The network</Info>
@@ -166,7 +164,6 @@ pub fn descriptor(machine: &Machine, file: &File) -> String {
         href = escape(&file.name),
         bytes = file.bytes,
         capacity = file.disk_bytes / MIB,
-        data_bytes = file.data_bytes,
         product = escape(&machine.product),
         sizes = sizes(machine),
         properties = properties(machine),

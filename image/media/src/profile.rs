@@ -59,7 +59,7 @@ pub struct Disk {
 }
 
 /// Processors and memory.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// For so many monitored devices.
@@ -163,6 +163,9 @@ impl Profile {
 
     /// The driver without which the disk is not found, and that of the network card.
     fn needed_drivers(&self) -> Vec<(&'static str, &'static str)> {
+        // Of both generations: `ata_piix` leaves its disks to Hyper-V's own driver.
+        let hyperv = self.packages.contains(&Package::HypervZip);
+        let hyperv = hyperv.then_some([("hyperv-zip", "hv_vmbus"), ("hyperv-zip", "hv_storvsc")]);
         let disk = match self.disk.bus {
             Bus::Pvscsi => Some(("disk.bus: pvscsi", "vmw_pvscsi")),
             Bus::LsiLogic => Some(("disk.bus: lsilogic", "mptspi")),
@@ -179,7 +182,7 @@ impl Profile {
             Nic::Xen => Some(("nic: xen", "xen-netfront")),
             Nic::Any => None,
         };
-        disk.into_iter().chain(nic).collect()
+        disk.into_iter().chain(nic).chain(hyperv.into_iter().flatten()).collect()
     }
 
     fn check(&self) -> Result<(), String> {

@@ -69,7 +69,7 @@ impl Source {
 
 /// Where data is, in order, without overlaps.
 fn extents(file: &File, bytes: u64) -> io::Result<Vec<Range<u64>>> {
-    let mut found = Vec::new();
+    let mut found: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
     while at < bytes {
         let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -81,8 +81,12 @@ fn extents(file: &File, bytes: u64) -> io::Result<Vec<Range<u64>>> {
             Err(error) => return Err(error.into()),
         };
         let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(bytes);
-        found.push(start..end);
         at = end;
+        // Small holes are read rather than remembered: so many extents a MiB would fill the memory.
+        match found.last_mut() {
+            Some(before) if start / crate::MIB <= before.end / crate::MIB => before.end = end,
+            _ => found.push(start..end),
+        }
     }
     Ok(found)
 }

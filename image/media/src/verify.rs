@@ -7,13 +7,14 @@
 mod iso;
 mod ova;
 mod ovf;
-mod part;
+pub(crate) mod part;
 mod rules;
 mod vhd;
 mod vhdx;
 mod vmdk;
 mod xva;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -78,16 +79,46 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+/// Findings of a rule that are kept; the others are counted.
+const KEPT: usize = 5;
+
 /// What is collected while a file is read.
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    kept: Vec<Finding>,
+    counts: BTreeMap<&'static str, usize>,
+}
 
 impl Findings {
     /// Notes that the rule of this id is broken.
     fn add(&mut self, id: &'static str, detail: impl Into<String>) {
+        let count = self.counts.entry(id).or_default();
+        *count += 1;
+        if *count > KEPT {
+            return;
+        }
         // An id without a rule is an error of the program, which the tests find; here it still is a finding.
         let rule = RULES.iter().find(|rule| rule.id == id).unwrap_or(&rules::UNNAMED);
-        self.0.push(Finding { rule, detail: detail.into() });
+        // Names come from the file, and go to somebody's terminal.
+        let shown = |character: char| {
+            if character.is_control() {
+                character.escape_default().to_string()
+            } else {
+                character.to_string()
+            }
+        };
+        self.kept.push(Finding { rule, detail: detail.into().chars().map(shown).collect() });
+    }
+
+    /// All, with the number of those that were only counted.
+    fn finish(mut self) -> Vec<Finding> {
+        for (id, count) in self.counts {
+            let last = self.kept.iter_mut().rfind(|finding| finding.rule.id == id);
+            if let (Some(last), true) = (last, count > KEPT) {
+                last.detail += &format!("; and {} more of this kind", count - KEPT);
+            }
+        }
+        self.kept
     }
 
     /// Notes it unless this holds.
@@ -118,7 +149,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Kind::Xva => xva::verify(&whole, &mut findings)?,
         Kind::Iso => iso::verify(&whole, &mut findings)?,
     }
-    Ok(Report { kind, findings: findings.0 })
+    Ok(Report { kind, findings: findings.finish() })
 }
 
 /// What a file is, by what stands at its beginning and end.
@@ -136,6 +167,10 @@ fn kind(file: &Part<'_>) -> Option<Kind> {
     }
     if at(32769, b"CD001") {
         return Some(Kind::Iso);
+    }
+    // Newer versions compress so.
+    if at(0, &xva::ZSTD) {
+        return Some(Kind::Xva);
     }
     if at(0, &[0x1f, 0x8b]) {
         return xva::is_gzipped(file).then_some(Kind::Xva);

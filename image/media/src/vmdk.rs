@@ -8,7 +8,7 @@
 use std::io::Write;
 
 use crate::ordered::{ordered, workers};
-use crate::{Error, MIB, Progress, Source, gzip, is_zero};
+use crate::{Error, MIB, Progress, Source, gzip, hex, is_zero};
 
 /// Bytes of a sector.
 pub const SECTOR_BYTES: u64 = 512;
@@ -64,7 +64,7 @@ fn descriptor(options: &Options, disk_bytes: u64) -> String {
     let sectors = disk_bytes / SECTOR_BYTES;
     let id = options.content_id;
     let short = u32::from_be_bytes([id[0], id[1], id[2], id[3]]);
-    let long: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let long = hex(&id);
     // ffffffff means "none", and fffffffe is what open-vmdk calls undefined.
     let short = if short >= 0xffff_fffe { 1 } else { short };
     format!(
@@ -158,7 +158,17 @@ pub fn write(
     progress: &mut Progress<'_>,
 ) -> Result<(), Error> {
     let mut file = Sectors { out, written: 0 };
+    if options.name.chars().any(|character| character == '"' || character.is_control()) {
+        return Err(Error::Name(options.name.clone()));
+    }
     let mut text = descriptor(options, disk.bytes()).into_bytes();
+    if text.len() as u64 > DESCRIPTOR.1 * SECTOR_BYTES {
+        return Err(Error::TooLarge {
+            what: "the name".into(),
+            format: "a VMDK's descriptor",
+            limit: "9 KB",
+        });
+    }
     text.resize((DESCRIPTOR.1 * SECTOR_BYTES) as usize, 0);
     let mut head = header(disk.bytes(), DIRECTORY_AT_END).to_vec();
     head.extend_from_slice(&text);

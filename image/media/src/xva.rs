@@ -13,7 +13,7 @@ use sha2::Sha256;
 use crate::member::{END, member};
 use crate::ordered::{ordered, workers};
 use crate::xml::escape;
-use crate::{Error, Firmware, MIB, Progress, Source, gzip, is_zero};
+use crate::{Error, Firmware, MIB, Progress, Source, gzip, hex, is_zero};
 
 /// Bytes of a chunk.
 pub const CHUNK_BYTES: u64 = MIB;
@@ -96,7 +96,7 @@ const VBD: &str = "Ref:5";
 /// A UUID that is the same for the same machine and object.
 fn uuid(machine: &Machine, object: &str) -> String {
     let digest = Sha256::new().chain_update(machine.identity).chain_update(object).finalize();
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&digest[..16]);
     // Version 8 (RFC 9562): made by one's own rule.
     format!("{}-{}-8{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
 }
@@ -273,7 +273,8 @@ fn vdi(machine: &Machine, disk: &Source) -> Value {
         ("vbds", list(&[VBD])),
         ("location", text(uuid(machine, "VDI"))),
         ("virtual_size", text(disk.bytes().to_string())),
-        ("physical_utilisation", text(disk.data_bytes().to_string())),
+        // What the file system keeps is no property of the disk, and nobody reads it at an import.
+        ("physical_utilisation", text("0")),
         ("type", text("user")),
         ("on_boot", text("persist")),
         ("managed", Value::Flag(true)),
@@ -356,7 +357,8 @@ fn sr(machine: &Machine, disk: &Source) -> Value {
         ("type", text("ext")),
         ("content_type", text("user")),
         ("physical_size", text(disk.bytes().to_string())),
-        ("physical_utilisation", text(disk.data_bytes().to_string())),
+        // What the file system keeps is no property of the disk, and nobody reads it at an import.
+        ("physical_utilisation", text("0")),
         ("virtual_allocation", text(disk.bytes().to_string())),
         ("introduced_by", text(NULL)),
     ];
@@ -396,7 +398,7 @@ fn ova_xml(machine: &Machine, disk: &Source) -> String {
 /// A chunk and its checksum, as members.
 fn chunk(number: u64, bytes: &[u8], mtime: u64) -> Result<Vec<u8>, Error> {
     let name = format!("{DISK}/{number:08}");
-    let checksum: String = Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let checksum = hex(&Sha1::digest(bytes));
     let mut members = member(&name, bytes, mtime)?;
     members.extend(member(&format!("{name}.checksum"), checksum.as_bytes(), mtime)?);
     Ok(members)

@@ -100,15 +100,19 @@ fn an_ova_is_as_the_schema_wants_it() {
         .collect();
     fs::write(unpacked.join("sums"), sums).unwrap();
     said(Command::new("sha256sum").current_dir(&unpacked).args(["--strict", "--check", "sums"]));
-    // Again, it is the same.
+    // Again, it is the same, also when the holes of the disk are written as zeros.
     let before = fs::read(&ova).unwrap();
     assert!(fs::read(make_ova(folder.path())).unwrap() == before);
+    let full = folder.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::rename(disk(folder.path(), true), folder.path().join("disk.raw")).unwrap();
+    assert!(fs::read(common::make_ova_of(&folder.path().join("disk.raw"), &full)).unwrap() == before);
 }
 
 #[test]
 fn an_xva_is_unpacked_to_the_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = disk(folder.path(), false);
+    let (disk, full) = (disk(folder.path(), false), disk(folder.path(), true));
     for (number, level) in [None, Some(1), Some(9)].into_iter().enumerate() {
         let xva = folder.path().join("machine.xva");
         make_xva(&disk, &xva, Firmware::Uefi, level);
@@ -118,6 +122,13 @@ fn an_xva_is_unpacked_to_the_disk() {
         let raw = folder.path().join(format!("{number}.raw"));
         said(tool("xva-img").args(["-p", "disk-export"]).arg(unpacked.join("Ref:3/")).arg(&raw));
         assert!(fs::read(&raw).unwrap() == fs::read(&disk).unwrap(), "level {level:?}: the disk differs");
+        // The same, when the holes of the disk are written as zeros.
+        let again = folder.path().join("full.xva");
+        make_xva(&full, &again, Firmware::Uefi, level);
+        assert!(
+            fs::read(&again).unwrap() == fs::read(&xva).unwrap(),
+            "level {level:?}: holes make a difference"
+        );
         // What xva-img makes of the same disk has the same chunks and checksums.
         if level.is_none() {
             let again = folder.path().join("again");
@@ -146,6 +157,25 @@ fn vhd_and_vhdx_of_qemu_img_are_read_by_others() {
                 .arg(&disk)
                 .arg(&package),
         );
+        let again = folder.path().join(format!("again.{format}"));
+        fs::copy(&package, &again).unwrap();
+        // What qemu-img makes anew each time is made to be the same.
+        for (number, file) in [&package, &again].into_iter().enumerate() {
+            if number == 1 {
+                said(
+                    tool("qemu-img")
+                        .args(["convert", "-f", "raw", "-O", format, "-o", options])
+                        .arg(&disk)
+                        .arg(file),
+                );
+            }
+            match format {
+                "vpc" => media::stable::vhd(file, [3; 16], common::DATE).unwrap(),
+                _ => media::stable::vhdx(file, [3; 16]).unwrap(),
+            }
+        }
+        assert!(fs::read(&package).unwrap() == fs::read(&again).unwrap(), "{format}: the bytes differ");
+        assert!(media::verify::verify(&package).unwrap().findings.is_empty());
         same_content(&disk, format, &package);
         let text = said(tool("vhdiinfo").arg(&package));
         assert!(text.contains(&format!("({DISK_BYTES} bytes)")), "{text}");

@@ -132,6 +132,7 @@ fn ova() {
         ("ova.manifest-form", "SHA256(", "SHA256 ("),
         ("ova.manifest-form", ")= ", ") = "),
         ("ova.manifest-complete", ".vmdk)", ".vmdk2)"),
+        ("ova.manifest-sha1", "SHA256(", "SHA1("),
     ] {
         let mut changed = members.clone();
         text(&mut changed[1], |text| text.replace(from, to));
@@ -153,6 +154,7 @@ fn ova() {
         ("ovf.guest", "other3xLinux64Guest", "debian12_64Guest"),
         ("ovf.controller", "VirtualSCSI", "virtualscsi"),
         ("ovf.controller", "VirtualSCSI", "PIIX4"),
+        ("ovf.nic", "VmxNet3", "VMXNET3"),
         ("ovf.required", " ovf:required=\"false\"", ""),
         ("ovf.capacity", "capacity=\"70\"", "capacity=\"73400321\""),
         ("ovf.capacity", "byte * 2^20", "megabytes"),
@@ -460,6 +462,51 @@ fn iso() {
         try_file(id, &changed);
     }
     all_are_named(&["iso"], &seen);
+}
+
+/// Whatever is damaged, there is an answer and no panic: other people's files are looked at.
+#[test]
+fn damaged_files_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = disk(folder.path(), false);
+    let vmdk = folder.path().join("disk.vmdk");
+    make_vmdk(&raw, &vmdk, 1);
+    let xva = folder.path().join("sound.xva");
+    make_xva(&raw, &xva, Firmware::Bios, Some(1));
+    let kinds = [
+        ("vmdk", fs::read(&vmdk).unwrap()),
+        ("ova", fs::read(make_ova(folder.path())).unwrap()),
+        ("xva", fs::read(&xva).unwrap()),
+        ("vhd", converted(folder.path(), "vpc", "subformat=dynamic,force_size=on")),
+        ("vhdx", converted(folder.path(), "vhdx", "subformat=dynamic,block_size=1M")),
+    ];
+    let mut state = 7u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for (kind, sound) in kinds {
+        let path = folder.path().join(format!("damaged.{kind}"));
+        for _ in 0..60 {
+            let mut bytes = sound.clone();
+            for _ in 0..1 + next(8) {
+                // Most of what matters stands at the ends.
+                let near = next(4096.min(bytes.len()));
+                let at = match next(3) {
+                    0 => near,
+                    1 => bytes.len() - 1 - near,
+                    _ => next(bytes.len()),
+                };
+                bytes[at] = [0, 0xff, 0x7f, 0x80, next(256) as u8][next(5)];
+            }
+            if next(4) == 0 {
+                bytes.truncate(next(bytes.len()));
+            }
+            fs::write(&path, &bytes).unwrap();
+            // A finding, no finding, or that it is nothing known: all are answers.
+            drop(verify(&path));
+        }
+    }
 }
 
 #[test]

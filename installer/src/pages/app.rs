@@ -290,7 +290,7 @@ impl App {
     }
 
     /// What was given, and what was typed in its place so far.
-    fn described(&self) -> Answers {
+    pub(super) fn described(&self) -> Answers {
         let mut answers = Answers { role: self.role, install: None, ..self.given.clone() };
         if let Some(System { host_name, time_zone, ntp, keymap }) = self.system.clone() {
             answers.hostname = Some(host_name);
@@ -520,70 +520,6 @@ impl App {
             }
         }
     }
-
-    /// All that was answered, as lines: the label and what was said.
-    pub fn summary_lines(&self) -> Vec<(&'static str, String)> {
-        let answers = self.described();
-        let mut lines = vec![("Role", role_title(self.role).to_owned())];
-        if let Ok((plan, _)) = &self.planned {
-            for planned in &plan.disks {
-                let Disk { contents, .. } = &planned.disk;
-                let lost = if contents.is_empty() {
-                    "blank".to_owned()
-                } else {
-                    format!("ERASED: {}", contents.join(", "))
-                };
-                lines.push(("Disk", format!("{}, {lost}", planned.disk.title())));
-            }
-            lines.push((
-                "Data",
-                format!(
-                    "{}, {} for backups",
-                    plan.profile.name(),
-                    storage::inventory::gigabytes(plan.usable_bytes)
-                ),
-            ));
-        }
-        for (link, interface) in &self.links {
-            lines.push(("Network", format!("{}: {}", link.name, told(interface.as_ref()))));
-        }
-        let text = |value: Option<String>, without: &str| value.unwrap_or_else(|| without.to_owned());
-        lines.push(("Host name", text(answers.hostname.map(|name| name.to_string()), self.role.name())));
-        let ntp: Vec<_> = answers.ntp.iter().map(ToString::to_string).collect();
-        lines.push((
-            "Time",
-            format!(
-                "{}, NTP servers: {}",
-                text(answers.time_zone.map(|zone| zone.to_string()), "UTC"),
-                if ntp.is_empty() {
-                    "those that DHCP names, and Debian's".to_owned()
-                } else {
-                    ntp.join(", ")
-                }
-            ),
-        ));
-        lines.push(("Keyboard", text(answers.keymap.map(|keymap| keymap.to_string()), "us")));
-        lines
-    }
-}
-
-/// What an interface is told, for people.
-pub fn told(interface: Option<&Interface>) -> String {
-    let Some(Interface { vlan, addresses, gateways, dns, .. }) = interface else { return "DHCP".into() };
-    let mut parts = Vec::new();
-    match addresses.as_slice() {
-        [] => parts.push("DHCP".to_owned()),
-        some => parts.extend(some.iter().map(ToString::to_string)),
-    }
-    parts.extend(gateways.iter().map(|gateway| format!("gateway {gateway}")));
-    parts.extend(dns.iter().map(|server| format!("DNS {server}")));
-    parts.extend(vlan.iter().map(|vlan| format!("VLAN {vlan}")));
-    parts.join(", ")
-}
-
-/// A role as the pages and the boot menu call it.
-pub fn role_title(role: Role) -> &'static str {
-    ROLES.iter().find(|(other, ..)| *other == role).map_or("", |(_, title, _)| title)
 }
 
 fn ending(key: KeyCode) -> Option<Task> {
@@ -748,7 +684,7 @@ mod tests {
             enter(&mut app, text);
         }
         assert_eq!(app.page, Page::Network);
-        assert_eq!(told(app.links[0].1.as_ref()), "10.0.0.2/8, gateway 10.0.0.1");
+        assert_eq!(super::super::said::told(app.links[0].1.as_ref()), "10.0.0.2/8, gateway 10.0.0.1");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! [`view`], and read by [`typed`]; here is the work that the pages ask for.
 
 mod app;
+mod said;
 mod typed;
 mod view;
 
@@ -29,7 +30,7 @@ const LOG: &str = "/run/infimonitor/installer-screen.log";
 /// Held while something is erased and written: every console shows the pages.
 const LOCK: &str = "/run/infimonitor/install.lock";
 /// Names the role that is marked at first, on the kernel's command line (image/grub/medium.cfg).
-const ROLE: &str = "infimonitor.role=";
+const ROLE: &str = "infimonitor.role";
 
 /// Asks, installs, and ends only with the machine's run.
 ///
@@ -45,7 +46,7 @@ pub fn run() -> Result<()> {
 
 /// The role that the boot menu was asked for.
 fn role(command_line: &str) -> Role {
-    let named = command_line.split_whitespace().find_map(|word| word.strip_prefix(ROLE));
+    let named = storage::command_line::value(command_line, ROLE);
     let known = app::ROLES.iter().map(|(role, ..)| *role);
     known.into_iter().find(|role| Some(role.name()) == named).unwrap_or(Role::BackupServer)
 }

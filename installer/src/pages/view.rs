@@ -9,7 +9,8 @@ use screen::ratatui::widgets::{Block, Borders, List, ListState, Paragraph, Wrap}
 use storage::inventory::{Disk, gigabytes};
 use storage::plan::{Plan, PlannedDisk};
 
-use super::app::{App, Page, ROLES, WORD, role_title, told};
+use super::app::{App, Page, ROLES, WORD};
+use super::said::{role_title, told};
 
 /// The licence that the product is under.
 const LICENCE: &str = include_str!("../../../LICENSE");

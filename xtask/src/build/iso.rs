@@ -16,7 +16,7 @@ use storage::medium::{FOLDER, LABEL, MBR_CODE, PAYLOADS, SUMS, marker};
 use tools::Toolbox;
 
 use super::system::Payloads;
-use super::{SOURCE_DATE_EPOCH, bios, boot, esp};
+use super::{SOURCE_DATE_EPOCH, bios, boot, esp, packages};
 use crate::jobs::{Input, Job, Room, names};
 use crate::paths;
 
@@ -62,6 +62,7 @@ pub fn job<'a>(toolbox: &'a Toolbox, work: &Path) -> Job<'a> {
             Input::Path(paths::root().join("xtask/src/build/iso.rs")),
             Input::Path(paths::root().join("appliance/storage/src/medium.rs")),
             Input::Path(menu()),
+            Input::Path(paths::root().join("image/media/src/verify")),
             Input::Value("tools", toolbox.identity()),
             Input::Value("date", SOURCE_DATE_EPOCH.to_string()),
         ],
@@ -112,7 +113,8 @@ fn make(room: &Room, toolbox: &Toolbox, files: &[PathBuf], roothash: &Path) -> R
     write(&format!("{FOLDER}/{SUMS}"), sums.as_bytes())?;
     eltorito(room, toolbox, &bootstrap)?;
     efi_image(room, toolbox, &tree)?;
-    pack(room, toolbox, &tree)
+    pack(room, toolbox, &tree)?;
+    packages::sound(&room.scratch("medium.iso"))
 }
 
 /// GRUB's image for BIOS.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use files::hex;
 use media::profile::{Bus, Nic, Package, Profile as Target};
-use media::{MIB, Source, ova, ovf, verify, vmdk, xva};
+use media::{MIB, Source, ova, ovf, stable, verify, vmdk, xva};
 use sha2::{Digest, Sha256};
 use tools::Toolbox;
 use zip::write::SimpleFileOptions;
@@ -97,8 +97,9 @@ fn made(targets: &BTreeMap<String, Target>) -> Result<Vec<Made>> {
             let made = Made { package: *package, target, profile: profile.clone() };
             match all.iter().find(|other| other.file_name() == made.file_name()) {
                 Some(other) => ensure!(
-                    other.profile.disk.size == made.profile.disk.size,
-                    "{} is for several targets, whose disks differ in size",
+                    other.profile.disk.size == made.profile.disk.size
+                        && other.profile.sizes == made.profile.sizes,
+                    "{} is for several targets, which differ in their disk or sizes",
                     made.file_name()
                 ),
                 None => all.push(made),
@@ -128,12 +129,13 @@ pub fn file_names(targets: &BTreeMap<String, Target>) -> Result<Vec<String>> {
     Ok(made(targets)?.iter().map(Made::file_name).collect())
 }
 
-/// The jobs that make the packages of these targets after the disks that they are made of, and the checksums after all.
+/// The jobs that make the packages of these `targets` of `everything` after the disks that they are made of, and the checksums after all.
 ///
 /// # Errors
 /// As [`file_names`].
 pub fn jobs<'a>(
     targets: &BTreeMap<String, Target>,
+    everything: &BTreeMap<String, Target>,
     toolbox: &'a Toolbox,
     profile: Profile,
     work: &Path,
@@ -155,6 +157,9 @@ pub fn jobs<'a>(
             inputs: vec![
                 Input::Path(paths::root().join("xtask/src/build/packages.rs")),
                 Input::Path(paths::root().join("image/media/src")),
+                // What is asked at an import, and what compresses.
+                Input::Path(paths::root().join("appliance/provisioning/src/ovf.rs")),
+                Input::Path(paths::root().join("Cargo.lock")),
                 Input::Path(texts()),
                 Input::Value("tools", toolbox.identity()),
                 Input::Value("target", format!("{:?}", made.profile)),
@@ -167,11 +172,12 @@ pub fn jobs<'a>(
         });
     }
     // The raw disk, of which most is holes, is summed up with a release alone.
-    let files = files(targets)?.into_iter().filter(|file| *file != paths::system_disk());
+    let files = files(everything)?.into_iter().filter(|file| *file != paths::system_disk());
     let names: Vec<String> =
         files.filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned())).collect();
+    let has_iso = targets.values().any(|target| target.packages.contains(&Package::Iso));
     let mut needs: Vec<String> = made(targets)?.iter().map(Made::job_name).collect();
-    needs.extend(names.iter().any(|name| paths::iso().ends_with(name)).then(|| "iso".to_owned()));
+    needs.extend(has_iso.then(|| "iso".to_owned()));
     jobs.push(Job {
         name: "sums".into(),
         needs,
@@ -219,10 +225,14 @@ fn make(
     match made.package {
         Package::Ova => make_ova(room, made, profile, raw, identity, &package)?,
         Package::Xva => make_xva(made, profile, raw, identity, &package)?,
-        Package::Vhd => convert(room, toolbox, raw, "vpc", "subformat=dynamic,force_size=on", &package)?,
+        Package::Vhd => {
+            convert(room, toolbox, raw, "vpc", "subformat=dynamic,force_size=on", &package)?;
+            stable::vhd(&package, identity, SOURCE_DATE_EPOCH)?;
+        }
         Package::HypervZip => {
             let vhdx = room.scratch(&format!("{}.vhdx", made.stem()));
             convert(room, toolbox, raw, "vhdx", "subformat=dynamic,block_size=1M", &vhdx)?;
+            stable::vhdx(&vhdx, identity)?;
             sound(&vhdx)?;
             return pack(made, profile, &vhdx, &package);
         }
@@ -400,10 +410,26 @@ fn digest(path: &Path) -> Result<String> {
     }
 }
 
-/// Writes the checksums of these files, as sha256sum(1) reads them.
+/// Whether a file in `dist/` is a package, and not of this version.
+fn is_of_another_version(name: &str) -> bool {
+    let rest = name.strip_prefix(PRODUCT).and_then(|rest| rest.strip_prefix('-'));
+    rest.is_some_and(|rest| !rest.starts_with(&format!("{VERSION}-")))
+}
+
+/// Writes the checksums of those of these files that are there, as sha256sum(1) reads them. Packages of other versions go: they
+/// would be taken for this one's.
 fn sums(room: &Room, names: &[String]) -> Result<()> {
+    let listing = fs::read_dir(paths::dist()).context("cannot list dist/")?;
+    for entry in listing {
+        let path = entry.context("cannot list dist/")?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if is_of_another_version(&name) && path.is_file() {
+            room.note(&format!("removing {}, which is of another version", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
     let mut text = String::new();
-    for name in names {
+    for name in names.iter().filter(|name| paths::dist().join(name).exists()) {
         text += &format!("{}  {name}\n", digest(&paths::dist().join(name))?);
     }
     fs::write(room.scratch("sums"), text).context("cannot write the checksums")
@@ -425,6 +451,20 @@ mod tests {
         assert_eq!(file_names(&one).unwrap(), [of("hyperv.zip")]);
         let error = chosen(&all, &["esx".into()]).unwrap_err().to_string();
         assert!(error.starts_with("there is no target esx; there are: bare-metal, esxi, "), "{error}");
+    }
+
+    #[test]
+    fn packages_of_other_versions_are_known() {
+        let table = [
+            ("infimonitor-backup-server-0.0.9-esxi.ova", true),
+            ("infimonitor-backup-server-0.1.0-esxi.ova", false),
+            ("infimonitor-backup-server.iso", false),
+            ("infimonitor-backup-server.raw", false),
+            ("SHA256SUMS", false),
+        ];
+        for (name, expected) in table {
+            assert_eq!(is_of_another_version(&name.replace("0.1.0", VERSION)), expected, "{name}");
+        }
     }
 
     #[test]

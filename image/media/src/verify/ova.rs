@@ -1,6 +1,6 @@
 //! Rules of OVA: the tar and its manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use sha1::Sha1;
@@ -9,10 +9,10 @@ use tar::{Archive, EntryType};
 
 use super::part::Part;
 use super::{Findings, ovf, vmdk};
-use crate::Error;
+use crate::{Error, hex};
 
-/// The longest description and manifest that are read.
-const TEXT_LIMIT: u64 = 4 << 20;
+/// The longest description and manifest that are read, in bytes: they have some thousand.
+const TEXT_LIMIT: u64 = 256 << 10;
 /// Members of an archive that are looked at.
 const MEMBERS_LIMIT: usize = 10_000;
 
@@ -42,6 +42,7 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     // The order of members is that of the description.
     let manifest = manifest.filter(|at| *at + 1 < members.len());
     let mut before = description.max(manifest.unwrap_or(0));
+    let mut looked_at = BTreeSet::new();
     for file in &described.files {
         let Some(at) = members.iter().position(|member| member.name == file.name) else {
             findings.add("ovf.file-there", format!("{} is not in the archive", file.name));
@@ -49,6 +50,10 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
         };
         findings.check(at > before, "ova.order", || format!("{} comes too early", file.name));
         before = at.max(before);
+        if !looked_at.insert(at) {
+            findings.add("ova.order", format!("{} is named twice", file.name));
+            continue;
+        }
         let part = members[at].part;
         findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), "ovf.file-size", || {
             format!("{} has {} bytes, and ovf:size says {:?}", file.name, part.bytes, file.bytes)
@@ -145,6 +150,7 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
             findings.add("ova.manifest-form", format!("a line is {text:?}"));
             continue;
         };
+        findings.check(algorithm != "SHA1", "ova.manifest-sha1", || format!("{name} has SHA1"));
         if listed.insert(name, (algorithm, digest)).is_some() {
             findings.add("ova.manifest-complete", format!("{name} is listed twice"));
         }
@@ -183,5 +189,5 @@ fn of_part<D: Digest>(part: &Part<'_>) -> Result<String, Error> {
             count => digest.update(&buffer[..count]),
         }
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&digest.finalize()))
 }

@@ -14,6 +14,8 @@ const HARDWARE_LIMIT: u32 = 17;
 const NEW_GUESTS: [&str; 4] = ["debian12Guest", "debian12_64Guest", "debian13Guest", "debian13_64Guest"];
 /// Kinds of SCSI controllers as VMware writes them.
 const CONTROLLERS: [&str; 3] = ["lsilogic", "lsilogicsas", "VirtualSCSI"];
+/// Network cards as VMware writes them nowhere.
+const SHOUTED: [&str; 3] = ["VMXNET3", "VMXNET2", "E1000E"];
 /// CIM's number of SCSI controllers.
 const SCSI: &str = "6";
 
@@ -43,6 +45,10 @@ fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
 
 /// Looks at a description; `None`: it is none.
 pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
+    if let Err(cause) = crate::xml::is_moderate(text) {
+        findings.add("ovf.well-formed", cause);
+        return None;
+    }
     let document = match Document::parse(text) {
         Ok(document) => document,
         Err(error) => {
@@ -85,6 +91,7 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
     for node in children(root, "Item") {
         let of = |name| children(node, name).next().and_then(|node| node.text()).unwrap_or_default().trim();
         let kind = of("ResourceSubType");
+        findings.check(!SHOUTED.contains(&kind), "ovf.nic", || format!("it is {kind:?}"));
         findings.check(of("ResourceType") != SCSI || CONTROLLERS.contains(&kind), "ovf.controller", || {
             format!("it is {kind:?}")
         });

@@ -59,6 +59,7 @@ rules! {
     Refused "ova.ustar": "Members have no pax headers, which vSphere does not know", "vmware/open-vmdk pull request 65";
     Advice "ova.member-size": "A member of 8 GiB and more does not fit a ustar header; what stands there instead not every version reads", "coreos/coreos-assembler issue 3787";
     Refused "ova.manifest-form": "Lines of the manifest are exactly `SHA256(name)= hex`", "home-assistant/operating-system issues 826, 3654";
+    Advice "ova.manifest-sha1": "The manifest has SHA256, which is read from vSphere 6.5 on; of SHA-1 it is said that vSphere 8 refuses it, and no public report was found", "home-assistant/operating-system issue 3654, where it was read";
     Refused "ova.manifest-complete": "The manifest has every file, and no others", "GNS3/gns3-vm issue 96";
     Refused "ova.manifest-digest": "The files have the manifest's digests", "Broadcom knowledge base 407022";
     Refused "ovf.well-formed": "The description is XML with the envelope of OVF 1", OVF_SCHEMA;
@@ -66,6 +67,7 @@ rules! {
     Refused "ovf.hardware": "Virtual hardware above vmx-17 is unknown to vSphere 7 before 7.0.3, and other families are refused", "librenms/packer-builds issue 36; EMCECS/ECS-CommunityEdition issue 575";
     Refused "ovf.guest": "Guests that only new hosts know do not start on others: debian12_64Guest needs vSphere API 8.0.0.1, debian13_64Guest 9.0", "vmware/govmomi, vim25/types/enum.go; vmware/packer-plugin-vsphere issue 194";
     Refused "ovf.controller": "The SCSI controller is lsilogic, lsilogicsas or VirtualSCSI, in this case", "vmware/open-vmdk, ova-compose.py; inverse-inc/packetfence issue 5522";
+    Advice "ovf.nic": "The network card is written as VMware does, VmxNet3 or vmxnet3, E1000e", "vmware/govmomi, ovf/fixtures";
     Refused "ovf.required": "VMware's own settings are marked ovf:required=\"false\", or a host that does not know one refuses all", "sexibytes/sexigraf issues 240, 241";
     Advice "ovf.capacity": "A disk's capacity is understood, and whole MiB: what cuts it to a unit makes it smaller than the disk", "teamdfir/sift issue 220";
     Refused "ovf.capacity-equal": "The description and the disk say the same capacity", "home-assistant/operating-system issue 1084";
@@ -106,7 +108,7 @@ rules! {
     Refused "xva.chunk-order": "The numbers of chunks grow, and disks come in the order of their references", STREAM_VDI;
     Refused "xva.ends": "The first and the last chunk of a disk are there", STREAM_VDI;
     Refused "xva.records": "ova.xml is XML-RPC with a version and the records of VM, VBD, VDI and the VDI's SR", IMPORT;
-    Refused "xva.version": "A version of xapi above the host's is refused; 1.9 is old enough, and export_vsn is 2", "xapi-project/xen-api, ocaml/xapi/importexport.ml, assert_compatible";
+    Advice "xva.version": "A version of xapi above the importing host's is refused; 1.9 is old enough for all, and export_vsn 2 has checksums beside the chunks", "xapi-project/xen-api, ocaml/xapi/importexport.ml, assert_compatible";
     Refused "xva.fields": "A record has all fields that have no default (\"Field not present in rpc\")", "xapi-project/xen-api, ocaml/idl/ocaml_backend/gen_api.ml";
     Refused "xva.hvm": "HVM_boot_policy is set, or the machine is started as a paravirtual one", "xapi-project/xen-api, ocaml/xapi/xapi_vm_helpers.ml, derive_domain_type";
     Refused "xva.device-model": "The device model qemu-upstream-uefi does not boot by BIOS, and qemu-trad not by UEFI", "xapi-project/xen-api, ocaml/xapi/vm_platform.ml, sanity_check";

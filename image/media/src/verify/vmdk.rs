@@ -148,7 +148,8 @@ fn tables(file: &Part<'_>, head: &Header, directory: u64, findings: &mut Finding
     ordered(there, workers(), look, |found| {
         match found {
             Err((rule, detail)) => findings.add(rule, detail),
-            Ok((first, last)) => {
+            Ok(None) => {}
+            Ok(Some((first, last))) => {
                 findings.check(first > before, "vmdk.grain-order", || {
                     format!("a grain at sector {first} comes after one at sector {before}")
                 });
@@ -159,13 +160,13 @@ fn tables(file: &Part<'_>, head: &Header, directory: u64, findings: &mut Finding
     })
 }
 
-/// Looks at a table and its grains; gives the sectors of the first and the last.
+/// Looks at a table and its grains; gives the sectors of the first and the last, if it has any.
 fn table(
     file: &Part<'_>,
     number: u64,
     sector: u64,
     capacity: u64,
-) -> Result<(u64, u64), (&'static str, String)> {
+) -> Result<Option<(u64, u64)>, (&'static str, String)> {
     let entries = file
         .read(sector * SECTOR_BYTES, TABLE_ENTRIES as usize * 4)
         .map_err(|_| ("vmdk.tables", format!("table {number} at sector {sector} is not in the file")))?;
@@ -187,7 +188,8 @@ fn table(
         }
         ends = Some((begin, at));
     }
-    ends.ok_or_else(|| ("vmdk.tables", format!("table {number} is empty")))
+    // VMware's own tool writes tables without entries, too.
+    Ok(ends)
 }
 
 fn grain(file: &Part<'_>, at: u64, first: u64, capacity: u64) -> Result<(), String> {

@@ -75,11 +75,15 @@ pub fn make_vmdk(disk: &Path, to: &Path, level: u32) {
 }
 
 pub fn make_ova(folder: &Path) -> PathBuf {
-    let (disk, machine) = (disk(folder, false), machine());
+    make_ova_of(&disk(folder, false), folder)
+}
+
+pub fn make_ova_of(disk: &Path, folder: &Path) -> PathBuf {
+    let machine = machine();
     let vmdk = folder.join(ova::file_name(&machine));
-    make_vmdk(&disk, &vmdk, 6);
+    make_vmdk(disk, &vmdk, 6);
     let path = folder.join("appliance.ova");
-    ova::write(&Source::open(&disk).unwrap(), &machine, &vmdk, DATE, File::create(&path).unwrap()).unwrap();
+    ova::write(&Source::open(disk).unwrap(), &machine, &vmdk, DATE, File::create(&path).unwrap()).unwrap();
     path
 }
 
