@@ -90,27 +90,39 @@ pub struct Options {
     /// Print the outcome as one JSON document on standard output, progress on standard error
     #[arg(long)]
     json: bool,
+    /// Also make the trees that only scenarios need, to run one of them by itself
+    #[arg(long)]
+    for_scenarios: bool,
     /// Trees that are made beside the tools tree
     #[arg(skip)]
     trees: Vec<Tree>,
 }
 
 impl Options {
-    /// What tests need: all trees and the dev disk, without the disk where nothing boots.
-    pub fn for_tests(tools_only: bool) -> Self {
+    /// What tests need: their trees and the dev disk, without the disk where nothing boots.
+    pub fn for_tests(tools_only: bool, full: bool) -> Self {
         let profile = Profile::Dev;
-        let trees = vec![Tree::OLD_POSTGRESQL];
-        Self { profile, no_install: false, target: vec![], tools_only, refresh: false, json: false, trees }
+        let (trees, for_scenarios) = (vec![Tree::OLD_POSTGRESQL], full);
+        Self {
+            profile,
+            no_install: false,
+            target: vec![],
+            tools_only,
+            refresh: false,
+            json: false,
+            for_scenarios,
+            trees,
+        }
     }
 
     /// What the benchmarks need.
     pub fn for_benchmarks() -> Self {
-        Self { trees: vec![Tree::PEERS], ..Self::for_tests(true) }
+        Self { trees: vec![Tree::PEERS], ..Self::for_tests(true, false) }
     }
 
     /// What a release needs.
     pub fn for_release() -> Self {
-        Self { profile: Profile::Release, trees: Vec::new(), ..Self::for_tests(false) }
+        Self { profile: Profile::Release, trees: Vec::new(), ..Self::for_tests(false, false) }
     }
 }
 
@@ -126,7 +138,8 @@ pub fn run(options: &Options) -> Result<()> {
     let _lock = lock(&work)?;
     let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;
     let toolbox = prepare_tree(&cache, &mkosi, Tree::TOOLS, &work)?;
-    for tree in &options.trees {
+    let of_scenarios = options.for_scenarios.then_some(Tree::OLD_OVMF);
+    for tree in options.trees.iter().chain(&of_scenarios) {
         prepare_tree(&cache, &mkosi, *tree, &work)?;
     }
     if options.tools_only {

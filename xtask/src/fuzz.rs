@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: throws what nobody would think of at what faces the network, for as long as one likes.
+//! `cargo xtask fuzz`: throws what nobody would think of at what faces the network or reads other people's files, for as long as
+//! one likes.
 //!
 //! libFuzzer with the compiler's own instruments, as stable Rust has them; no sanitizer, as the code under it has no
 //! unsafe blocks. The targets are a workspace of their own (`ci/fuzz`). What was found interesting is kept in
@@ -14,15 +15,18 @@ use crate::{cargo, paths};
 const INSTRUMENTS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
-/// Longest input in bytes: some more than the longest path.
-const LONGEST: u32 = 5000;
 /// For which the programs are compiled. Named, so that the instruments are not put into build scripts.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs in `ci/fuzz`.
-const TARGETS: [&str; 1] = ["paths"];
+const TARGETS: [&str; 2] = ["paths", "packages"];
 /// How long, where nothing is said.
 const SECONDS: u32 = 60;
+
+/// Longest input of a target in bytes: some more than the longest path, or than the smallest package.
+fn longest(target: &str) -> u32 {
+    if target == TARGETS[0] { 5000 } else { 200_000 }
+}
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -35,10 +39,9 @@ pub struct Options {
     seconds: u32,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { target: TARGETS[0].into(), seconds: SECONDS }
-    }
+/// Fuzzes every target for a minute.
+pub fn run_all() -> Result<()> {
+    TARGETS.iter().try_for_each(|target| run(&Options { target: (*target).into(), seconds: SECONDS }))
 }
 
 /// Runs the command.
@@ -65,9 +68,10 @@ pub fn run(options: &Options) -> Result<()> {
         .arg(&corpus)
         .arg(format!("-dict={}", folder.join(format!("{}.dict", options.target)).display()))
         .arg(format!("-max_total_time={}", options.seconds))
-        .arg(format!("-max_len={LONGEST}"))
+        .arg(format!("-max_len={}", longest(&options.target)))
         .arg(format!("-artifact_prefix={}/", place.display()))
         .arg("-print_final_stats=1")
+        .env("FUZZ_CORPUS", &corpus)
         .status()
         .with_context(|| format!("cannot run {}", program.display()))?;
     if !status.success() {

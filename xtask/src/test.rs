@@ -14,20 +14,20 @@ pub struct Options {
     /// Leave out the virtual machines
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also the long scenarios, the check of licences and sources, and a minute of fuzzing
+    /// Also the long scenarios, the check of licences and sources, and minutes of fuzzing
     #[arg(long)]
     full: bool,
 }
 
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
-    build::run(&build::Options::for_tests(options.quick))?;
+    build::run(&build::Options::for_tests(options.quick, options.full))?;
     run_cargo(&["fmt", "--all", "--check"])?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     if options.full {
         install("cargo-deny", "deny")?;
         run_cargo(&["deny", "check", "bans", "licenses", "sources"])?;
-        fuzz::run(&fuzz::Options::default())?;
+        fuzz::run_all()?;
     }
     // The integration tests start the programs as they are, beside their own binaries.
     run_cargo(&["build", "--workspace", "--bins", "--locked"])?;

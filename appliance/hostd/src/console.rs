@@ -3,15 +3,15 @@
 //! The network password must not suffice to destroy a backup (design D14), so these have no place in the control API.
 
 use crate::catalog;
+use crate::console_disks::{Teller, scrubbed, show};
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits};
 use clap::Subcommand;
-use hostd::{Access, Change, Client, Disks, Reply, Request, Scrub};
+use hostd::{Access, Change, Client, Reply, Request};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use storage::life::Incoming;
-use storage::smart::Health;
 use uuid::Uuid;
 
 /// The orders.
@@ -168,7 +168,7 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         Order::ReplaceDisk { old, new, erase, wipe_old } => {
             let leaves = old.clone();
             let new = Incoming { device: new, erase };
-            client.change_disks(&Request::ReplaceDisk { old, new, wipe: wipe_old }, tell).await?;
+            change_disks(&client, &Request::ReplaceDisk { old, new, wipe: wipe_old }).await?;
             println!("the disk is in its place");
             if let Some(old) = leaves {
                 // Seen with SeaBIOS: of several hard disks it tries the first one alone.
@@ -180,11 +180,11 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             }
         }
         Order::AddDisk { new, erase } => {
-            client.change_disks(&Request::AddDisk(Incoming { device: new, erase }), tell).await?;
+            change_disks(&client, &Request::AddDisk(Incoming { device: new, erase })).await?;
             println!("the disk is taken in");
         }
         Order::GrowDisks => {
-            if let Reply::Grown(grown) = client.change_disks(&Request::GrowDisks, tell).await? {
+            if let Reply::Grown(grown) = change_disks(&client, &Request::GrowDisks).await? {
                 let none = grown.is_empty();
                 println!(
                     "{}",
@@ -197,15 +197,15 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             }
         }
         Order::BalanceDisks => {
-            client.change_disks(&Request::BalanceDisks, tell).await?;
+            change_disks(&client, &Request::BalanceDisks).await?;
             println!("everything is kept as the disks allow");
         }
         Order::ClearDiskErrors => {
-            client.change_disks(&Request::ClearDiskErrors, tell).await?;
+            change_disks(&client, &Request::ClearDiskErrors).await?;
             println!("errors are counted anew");
         }
         Order::Scrub => {
-            if let Reply::Scrubbed(scrub) = client.change_disks(&Request::Scrub, tell).await? {
+            if let Reply::Scrubbed(scrub) = change_disks(&client, &Request::Scrub).await? {
                 println!("{}", scrubbed(&scrub));
             }
         }
@@ -232,60 +232,10 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
     Ok(())
 }
 
-fn tell(step: &str, percent: Option<f32>) {
-    match percent {
-        Some(percent) => println!("{step}: {percent:.0} %"),
-        None => println!("{step} …"),
-    }
-}
-
-fn show(Disks { report, scrub, under_way, .. }: &Disks) {
-    for disk in &report.used {
-        let errors = if disk.errors == 0 { String::new() } else { format!(", {} errors", disk.errors) };
-        let health = match (&disk.raid_controller, disk.health) {
-            (Some(driver), _) => format!(", the disks behind {driver} are not visible here"),
-            (None, Health::Passed) => ", SMART: passed".into(),
-            (None, Health::Failing) => ", SMART: it fails soon".into(),
-            (None, Health::NotVisible) => String::new(),
-        };
-        println!("in use: {}{errors}{health}", disk.title);
-    }
-    if report.missing > 0 {
-        println!(
-            "missing: {}{}",
-            report.missing,
-            report.lost.iter().map(|title| format!("; {title}")).collect::<String>()
-        );
-    }
-    if !report.unsettled.is_empty() {
-        println!(
-            "not kept yet as the disks allow: {}; `hostd order balance-disks`",
-            report.unsettled.join(", ")
-        );
-    }
-    for disk in &report.others {
-        let holds = match disk.contents.as_slice() {
-            [] => "blank".to_owned(),
-            some => format!("holds {}", some.join(", ")),
-        };
-        match &disk.hindrance {
-            None => println!("could come in: {}, {holds}", disk.title),
-            Some(hindrance) => println!("cannot come in: {}, {holds}; it {hindrance}", disk.title),
-        }
-    }
-    match scrub {
-        None => println!("never scrubbed"),
-        Some(scrub) => println!("scrubbed at {:.0}: {}", scrub.at, scrubbed(scrub)),
-    }
-    if let Some(step) = under_way {
-        println!("now: {step}");
-    }
-}
-
-fn scrubbed(Scrub { found, .. }: &Scrub) -> String {
-    match (found.corrected, found.uncorrectable) {
-        (0, 0) => "nothing was wrong".into(),
-        (mended, 0) => format!("{mended} blocks were wrong, and are mended"),
-        (mended, lost) => format!("{mended} blocks were wrong and are mended, {lost} cannot be mended"),
-    }
+/// Has something done with the disks, and tells how far it is.
+async fn change_disks(client: &Client, request: &Request) -> Result<Reply> {
+    let mut teller = Teller::new();
+    let reply = client.change_disks(request, |step, percent| teller.tell(step, percent)).await;
+    teller.end();
+    Ok(reply?)
 }

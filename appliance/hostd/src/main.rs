@@ -12,6 +12,7 @@ mod clock;
 mod cluster;
 mod cluster_exec;
 mod console;
+mod console_disks;
 mod copy_check;
 mod decisions;
 mod digest;

@@ -286,7 +286,7 @@ fn on_usb(disk: &Disk) -> Option<String> {
 }
 
 /// Why a disk is not taken by itself, but can be when it is named.
-fn reserve(disk: &Disk) -> Option<String> {
+pub(crate) fn reserve(disk: &Disk) -> Option<String> {
     if let Some(reason) = on_usb(disk) {
         return Some(reason);
     }

@@ -9,10 +9,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use tools::Toolbox;
+use tools::{Toolbox, Tree};
 
 use crate::argv::Flash;
-use crate::spec::{ExtraDisk, Firmware};
+use crate::spec::{Bus, ExtraDisk, Firmware};
 
 const OVMF: &str = "/usr/share/OVMF";
 
@@ -65,21 +65,28 @@ pub(crate) fn resize(toolbox: &Toolbox, path: &Path, gib: u64) -> Result<()> {
     qemu_img(toolbox, &["resize", "-q"], &[], path, Some(&format!("{gib}G")))
 }
 
-/// Firmware for this VM, with variables of its own; none where the firmware has no flash.
-pub(crate) fn flash(toolbox: &Toolbox, firmware: Firmware, folder: &Path) -> Result<Option<Flash>> {
+/// Firmware for this VM, with variables of its own; none where the firmware has no flash. Behind VMware's controllers an older
+/// OVMF finds disks alone.
+pub(crate) fn flash(toolbox: &Toolbox, firmware: Firmware, bus: Bus, folder: &Path) -> Result<Option<Flash>> {
     let (code, blank, variables) = match firmware {
         Firmware::SeaBios => return Ok(None),
         Firmware::Ovmf => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "ovmf.fd"),
         Firmware::OvmfSecureBoot => ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd", "ovmf-secure-boot.fd"),
     };
-    let variables = folder.join(variables);
-    if !variables.exists() {
-        let blank = toolbox.path_of(&format!("{OVMF}/{blank}"));
-        fs::copy(&blank, &variables)
-            .with_context(|| format!("cannot copy {} to {}", blank.display(), variables.display()))?;
-    }
-    // QEMU runs inside the tools tree and finds the code at its own place.
-    Ok(Some(Flash { code: PathBuf::from(format!("{OVMF}/{code}")), variables }))
+    let is_old = matches!(bus, Bus::Pvscsi | Bus::LsiLogicSas);
+    let old = if is_old { Some(Toolbox::open_tree(Tree::OLD_OVMF)?) } else { None };
+    let copied = |from: &str, to: &str| -> Result<PathBuf> {
+        let (from, to) =
+            (old.as_ref().unwrap_or(toolbox).path_of(&format!("{OVMF}/{from}")), folder.join(to));
+        if !to.exists() {
+            fs::copy(&from, &to)
+                .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        }
+        Ok(to)
+    };
+    // QEMU runs inside the tools tree and finds its own code there, and that of another tree in the VM's folder.
+    let code = if is_old { copied(code, "ovmf-code.fd")? } else { PathBuf::from(format!("{OVMF}/{code}")) };
+    Ok(Some(Flash { code, variables: copied(blank, variables)? }))
 }
 
 /// Writes a file that only its owner can read. Without a newline: QEMU takes the content as it is.

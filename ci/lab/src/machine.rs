@@ -388,7 +388,7 @@ impl Machine {
         let stderr = inner.folder.join("qemu.stderr");
         let interactive = inner.spec.serial_port == SerialPort::Terminal;
         let firmware = *lock(&inner.firmware);
-        let flash = disks::flash(&inner.toolbox, firmware, &inner.folder)?;
+        let flash = disks::flash(&inner.toolbox, firmware, inner.spec.bus, &inner.folder)?;
         let arguments = argv(
             &Spec {
                 firmware,

@@ -106,6 +106,10 @@ mod full {
             );
             let again = order(&machine, "scrub")?;
             ensure!(again.contains("nothing was wrong"), "{again}");
+            // A disk that has lost what was written is to be replaced, unless somebody knows better.
+            says(&user, "disks", Level::Warn, "second")?;
+            order(&machine, "clear-disk-errors")?;
+            says(&user, "disks", Level::Ok, &format!("All {all} disks are there"))?;
 
             // The disk that it boots from is pulled.
             machine.shutdown(SHUTDOWN)?;

@@ -102,16 +102,14 @@ fn of_the_ova_by_secure_boot() -> Result<()> {
 mod full {
     use super::*;
 
-    /// By BIOS: the EFI that there is for QEMU has no driver for VMware's controllers any more, and finds no disk behind them. What is
-    /// shown is that the system does.
     #[test]
     fn of_the_ova_with_what_it_asks_for() -> Result<()> {
-        boots("ova", "esxi.ova", Firmware::SeaBios, Bus::LsiLogicSas, Card::Vmxnet3)
+        boots("ova", "esxi.ova", Firmware::OvmfSecureBoot, Bus::LsiLogicSas, Card::Vmxnet3)
     }
 
     #[test]
     fn of_the_ova_with_the_faster_controller() -> Result<()> {
-        boots("ova-pvscsi", "esxi.ova", Firmware::SeaBios, Bus::Pvscsi, Card::E1000e)
+        boots("ova-pvscsi", "esxi.ova", Firmware::OvmfSecureBoot, Bus::Pvscsi, Card::E1000e)
     }
 
     /// Generation 1: IDE and BIOS. Hyper-V's network card has no stand-in.

@@ -33,8 +33,8 @@ impl Mkosi {
         if !mkosi.helper().is_file() {
             mkosi.unpack(mirrors, &lock)?;
         }
-        for release in [Tree::TOOLS.release, Tree::OLD_POSTGRESQL.release] {
-            mkosi.write_sandbox_tree(mirrors, release)?;
+        for tree in Tree::ALL {
+            mkosi.write_sandbox_tree(mirrors, tree.release)?;
         }
         Ok(mkosi)
     }

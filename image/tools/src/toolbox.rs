@@ -114,7 +114,10 @@ impl Toolbox {
 
     /// The path in the tree of one of PostgreSQL's programs, which are not all on Debian's PATH.
     pub fn postgresql(&self, program: &str) -> String {
-        format!("{}/{program}", self.tree.postgresql_folder())
+        match self.tree.postgresql_folder() {
+            Some(folder) => format!("{folder}/{program}"),
+            None => program.to_owned(),
+        }
     }
 
     fn sandbox_arguments(&self) -> Vec<String> {
@@ -140,8 +143,9 @@ impl Toolbox {
                 TopLevel::Bound(place) => add(&["--bind", &text(place), &text(place)]),
             }
         }
-        let path = format!("{}:/usr/bin:/usr/sbin", self.tree.postgresql_folder());
-        add(&["--setenv", "PATH", &path, "--same-dir"]);
+        let folders =
+            self.tree.postgresql_folder().into_iter().chain(["/usr/bin".into(), "/usr/sbin".into()]);
+        add(&["--setenv", "PATH", &folders.collect::<Vec<_>>().join(":"), "--same-dir"]);
         arguments
     }
 }

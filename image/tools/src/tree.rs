@@ -19,8 +19,8 @@ pub struct Tree {
     pub(crate) configuration: &'static str,
     /// The command that makes it.
     pub(crate) made_by: &'static str,
-    /// The PostgreSQL major in it.
-    postgresql: u32,
+    /// The PostgreSQL major in it, where there is one.
+    postgresql: Option<u32>,
 }
 
 impl Tree {
@@ -30,7 +30,7 @@ impl Tree {
         release: RELEASE,
         configuration: include_str!("../trees/tools.conf"),
         made_by: "cargo xtask build --tools-only",
-        postgresql: 17,
+        postgresql: Some(17),
     };
 
     /// A PostgreSQL that is too old for the appliance, for the tests of what such a monitor gets.
@@ -39,7 +39,16 @@ impl Tree {
         release: "bookworm",
         configuration: include_str!("../trees/old-postgresql.conf"),
         made_by: "cargo xtask test",
-        postgresql: 15,
+        postgresql: Some(15),
+    };
+
+    /// An OVMF that finds disks behind VMware's controllers, for the scenarios of the OVA.
+    pub const OLD_OVMF: Self = Self {
+        label: "old-ovmf",
+        release: "bullseye",
+        configuration: include_str!("../trees/old-ovmf.conf"),
+        made_by: "cargo xtask build --for-scenarios",
+        postgresql: None,
     };
 
     /// The backup programs that the benchmarks compare with.
@@ -48,8 +57,11 @@ impl Tree {
         release: RELEASE,
         configuration: include_str!("../trees/peers.conf"),
         made_by: "cargo xtask bench",
-        postgresql: 17,
+        postgresql: Some(17),
     };
+
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::TOOLS, Self::OLD_POSTGRESQL, Self::OLD_OVMF, Self::PEERS];
 
     /// What the tree is called.
     pub fn label(&self) -> &'static str {
@@ -63,9 +75,9 @@ impl Tree {
         format!("{}-{hex}", self.label)
     }
 
-    /// Where the tree has the programs of PostgreSQL that Debian keeps off PATH.
-    pub(crate) fn postgresql_folder(&self) -> String {
-        format!("/usr/lib/postgresql/{}/bin", self.postgresql)
+    /// Where the tree has the programs of PostgreSQL that Debian keeps off PATH; `None` where it has no PostgreSQL.
+    pub(crate) fn postgresql_folder(&self) -> Option<String> {
+        self.postgresql.map(|major| format!("/usr/lib/postgresql/{major}/bin"))
     }
 }
 
@@ -75,10 +87,12 @@ mod tests {
 
     #[test]
     fn a_configuration_installs_the_release_and_the_major_that_its_tree_states() {
-        for tree in [Tree::TOOLS, Tree::OLD_POSTGRESQL, Tree::PEERS] {
+        for tree in Tree::ALL {
             let has = |line: &str| tree.configuration.lines().any(|found| found.trim() == line);
             assert!(has(&format!("Release={}", tree.release)), "{}", tree.label);
-            assert!(has(&format!("postgresql-{}", tree.postgresql)), "{}", tree.label);
+            if let Some(major) = tree.postgresql {
+                assert!(has(&format!("postgresql-{major}")), "{}", tree.label);
+            }
         }
     }
 }

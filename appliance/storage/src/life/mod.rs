@@ -90,6 +90,8 @@ pub struct Other {
     pub contents: Vec<String>,
     /// Why it cannot be taken in, where it cannot.
     pub hindrance: Option<String>,
+    /// Whether it suits, is blank, and is no stick that somebody has left: nothing is lost if it comes in.
+    pub is_offered: bool,
 }
 
 /// What the machine's disks are like.
@@ -223,14 +225,18 @@ impl Machine {
         };
         let devices: Vec<PathBuf> = used.iter().map(|disk| disk.device.clone()).collect();
         let sector_bytes = used.first().map_or(512, |disk| disk.sector_bytes);
-        let other = |disk: &Disk| Other {
-            device: disk.device.clone(),
-            title: disk.title(),
-            contents: disk.contents.clone(),
-            hindrance: match candidate(disk, true, self.firmware, sector_bytes, &devices) {
+        let other = |disk: &Disk| {
+            let hindrance = match candidate(disk, true, self.firmware, sector_bytes, &devices) {
                 Err(LifeError::Unsuitable { reason, .. }) => Some(reason),
                 _ => None,
-            },
+            };
+            Other {
+                device: disk.device.clone(),
+                title: disk.title(),
+                contents: disk.contents.clone(),
+                is_offered: hindrance.is_none() && plan::reserve(disk).is_none(),
+                hindrance,
+            }
         };
         let mine = |disk: &disks::Disk| {
             let known = inventory.iter().find(|known| known.device == disk.device);
