@@ -197,7 +197,13 @@ fn disk(
             };
             args.option("-device", format!("{controller},id=scsi{index}"));
             let id = disk_id(index);
-            let device = format!("scsi-hd,id={id},bus=scsi{index}.0,drive={node},serial={serial}{boot}");
+            // To Linux's `mptsas` a device without a SAS address is none.
+            let address = match bus {
+                Bus::LsiLogicSas => format!(",wwn=0x5000c500000000{index:02x}"),
+                _ => String::new(),
+            };
+            let device =
+                format!("scsi-hd,id={id},bus=scsi{index}.0,drive={node},serial={serial}{address}{boot}");
             args.option("-device", device);
         }
         Bus::Sata => {
@@ -451,6 +457,10 @@ mod tests {
             (Bus::Megasas, "megasas,id=scsi0"),
             (Bus::Pvscsi, "pvscsi,id=scsi0"),
             (Bus::LsiLogicSas, "mptsas1068,id=scsi0"),
+            (
+                Bus::LsiLogicSas,
+                "scsi-hd,id=unit0,bus=scsi0.0,drive=disk0,serial=system,wwn=0x5000c50000000000,bootindex=1",
+            ),
             (Bus::Ide, "ide-hd,bus=ide.0,unit=0,drive=disk0,serial=system,bootindex=1"),
         ] {
             let devices = values(&argv(&Spec { bus, ..spec() }, &files()), "-device");
