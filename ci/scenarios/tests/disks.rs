@@ -252,6 +252,7 @@ mod full {
             let user = User::of(&machine)?;
             user.wait_for_api()?;
             says(&user, "disks", Level::Ok, "The disk is there")?;
+            says(&user, "disks", Level::Ok, "is blank: `hostd order add-disk")?;
             machine.shutdown(SHUTDOWN)?;
             machine.enlarge_disk(SYSTEM_DISK, DISK_GIB + 6)?;
             machine.boot_again()?;

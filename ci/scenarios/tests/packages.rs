@@ -54,12 +54,24 @@ fn disk(lab: &Lab, end: &str) -> Result<PathBuf> {
         Some("vhd") => convert(&package, "vpc")?,
         _ => {
             run(Command::new("tar").arg("-xf").arg(&package).arg("-C").arg(&folder))?;
-            run(lab
-                .toolbox()
-                .command("xva-img")
-                .args(["-p", "disk-export"])
-                .arg(folder.join("Ref:3/"))
-                .arg(&raw))?;
+            // It writes every zero of the disk, for which there is no room: they become holes on their way.
+            let pipe = folder.join("pipe");
+            run(Command::new("mkfifo").arg(&pipe))?;
+            let mut holes = Command::new("dd")
+                .args(["bs=1M", "iflag=fullblock", "conv=sparse", "status=none"])
+                .arg(format!("if={}", pipe.display()))
+                .arg(format!("of={}", raw.display()))
+                .spawn()
+                .context("cannot run dd")?;
+            let chunks = folder.join("Ref:3/");
+            let exported = run(lab.toolbox().command("xva-img").arg("disk-export").arg(chunks).arg(&pipe));
+            if exported.is_err() {
+                // Nobody writes into the pipe any more, and it may not have been opened.
+                holes.kill().context("cannot end dd")?;
+            }
+            let status = holes.wait().context("dd has no end")?;
+            exported?;
+            ensure!(status.success(), "dd: {status}");
         }
     }
     // What is shipped is what was built.
@@ -175,9 +187,9 @@ mod full {
             run(xorriso.args(["-as", "mkisofs", "-quiet", "-volid", "OVF ENV", "-o"]).arg(&cd).arg(&tree))?;
             let machine = lab
                 .machine("imported")
-                .firmware(Firmware::SeaBios)
-                .bus(Bus::Pvscsi)
-                .card(Card::E1000e)
+                .firmware(Firmware::OvmfSecureBoot)
+                .bus(Bus::LsiLogicSas)
+                .card(Card::Vmxnet3)
                 .disk(&disk(lab, "esxi.ova")?)
                 .medium(&cd, Drive::Cd)
                 .root_password(ROOT_PASSWORD)
