@@ -2,9 +2,9 @@
 //!
 //! Runs as its own user without privileges; what needs root is asked of `hostd`.
 
-mod disk_checks;
 mod engine;
 mod events;
+mod hardware_checks;
 mod http;
 mod keeper;
 mod metrics;

@@ -3,7 +3,7 @@
 use crate::events::Events;
 use crate::room::Room;
 use crate::standby::Standby;
-use crate::{disk_checks, status};
+use crate::{hardware_checks, status};
 use anyhow::{Context, Result};
 use api::{
     Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
@@ -308,9 +308,9 @@ impl Shared {
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
             status::space_check(space, &rotation.limits, rotation.stuck),
-            disk_checks::size_check(size(space.as_ref()).as_ref()),
-            disk_checks::disks_check(disks.as_ref()),
-            disk_checks::scrub_check(disks.as_ref(), Timestamp::now()),
+            hardware_checks::size_check(size(space.as_ref()).as_ref()),
+            hardware_checks::disks_check(disks.as_ref()),
+            hardware_checks::scrub_check(disks.as_ref(), Timestamp::now()),
             status::clock_check(rotation.clock_is_trusted),
             status::settings_check(self.damage.iter().chain(&rotation.problem)),
             status::password_check(is_default_password),
@@ -567,10 +567,10 @@ impl Shared {
     /// Looks at the disks. Something that is worse than before is an event.
     pub async fn look_at_disks(&self) {
         let disks = self.hostd.disks().await.map_err(|error| error.to_string());
-        let check = disk_checks::disks_check(Some(&disks));
+        let check = hardware_checks::disks_check(Some(&disks));
         let before = {
             let mut known = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-            disk_checks::disks_check(known.replace(disks).as_ref())
+            hardware_checks::disks_check(known.replace(disks).as_ref())
         };
         if check.level != before.level {
             self.events.record(EventKind::Disks, check.level, check.message, None);

@@ -3,6 +3,7 @@
 //! Trade-off: pinned to one upstream version, because releases differ in mirror, tools tree and split output
 //! semantics; 25.3 is trixie's own and stays on the mirrors as long as trixie does.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,8 +34,8 @@ impl Mkosi {
         if !mkosi.helper().is_file() {
             mkosi.unpack(mirrors, &lock)?;
         }
-        for tree in Tree::ALL {
-            mkosi.write_sandbox_tree(mirrors, tree.release)?;
+        for release in BTreeSet::from(Tree::ALL.map(|tree| tree.release)) {
+            mkosi.write_sandbox_tree(mirrors, release)?;
         }
         Ok(mkosi)
     }
