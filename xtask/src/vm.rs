@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: boots what was built, with its console in the terminal and its ports at 127.0.0.1.
 //!
 //! The VM's disk is an overlay in `.build/vm/<role>`, so a second start goes on where the first was left; the built
-//! disk is never written. Trade-off: ports have their real numbers at 127.0.0.1, so one VM of a role runs at a
+//! disk is never written. With `--install` it has blank disks and the installation medium. Trade-off: ports have their real numbers at 127.0.0.1, so one VM of a role runs at a
 //! time. Tests use the lab directly, where every VM has an address of its own.
 
 use std::fs;
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lab::{
-    CONTROL_PORT, FTP_PASSIVE_PORTS, FTP_PORT, Lab, REPLICATION_PORT, backup_server_ports, crypt_hash,
+    Bus, CONTROL_PORT, Drive, FTP_PASSIVE_PORTS, FTP_PORT, Lab, MachineBuilder, REPLICATION_PORT,
+    backup_server_ports, crypt_hash,
 };
 use provisioning::{Answers, Role, smbios};
 
@@ -20,6 +21,10 @@ use crate::paths;
 
 /// Length of a password made up here: 48 bits, for a console that only this host's user reaches.
 const PASSWORD_LENGTH: usize = 12;
+/// Name of the machine that is installed from the medium.
+const INSTALLED: &str = "installed";
+/// Size of each of its disks; the files are sparse.
+const INSTALLED_GIB: u64 = 24;
 
 /// Options of `cargo xtask vm`.
 #[derive(clap::Args)]
@@ -27,6 +32,12 @@ pub struct Options {
     /// What the machine is to be
     #[arg(long, value_enum, default_value_t = Machine::BackupServer)]
     role: Machine,
+    /// Blank disks and the installation medium instead: it asks what the machine is to be
+    #[arg(long, conflicts_with_all = ["role", "root_password_file"])]
+    install: bool,
+    /// How many disks it has, of 24 GiB each
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4), requires = "install")]
+    disks: u8,
     /// Memory in MiB
     #[arg(long, default_value_t = 2048)]
     memory: u32,
@@ -76,7 +87,8 @@ impl Machine {
 /// Boots a VM and returns when it has ended.
 pub fn run(options: &Options) -> Result<()> {
     let base = paths::work().join("vm");
-    let folder = base.join(options.role.role().name());
+    let name = if options.install { INSTALLED } else { options.role.role().name() };
+    let folder = base.join(name);
     if options.fresh && folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot delete {}", folder.display()))?;
     }
@@ -86,22 +98,46 @@ pub fn run(options: &Options) -> Result<()> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lab = Lab::lasting(&base)?;
-    let password = root_password(&folder, options.root_password_file.as_deref())?;
+    let machine = if options.install {
+        print!("{}", introduction_to_installing(goes_on, &paths::shown(&folder)));
+        blank(&lab, options)
+    } else {
+        provisioned(&lab, options, &folder, goes_on)?
+    };
+    wait_for_enter()?;
+    machine.memory_mib(options.memory).listen_at(Ipv4Addr::LOCALHOST).terminal().start()?.wait_for_end()?;
+    lab.passed()
+}
+
+/// A machine with blank disks and the medium, which is started as long as no disk boots.
+fn blank<'lab>(lab: &'lab Lab, options: &Options) -> MachineBuilder<'lab> {
+    let machine = lab
+        .machine(INSTALLED)
+        .install_from(&paths::iso(), Drive::Cd, INSTALLED_GIB)
+        .disks_first()
+        .user_nic_with_way_out("52:54:00:00:00:04", &backup_server_ports());
+    (1..options.disks).fold(machine, |machine, number| {
+        machine.extra_disk(INSTALLED_GIB, Bus::VirtioBlk, &format!("disk{number}"))
+    })
+}
+
+/// A machine on the built disk that is told its role and root's password.
+fn provisioned<'lab>(
+    lab: &'lab Lab,
+    options: &Options,
+    folder: &Path,
+    goes_on: bool,
+) -> Result<MachineBuilder<'lab>> {
+    let password = root_password(folder, options.root_password_file.as_deref())?;
     let hash = crypt_hash(lab.toolbox(), &password)?;
     let hash = hash.parse().map_err(|cause| anyhow::anyhow!("the hash of root's password: {cause}"))?;
     let answers = Answers { root_password_hash: Some(hash), ..Answers::for_role(options.role.role()) };
-    let machine = lab
+    print!("{}", introduction(options.role, goes_on, &password, &paths::shown(folder)));
+    Ok(lab
         .machine(options.role.role().name())
         .disk(&paths::system_disk())
-        .memory_mib(options.memory)
         .provisioning(smbios::to_oem_string(&answers).context("cannot write the provisioning data")?)
-        .user_nic_with_way_out(options.role.mac(), &options.role.ports())
-        .listen_at(Ipv4Addr::LOCALHOST)
-        .terminal();
-    print!("{}", introduction(options.role, goes_on, &password, &paths::shown(&folder)));
-    wait_for_enter()?;
-    machine.start()?.wait_for_end()?;
-    lab.passed()
+        .user_nic_with_way_out(options.role.mac(), &options.role.ports()))
 }
 
 /// Firmware clears the screen: without a stop nobody could read how to get out again.
@@ -115,16 +151,35 @@ fn wait_for_enter() -> Result<()> {
     Ok(())
 }
 
+fn state(goes_on: bool) -> &'static str {
+    if goes_on { "goes on from its last start (--fresh: a new one)" } else { "a new machine" }
+}
+
+const HOW_TO_LEAVE: &str = "this terminal: Ctrl-A X ends the VM at once, Ctrl-A C is QEMU's monitor";
+
+fn way_to_a_backup_server() -> String {
+    format!(
+        "  API      https://127.0.0.1:{CONTROL_PORT}, such as\n           \
+         curl -k -u backup:backup https://127.0.0.1:{CONTROL_PORT}/v1/status\n  \
+         FTP      127.0.0.1:{FTP_PORT}, explicit TLS, passive ports {}-{}\n",
+        FTP_PASSIVE_PORTS.start(),
+        FTP_PASSIVE_PORTS.end()
+    )
+}
+
+fn introduction_to_installing(goes_on: bool, folder: &str) -> String {
+    format!(
+        "{INSTALLED}: {}\n  console  {HOW_TO_LEAVE}\n  \
+         medium   is started until the machine is installed; in its menu take an entry over the serial \
+         console\n{}  files    {folder}: disks, serial.log, qemu.stderr\n",
+        state(goes_on),
+        way_to_a_backup_server()
+    )
+}
+
 fn introduction(machine: Machine, goes_on: bool, password: &str, folder: &str) -> String {
-    let state = if goes_on { "goes on from its last start (--fresh: a new one)" } else { "a new machine" };
     let reach = match machine {
-        Machine::BackupServer => format!(
-            "  API      https://127.0.0.1:{CONTROL_PORT}, such as\n           \
-             curl -k -u backup:backup https://127.0.0.1:{CONTROL_PORT}/v1/status\n  \
-             FTP      127.0.0.1:{FTP_PORT}, explicit TLS, passive ports {}-{}\n",
-            FTP_PASSIVE_PORTS.start(),
-            FTP_PASSIVE_PORTS.end()
-        ),
+        Machine::BackupServer => way_to_a_backup_server(),
         Machine::Monitor => format!(
             "  database 127.0.0.1:{REPLICATION_PORT}; a backup server beside it finds it at \
              10.0.2.2:{REPLICATION_PORT}\n"
@@ -135,9 +190,10 @@ fn introduction(machine: Machine, goes_on: bool, password: &str, folder: &str) -
         ),
     };
     format!(
-        "{}: {state}\n  console  this terminal: Ctrl-A X ends the VM at once, Ctrl-A C is QEMU's monitor\n  \
-         login    root, password {password}\n{reach}  files    {folder}: disk, serial.log, qemu.stderr\n",
-        machine.role().name()
+        "{}: {}\n  console  {HOW_TO_LEAVE}\n  login    root, password {password}\n{reach}  files    \
+         {folder}: disk, serial.log, qemu.stderr\n",
+        machine.role().name(),
+        state(goes_on)
     )
 }
 
@@ -193,6 +249,10 @@ mod tests {
     fn the_introduction_says_how_to_reach_and_how_to_leave() {
         let text = introduction(Machine::BackupServer, false, "word", ".build/vm/backup-server");
         for expected in ["Ctrl-A X", "https://127.0.0.1:50000", "127.0.0.1:2121", "30000-30009", "word"] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+        let text = introduction_to_installing(false, ".build/vm/installed");
+        for expected in ["a new machine", "Ctrl-A X", "https://127.0.0.1:50000", "serial console"] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
         assert!(introduction(Machine::Monitor, true, "word", "x").contains("127.0.0.1:50001"));

@@ -2,7 +2,7 @@
 //! long it still takes.
 
 use hostd::{Disks, Scrub};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use storage::smart::Health;
 
 /// Parts in which what is done is counted: a tenth of a percent each, for what takes hours.
@@ -21,8 +21,7 @@ impl Teller {
     pub fn new() -> Self {
         // A serial line is slow, and has 80 columns.
         let bar = ProgressBar::with_draw_target(Some(ALL), ProgressDrawTarget::stdout_with_hz(2));
-        let bar = match ProgressStyle::with_template("  {bar:30} {percent:>3} %, {elapsed} gone, {eta} left")
-        {
+        let bar = match ProgressStyle::with_template("  {bar:30} {percent:>3} %, {elapsed} gone{msg}") {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         };
@@ -36,13 +35,17 @@ impl Teller {
             println!("{step} …");
             self.step = step.to_owned();
             self.bar.reset();
+            self.bar.set_message("");
         }
         let Some(percent) = percent else { return };
         self.bar.set_position((f64::from(percent) * ALL as f64 / 100.0) as u64);
         let whole = percent as u64;
+        // Before anything is done nobody knows.
+        let left = if whole == 0 { String::new() } else { format!(", {} left", HumanDuration(self.bar.eta())) };
         if self.bar.is_hidden() && whole > self.percent {
-            println!("  {whole} %, {:.0?} left", self.bar.eta());
+            println!("  {whole} %{left}");
         }
+        self.bar.set_message(left);
         self.percent = whole;
     }
 

@@ -19,9 +19,9 @@ pub const SOCKET: &str = "/run/infimonitor/hostd.sock";
 /// Longest line in bytes; a peer is the longest that anyone sends, and the API takes shorter ones only.
 pub const MAX_FRAME: u64 = 1024 * 1024;
 
-/// What may be asked.
+/// What may be asked. The content has a place of its own: beside its name no bare value and no list could be sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "request", content = "content", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Copy the monitor's cluster into a new replica. Replies [`Reply::Progress`] and, where it has to make room,
     /// [`Reply::Deleted`] until [`Reply::Done`].
@@ -279,7 +279,7 @@ pub struct ReplicaInfo {
 
 /// What `hostd` answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "kebab-case")]
+#[serde(tag = "reply", content = "content", rename_all = "kebab-case")]
 pub enum Reply {
     /// Not the last reply: how far the copy is.
     Progress(CopyProgress),
@@ -381,6 +381,8 @@ mod tests {
         ];
         for (request, expected) in table {
             assert_eq!(request.is_for_root(), expected, "{request:?}");
+            let line = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
         }
     }
 
@@ -389,7 +391,29 @@ mod tests {
         let request = Request::StopReplica { monitor: Uuid::from_u128(7) };
         let line = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
-        assert!(serde_json::from_str::<Request>(r#"{"request":"run","command":"sh"}"#).is_err());
-        assert!(serde_json::from_str::<Request>(&line.replace('}', r#","path":"/"}"#)).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"request":"run","content":{"command":"sh"}}"#).is_err());
+        for (end, more) in [("}}", r#","path":"/"}}"#), ("}}", r#"},"path":"/"}"#)] {
+            let longer = line.replace(end, more);
+            assert!(longer != line && serde_json::from_str::<Request>(&longer).is_err(), "{longer}");
+        }
+    }
+
+    /// A reply of every shape.
+    #[test]
+    fn a_reply_survives_the_wire() {
+        for reply in [
+            Reply::Done,
+            Reply::Bytes { bytes: 7 },
+            Reply::Step { step: "data is scrubbed".into(), percent: Some(12.5) },
+            Reply::Grown(vec!["/dev/sda".into()]),
+            Reply::CopyVerified(CopyCheck::Nothing),
+            Reply::CopyVerified(CopyCheck::Damaged { problem: "base/1/2 is missing".into() }),
+            Reply::Ftp(FtpSettings::default()),
+            Reply::Access(Access { peer_only: true, peer: vec![[192, 0, 2, 7].into()] }),
+            Reply::Failed { error: "no".into() },
+        ] {
+            let line = serde_json::to_string(&reply).unwrap();
+            assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+        }
     }
 }

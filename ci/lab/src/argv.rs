@@ -127,18 +127,20 @@ fn disks(args: &mut Args, spec: &Spec, files: &Files) {
         image(args, index, serial, path);
     }
     if let (Some(drive), Some(path)) = (spec.medium, &files.medium) {
-        medium(args, drive, path);
+        // The disks have the numbers from 1 on.
+        let order = if spec.disks_first { spec.extra_disks.len() + 2 } else { 0 };
+        medium(args, drive, path, order);
     }
 }
 
-/// Started first.
-fn medium(args: &mut Args, drive: Drive, path: &Path) {
+fn medium(args: &mut Args, drive: Drive, path: &Path, order: usize) {
     args.option("-blockdev", read_only("medium", path));
     match drive {
-        Drive::Cd => args.option("-device", "ide-cd,bus=ide.5,drive=medium,bootindex=0"),
+        Drive::Cd => args.option("-device", format!("ide-cd,bus=ide.5,drive=medium,bootindex={order}")),
         Drive::Stick => {
             args.option("-device", "qemu-xhci,id=usb");
-            args.option("-device", "usb-storage,bus=usb.0,drive=medium,removable=on,bootindex=0");
+            let stick = format!("usb-storage,bus=usb.0,drive=medium,removable=on,bootindex={order}");
+            args.option("-device", stick);
         }
     }
 }
@@ -422,14 +424,15 @@ mod tests {
     }
 
     #[test]
-    fn a_medium_is_started_before_the_disk_and_only_where_there_is_a_drive() {
+    fn a_medium_is_started_before_the_disks_or_after_them_and_only_where_there_is_a_drive() {
         let files = Files { medium: Some("/run/medium.iso".into()), ..files() };
-        for (drive, expected) in [
-            (None, None),
-            (Some(Drive::Cd), Some("ide-cd,bus=ide.5,drive=medium,bootindex=0")),
-            (Some(Drive::Stick), Some("usb-storage,bus=usb.0,drive=medium,removable=on,bootindex=0")),
+        for (drive, disks_first, expected) in [
+            (None, false, None),
+            (Some(Drive::Cd), false, Some("ide-cd,bus=ide.5,drive=medium,bootindex=0")),
+            (Some(Drive::Cd), true, Some("ide-cd,bus=ide.5,drive=medium,bootindex=2")),
+            (Some(Drive::Stick), false, Some("usb-storage,bus=usb.0,drive=medium,removable=on,bootindex=0")),
         ] {
-            let devices = values(&argv(&Spec { medium: drive, ..spec() }, &files), "-device");
+            let devices = values(&argv(&Spec { medium: drive, disks_first, ..spec() }, &files), "-device");
             let found = devices.iter().find(|device| device.contains("drive=medium"));
             assert_eq!(found.map(String::as_str), expected);
         }

@@ -89,6 +89,12 @@ impl<'lab> MachineBuilder<'lab> {
         self.medium(medium, drive)
     }
 
+    /// The medium is started only as long as no disk boots.
+    pub fn disks_first(mut self) -> Self {
+        self.spec.disks_first = true;
+        self
+    }
+
     /// A medium (ISO) that is started first, until [`Machine::take_medium_out`].
     pub fn medium(mut self, medium: &Path, drive: Drive) -> Self {
         self.medium = Some(medium.to_owned());

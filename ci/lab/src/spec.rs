@@ -160,8 +160,10 @@ pub struct Spec {
     pub cpus: u8,
     /// How the system disk is attached.
     pub bus: Bus,
-    /// Where an installation medium is, if there is one; it is started before the disk.
+    /// Where an installation medium is, if there is one.
     pub medium: Option<Drive>,
+    /// What is started: the disks and, as long as none of them boots, the medium; otherwise the medium first.
+    pub disks_first: bool,
     /// Bytes of a logical sector of the disks.
     pub sector_bytes: u32,
     /// Blank disks beside it.
@@ -188,6 +190,7 @@ impl Spec {
             cpus: 2,
             bus: Bus::VirtioBlk,
             medium: None,
+            disks_first: false,
             sector_bytes: 512,
             extra_disks: Vec::new(),
             pulled: BTreeSet::new(),

@@ -1,7 +1,7 @@
 //! The power goes at any point of an installation and of the first boot: either nothing boots and the installation can be begun
 //! again, or the machine is whole.
 
-/// An hour, of which most are boots.
+/// A quarter of an hour without KVM, of which most are boots.
 mod full {
     use anyhow::{Result, ensure};
     use lab::{Bus, Drive, Firmware, Lab, Machine, backup_server_ports, scenario};
