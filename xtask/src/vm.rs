@@ -170,8 +170,8 @@ fn way_to_a_backup_server() -> String {
 fn introduction_to_installing(goes_on: bool, folder: &str) -> String {
     format!(
         "{INSTALLED}: {}\n  console  {HOW_TO_LEAVE}\n  \
-         medium   is started until the machine is installed; in its menu take an entry over the serial \
-         console\n{}  files    {folder}: disks, serial.log, qemu.stderr\n",
+         medium   is started until the machine is installed, and asks here; its last entries show the \
+         kernel's messages here too\n{}  files    {folder}: disks, serial.log, qemu.stderr\n",
         state(goes_on),
         way_to_a_backup_server()
     )
@@ -252,7 +252,9 @@ mod tests {
             assert!(text.contains(expected), "{expected} in {text}");
         }
         let text = introduction_to_installing(false, ".build/vm/installed");
-        for expected in ["a new machine", "Ctrl-A X", "https://127.0.0.1:50000", "serial console"] {
+        for expected in
+            ["a new machine", "Ctrl-A X", "https://127.0.0.1:50000", "until the machine is installed"]
+        {
             assert!(text.contains(expected), "{expected} in {text}");
         }
         assert!(introduction(Machine::Monitor, true, "word", "x").contains("127.0.0.1:50001"));

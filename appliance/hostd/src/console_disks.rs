@@ -41,7 +41,8 @@ impl Teller {
         self.bar.set_position((f64::from(percent) * ALL as f64 / 100.0) as u64);
         let whole = percent as u64;
         // Before anything is done nobody knows.
-        let left = if whole == 0 { String::new() } else { format!(", {} left", HumanDuration(self.bar.eta())) };
+        let left =
+            if whole == 0 { String::new() } else { format!(", {} left", HumanDuration(self.bar.eta())) };
         if self.bar.is_hidden() && whole > self.percent {
             println!("  {whole} %{left}");
         }

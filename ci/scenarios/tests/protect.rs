@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 use api::Backup;
 use integration::Restored;
-use lab::{COMMAND, Lab, scenario, wait_until};
+use lab::{COMMAND, CONTROL_PORT, Lab, scenario, wait_until};
 use scenarios::{
-    BALANCE_SQL, LONG, SERVER_ADDRESS, User, checksum_sql, machines, node_to_restore, pgbench, sql,
-    sql_on_replica, wait_until_replayed,
+    BALANCE_SQL, LONG, MONITOR_ADDRESS, SERVER_ADDRESS, User, checksum_sql, machines, node_to_restore,
+    pgbench, sql, sql_on_replica, wait_until_replayed,
 };
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -106,6 +106,18 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         ensure!(said.contains("or 15 %") && said.contains("the newest 5 verified"), "{said}");
         server.run_ok(&format!("/usr/lib/infimonitor/hostd order delete-backup {}", loaded.id), COMMAND)?;
         ensure!(user.backups()?.backups.iter().all(|backup| backup.id != loaded.id), "it is still there");
+
+        // The ports open for the monitor alone: it gets an answer, and this host none.
+        let said = server.run_ok("/usr/lib/infimonitor/hostd order firewall --peer-only true", COMMAND)?;
+        ensure!(said.contains(&format!("open to {MONITOR_ADDRESS}")), "{said}");
+        let knock = format!("timeout 20 bash -c 'echo >/dev/tcp/{SERVER_ADDRESS}/50000'");
+        monitor.run_ok(&knock, COMMAND)?;
+        let other = server.client(CONTROL_PORT)?.limit(Duration::from_secs(10));
+        ensure!(other.https("GET", "/v1/status", None).is_err(), "another machine gets an answer");
+        server.run_ok("/usr/lib/infimonitor/hostd order firewall --peer-only false", COMMAND)?;
+        user.wait_for_api()?;
+        let said = server.run_ok("/usr/lib/infimonitor/hostd order grow-disks", COMMAND)?;
+        ensure!(said.contains("no disk has grown"), "{said}");
 
         // The monitor is lost, and comes back on another node without anybody, as the README says it. The story of what
         // can go wrong on that way is in restore.rs.
