@@ -3,7 +3,7 @@
     Creates a Hyper-V virtual machine of the InfiMONITOR Backup Server from the disk beside this script.
 
 .DESCRIPTION
-    Copies the disk to where Hyper-V keeps its disks, takes away the attributes that Hyper-V refuses (sparse, compressed),
+    Copies the disk to where Hyper-V keeps its disks, takes away the attributes that Hyper-V refuses (sparse, compressed, encrypted),
     and creates a virtual machine with what the appliance needs. Nothing that exists is changed or replaced.
 
     Unpack the archive on Windows before, and take away the mark of the web, which a download bears:
@@ -47,8 +47,8 @@ param(
     [ValidateNotNullOrEmpty()]
     [string] $SwitchName,
 
-    [ValidateSet(1, 2)]
-    [int] $Generation = 2,
+    [ValidateSet(@GENERATIONS@)]
+    [int] $Generation = @GENERATION@,
 
     [ValidateSet(@DEVICES@)]
     [int] $Devices = @DEFAULT@,
@@ -79,6 +79,8 @@ if (Get-VM -Name $Name -ErrorAction SilentlyContinue) {
 }
 
 if ($Path) {
+    # Hyper-V's service does not know the folder in which PowerShell is.
+    $Path = $ExecutionContext.SessionState.Path.GetUnresolvedProviderPathFromPSPath($Path)
     $folder = Join-Path $Path $Name
 } else {
     $folder = (Get-VMHost).VirtualHardDiskPath
@@ -100,6 +102,7 @@ try {
     # which a folder gives to what is put into it.
     & compact.exe /u /q $disk | Out-Null
     & fsutil.exe sparse setflag $disk 0 | Out-Null
+    & cipher.exe /d $disk | Out-Null
     $file = Get-Item -LiteralPath $disk
     foreach ($attribute in 'Compressed', 'SparseFile', 'Encrypted') {
         if ($file.Attributes -band [IO.FileAttributes]::$attribute) {
@@ -120,9 +123,13 @@ try {
     }
     $vm = New-VM @arguments
     Set-VM -VM $vm -ProcessorCount $size.Cores -StaticMemory -AutomaticStartAction Start -AutomaticStopAction ShutDown
+    # Windows 10 and later make checkpoints by themselves: the disk would grow twice, and could not be enlarged while it runs.
+    if ((Get-Command Set-VM).Parameters.ContainsKey('AutomaticCheckpointsEnabled')) {
+        Set-VM -VM $vm -AutomaticCheckpointsEnabled $false
+    }
     if ($Generation -eq 2) {
         # With the default template, which is for Windows alone, the machine stays black without a word.
-        Set-VMFirmware -VM $vm -EnableSecureBoot On -SecureBootTemplate MicrosoftUEFICertificateAuthority
+        Set-VMFirmware -VM $vm -EnableSecureBoot @SECURE_BOOT@ -SecureBootTemplate MicrosoftUEFICertificateAuthority
         Set-VMFirmware -VM $vm -FirstBootDevice (Get-VMHardDiskDrive -VM $vm)
     }
 } catch {

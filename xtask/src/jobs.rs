@@ -10,7 +10,7 @@ mod progress;
 mod run;
 mod stamp;
 
-pub use fingerprint::{Input, of_path as fingerprint_of};
+pub use fingerprint::{Input, hash_file, of_path as fingerprint_of};
 pub use run::{Graph, Outcome};
 
 use std::fs::File;

@@ -25,15 +25,30 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Print all rules with their sources
-    #[arg(long)]
+    #[arg(long, conflicts_with = "files")]
     rules: bool,
 }
 
 #[derive(Serialize)]
 struct Document {
     file: PathBuf,
-    kind: String,
-    findings: Vec<Finding>,
+    #[serde(flatten)]
+    answer: Answer,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Looked { kind: String, findings: Vec<Finding> },
+    Failed { error: String },
+}
+
+#[derive(Serialize)]
+struct Listed {
+    rule: &'static str,
+    refused: bool,
+    text: &'static str,
+    source: &'static str,
 }
 
 #[derive(Serialize)]
@@ -45,12 +60,29 @@ struct Finding {
     source: &'static str,
 }
 
-/// Runs the command.
-pub fn run(options: &Options) -> Result<()> {
-    if options.rules {
+/// Prints all rules.
+fn rules(json: bool) -> Result<()> {
+    if !json {
         for rule in RULES {
             println!("{} {}: {}. Source: {}", rule.weight, rule.id, rule.text, rule.source);
         }
+        return Ok(());
+    }
+    let listed = |rule: &&media::verify::Rule| Listed {
+        rule: rule.id,
+        refused: rule.weight == Weight::Refused,
+        text: rule.text,
+        source: rule.source,
+    };
+    let listed: Vec<Listed> = RULES.iter().map(listed).collect();
+    println!("{}", serde_json::to_string_pretty(&listed).context("cannot print the rules")?);
+    Ok(())
+}
+
+/// Runs the command.
+pub fn run(options: &Options) -> Result<()> {
+    if options.rules {
+        return rules(options.json);
     }
     let (mut documents, mut refused) = (Vec::new(), 0);
     for file in &options.files {
@@ -60,6 +92,10 @@ pub fn run(options: &Options) -> Result<()> {
                 // The others are looked at all the same.
                 eprintln!("error: {error}");
                 refused += 1;
+                documents.push(Document {
+                    file: file.clone(),
+                    answer: Answer::Failed { error: error.to_string() },
+                });
                 continue;
             }
         };
@@ -81,11 +117,9 @@ pub fn run(options: &Options) -> Result<()> {
             text: finding.rule.text,
             source: finding.rule.source,
         };
-        documents.push(Document {
-            file: file.clone(),
-            kind: report.kind.to_string(),
-            findings: report.findings.into_iter().map(finding).collect(),
-        });
+        let findings = report.findings.into_iter().map(finding).collect();
+        let answer = Answer::Looked { kind: report.kind.to_string(), findings };
+        documents.push(Document { file: file.clone(), answer });
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&documents).context("cannot print the findings")?);

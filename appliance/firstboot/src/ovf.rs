@@ -2,12 +2,16 @@
 //! (transport `com.vmware.guestInfo`).
 //!
 //! Asked only of a machine that is nobody yet, so its cost, some seconds of waiting for drives, is paid once. The host is asked by
-//! VMware's own program out of the root, as the initrd has none of it.
+//! VMware's own programs out of the root, as the initrd has none of them. A host that cannot be asked is said to be so, and the
+//! machine goes on as if nothing had been asked: left without identity, it could not be used at all where hosts are forbidden to
+//! tell (`guest_rpc.rpci.auth.cmd.info-get`), and these are where nobody could have answered.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use provisioning::Answers;
@@ -16,15 +20,24 @@ use provisioning::values::Mac;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::places::Places;
-use crate::report::say;
+use crate::report::{problem, say};
 
 /// Who made the machine, as firmware says.
 const VENDOR: &str = "class/dmi/id/sys_vendor";
 const VMWARE: &str = "VMware";
-/// VMware's program, in the root.
-const RPC_TOOL: &str = "/usr/bin/vmware-rpctool";
+/// VMware's programs, in the root, and what comes before the question. A host that tells only whom it knows tells the second one
+/// (cloud-init, documentation of the datasource OVF).
+const PROGRAMS: [(&str, &[&str]); 2] = [("/usr/bin/vmware-rpctool", &[]), ("/usr/bin/vmtoolsd", &["--cmd"])];
 /// The host answers at once, or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how long drives may still be coming up beside the disk that was booted.
+const DRIVES: Duration = Duration::from_secs(6);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(500);
+/// What VMware's programs say where nothing was asked at the import.
+const NO_VALUE: &str = "No value found";
+/// Name of the file that says that the host could not be asked.
+const PROBLEM: &str = "provisioning-problem";
 /// The longest environment that is read, in bytes.
 const LIMIT: u64 = 64 << 10;
 /// Where a CD says that it is one (ECMA-119, 8.4.2).
@@ -37,38 +50,80 @@ const CD_MARK: (usize, &[u8]) = (32769, b"CD001");
 pub fn find(places: &Places) -> Result<Option<Answers>> {
     let is_vmware =
         fs::read_to_string(places.devices.sys.join(VENDOR)).is_ok_and(|vendor| vendor.starts_with(VMWARE));
-    if is_vmware {
-        // Drives and network cards may still be coming up. Whatever this says, they are looked at as they are.
-        let settled =
-            duct::cmd!("udevadm", "settle", "--timeout=10").stdin_null().stdout_null().stderr_null();
-        settled.unchecked().run().ok();
-    }
-    let environment = match on_a_cd(places)? {
-        Some(environment) => Some(environment),
-        None if is_vmware => of_the_host(places),
-        None => None,
-    };
+    let environment = if is_vmware { on_vmware(places)? } else { on_a_cd(places)? };
     let Some(environment) = environment else { return Ok(None) };
     let first = first_interface(&places.devices.sys);
     answers(&environment, first.as_ref())
         .context("what was asked at the import is wrong; the machine stays unprovisioned until it is mended")
 }
 
+/// From a CD, or from the host; drives and network cards may still be coming up.
+fn on_vmware(places: &Places) -> Result<Option<String>> {
+    // An address belongs to a network card. Whatever this says, cards and drives are looked at as they are.
+    let settled = duct::cmd!("udevadm", "settle", "--timeout=10").stdin_null().stdout_null().stderr_null();
+    if let Err(error) = settled.run() {
+        say("identity", &format!("devices may still be coming up ({error})"));
+    }
+    let deadline = Instant::now() + DRIVES;
+    loop {
+        if let Some(environment) = on_a_cd(places)? {
+            return Ok(Some(environment));
+        }
+        let said = of_the_host(places);
+        if let Ok(Some(environment)) = said {
+            return Ok(Some(environment));
+        }
+        if Instant::now() < deadline {
+            thread::sleep(POLL);
+            continue;
+        }
+        if let Err(error) = said {
+            let text = format!(
+                "the host could not be asked for what was entered at the import ({error:#}); it is taken for nothing: DHCP, and \
+                 the default password. If something was entered, import the machine again"
+            );
+            problem(places, PROBLEM, &text);
+        }
+        return Ok(None);
+    }
+}
+
 /// What the host says.
-fn of_the_host(places: &Places) -> Option<String> {
+fn of_the_host(places: &Places) -> Result<Option<String>> {
+    let mut failure = None;
+    for (program, arguments) in PROGRAMS {
+        match ask(places, program, arguments) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => failure = Some(error.context(program)),
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
+
+fn ask(places: &Places, program: &str, arguments: &[&str]) -> Result<Option<String>> {
     let question = format!("info-get {GUEST_INFO}");
-    let asked = duct::cmd!("chroot", &places.root, RPC_TOOL, question)
-        .stdin_null()
-        .stdout_capture()
-        .stderr_null()
-        .unchecked()
-        .start()
-        .ok()?;
-    let output = asked.wait_timeout(PATIENCE).ok().flatten().cloned();
-    asked.kill().ok();
-    let output = output.filter(|output| output.status.success())?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    (!text.is_empty()).then_some(text)
+    let mut command = vec![places.root.as_os_str(), program.as_ref()];
+    command.extend(arguments.iter().map(OsStr::new));
+    command.push(question.as_ref());
+    let asked = duct::cmd("chroot", command).stdin_null().stdout_capture().stderr_capture().unchecked();
+    let asked = asked.start().context("cannot be started")?;
+    let Some(output) = asked.wait_timeout(PATIENCE).context("cannot be waited for")?.cloned() else {
+        asked.kill().context("cannot be ended")?;
+        bail!("no answer within {} s", PATIENCE.as_secs());
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    environment(output.status.success(), &text(&output.stdout), &text(&output.stderr))
+}
+
+/// The environment in what a program said, if there is one.
+fn environment(is_success: bool, output: &str, error: &str) -> Result<Option<String>> {
+    match (is_success, output.is_empty()) {
+        (true, false) => Ok(Some(output.to_owned())),
+        (true, true) => Ok(None),
+        (false, _) if output.contains(NO_VALUE) || error.contains(NO_VALUE) => Ok(None),
+        (false, true) => bail!("it says {error:?}"),
+        (false, false) => bail!("it says {output:?}"),
+    }
 }
 
 /// What stands on a CD.
@@ -145,6 +200,7 @@ fn first_interface(sys: &Path) -> Option<Mac> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::testing::places;
 
     #[test]
     fn the_first_interface_is_hardware() {
@@ -163,6 +219,33 @@ mod tests {
         interface("ens224", 3, "00:50:56:00:00:02", true);
         interface("ens192", 2, "00:50:56:00:00:01", true);
         assert_eq!(first_interface(folder.path()).unwrap().to_string(), "00:50:56:00:00:01");
+    }
+
+    #[test]
+    fn only_a_host_that_says_so_has_nothing() {
+        let table = [
+            (true, "<Environment/>", "", Ok(Some("<Environment/>"))),
+            (true, "", "", Ok(None)),
+            (false, "No value found", "", Ok(None)),
+            (false, "", "No value found", Ok(None)),
+            (false, "Permission denied", "", Err("it says \"Permission denied\"")),
+            (false, "", "Failed sending message to VMware.", Err("Failed sending message")),
+            (false, "", "", Err("it says \"\"")),
+        ];
+        for (is_success, output, error, expected) in table {
+            match (environment(is_success, output, error), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), expected),
+                (Err(found), Err(expected)) => assert!(found.to_string().contains(expected), "{found}"),
+                (found, _) => panic!("{output:?} {error:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_asked_is_named_by_its_program() {
+        let (_dir, places) = places();
+        let error = format!("{:#}", of_the_host(&places).unwrap_err());
+        assert!(error.starts_with("/usr/bin/vmtoolsd: "), "{error}");
     }
 
     #[test]

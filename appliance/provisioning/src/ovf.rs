@@ -68,7 +68,7 @@ pub const PROPERTIES: [Property; 6] = [
         ..property(
             ROOT_PASSWORD_HASH,
             "Hash of root's password at the console",
-            "As `openssl passwd -6` or `mkpasswd` print it. Empty: root is locked",
+            "As `installer hash --console` or `openssl passwd -6` print it. Empty: root is locked",
         )
     },
 ];

@@ -55,7 +55,49 @@ fn seeds(folder: &Path) -> Result<(), media::Error> {
         let name = if level.is_some() { "seed.xva.gz" } else { "seed.xva" };
         xva::write(&source, &machine, file(name), &mut |_| ())?;
     }
+    fs::write(folder.join("seed.vhdx"), vhdx()).expect("a file in the corpus");
+    // As little as is taken for a fixed VHD, and for a medium.
+    fs::write(folder.join("seed.vhd"), [&[0; 4096], b"conectix".as_slice(), &[0; 504]].concat())
+        .expect("a file in the corpus");
+    let mut iso = vec![0; 64 << 10];
+    iso[32769..32774].copy_from_slice(b"CD001");
+    iso[34823..34846].copy_from_slice(b"EL TORITO SPECIFICATION");
+    iso[512..520].copy_from_slice(b"EFI PART");
+    fs::write(folder.join("seed.iso"), iso).expect("a file in the corpus");
     Ok(())
+}
+
+/// Headers, region tables and metadata of a disk of a MiB; nobody looks at checksums here.
+fn vhdx() -> Vec<u8> {
+    const METADATA: (usize, u128) = (320 << 10, 0x6e8e_0f05_5f57_feb8_9b4a_4790_8b7c_a206);
+    const BAT: (usize, u128) = (384 << 10, 0x084a_fd9b_5e11_649d_4200_f623_2dc2_7766);
+    const PARAMETERS: (usize, u128) = (40960, 0x6be7_44aa_f033_b6b3_4d43_fa36_caa1_6737);
+    const SIZE: (usize, u128) = (40968, 0xb8f4_3bd8_be5d_11b2_4876_cd1b_2fa5_4224);
+    let mut bytes = vec![0; 400 << 10];
+    let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
+    put(0, b"vhdxfile");
+    for at in [64 << 10, 128 << 10] {
+        put(at, b"head");
+    }
+    for at in [192 << 10, 256 << 10] {
+        put(at, b"regi");
+        put(at + 8, &2u32.to_le_bytes());
+        for (number, (place, guid)) in [METADATA, BAT].into_iter().enumerate() {
+            let entry = at + 16 + number * 32;
+            put(entry, &guid.to_le_bytes());
+            put(entry + 16, &(place as u64).to_le_bytes());
+            put(entry + 24, &(64u32 << 10).to_le_bytes());
+        }
+    }
+    put(METADATA.0, b"metadata");
+    put(METADATA.0 + 10, &2u16.to_le_bytes());
+    for (number, (place, guid)) in [PARAMETERS, SIZE].into_iter().enumerate() {
+        let entry = METADATA.0 + 32 + number * 32;
+        put(entry, &guid.to_le_bytes());
+        put(entry + 16, &(place as u32).to_le_bytes());
+        put(METADATA.0 + place, &(MIB as u32).to_le_bytes());
+    }
+    bytes
 }
 
 fuzz_target!(

@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
+use crate::Error;
+
 /// Bytes before the pieces: deflate, no name, no date, an unknown operating system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// An empty last block.
@@ -21,33 +23,52 @@ pub struct Piece {
     checksum: Hasher,
 }
 
+/// The highest level of deflate.
+const LEVEL_LIMIT: u32 = 9;
+
 /// Compresses a piece.
-pub fn piece(bytes: &[u8], level: u32) -> Piece {
+///
+/// # Errors
+/// There is no such level.
+pub fn piece(bytes: &[u8], level: u32) -> Result<Piece, Error> {
     let mut checksum = Hasher::new();
     checksum.update(bytes);
-    Piece { deflated: deflate(bytes, level, false, FlushCompress::Sync), checksum }
+    Ok(Piece { deflated: deflate(bytes, level, false, FlushCompress::Sync)?, checksum })
 }
 
 /// Compresses to a zlib stream (RFC 1950).
-pub fn zlib(bytes: &[u8], level: u32) -> Vec<u8> {
+///
+/// # Errors
+/// There is no such level.
+pub fn zlib(bytes: &[u8], level: u32) -> Result<Vec<u8>, Error> {
     deflate(bytes, level, true, FlushCompress::Finish)
 }
 
-fn deflate(bytes: &[u8], level: u32, with_header: bool, flush: FlushCompress) -> Vec<u8> {
+fn deflate(bytes: &[u8], level: u32, with_header: bool, flush: FlushCompress) -> Result<Vec<u8>, Error> {
+    // The compressor panics at any other.
+    if level > LEVEL_LIMIT {
+        return Err(Error::Level(level));
+    }
     let mut compress = Compress::new(Compression::new(level), with_header);
     // What cannot be compressed grows by five bytes in 16 KiB.
     let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 1024 + 64);
     loop {
         let rest = &bytes[usize::try_from(compress.total_in()).unwrap_or(bytes.len())..];
-        let before = out.len();
-        let status = compress.compress_vec(rest, &mut out, flush);
+        let before = (compress.total_in(), out.len());
+        let status = compress.compress_vec(rest, &mut out, flush).map_err(|_| Error::Deflate)?;
         let all_taken = compress.total_in() == bytes.len() as u64;
-        match status {
-            Ok(Status::StreamEnd) => return out,
-            // A sync flush is done when it leaves room; otherwise it goes on.
-            Ok(_) if all_taken && flush != FlushCompress::Finish && out.len() < out.capacity() => return out,
-            Ok(Status::BufError) if out.len() == before && out.len() < out.capacity() => return out,
-            _ => out.reserve(4096),
+        let has_room = out.len() < out.capacity();
+        if status == Status::StreamEnd {
+            return Ok(out);
+        }
+        // A sync flush is done when it leaves room.
+        if all_taken && has_room && flush != FlushCompress::Finish {
+            return Ok(out);
+        }
+        if !has_room {
+            out.reserve(4096);
+        } else if before == (compress.total_in(), out.len()) {
+            return Err(Error::Deflate);
         }
     }
 }
@@ -114,7 +135,7 @@ mod tests {
         for level in [0, 1, 6, 9] {
             let mut gzip = Gzip::new(Vec::new()).unwrap();
             for bytes in &pieces {
-                gzip.add(&piece(bytes, level), bytes.len() as u64).unwrap();
+                gzip.add(&piece(bytes, level).unwrap(), bytes.len() as u64).unwrap();
             }
             let file = gzip.finish().unwrap();
             let mut read = Vec::new();
@@ -125,11 +146,17 @@ mod tests {
     }
 
     #[test]
+    fn a_level_that_there_is_not_is_refused() {
+        assert_eq!(zlib(b"x", 10).unwrap_err().to_string(), "there is no deflate level 10: take 0 to 9");
+        assert!(piece(b"x", u32::MAX).is_err());
+    }
+
+    #[test]
     fn zlib_is_read_again() {
         for bytes in [vec![], vec![0; 65536], pseudo_random(65536)] {
             for level in [0, 1, 9] {
                 let mut read = Vec::new();
-                ZlibDecoder::new(zlib(&bytes, level).as_slice()).read_to_end(&mut read).unwrap();
+                ZlibDecoder::new(zlib(&bytes, level).unwrap().as_slice()).read_to_end(&mut read).unwrap();
                 assert_eq!(read, bytes);
             }
         }

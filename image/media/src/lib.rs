@@ -66,6 +66,9 @@ pub enum Error {
         /// The cause.
         cause: io::Error,
     },
+    /// The disk is a device, or something else that has no size of its own.
+    #[error("{} is no file; copy the disk into one, with holes: `dd conv=sparse bs=1M`", .0.display())]
+    NoFile(PathBuf),
     /// A disk that no hypervisor takes.
     #[error("{} has {bytes} bytes; a disk must be of whole MiB: enlarge it with `truncate --size=%1M`", path.display())]
     Size {
@@ -90,12 +93,21 @@ pub enum Error {
         /// How much it allows.
         limit: &'static str,
     },
+    /// A level that deflate does not have.
+    #[error("there is no deflate level {0}: take 0 to 9")]
+    Level(u32),
+    /// The compressor gave up, which is an error of the program.
+    #[error("the compressor gave up on sound input")]
+    Deflate,
     /// A name that the format has no way to write.
     #[error("{0:?} cannot be the name of a file in the package: no quotes and no control characters")]
     Name(String),
     /// A file that is no package.
     #[error("{} is no OVA, VMDK, VHDX, VHD, XVA or ISO", .0.display())]
     Unknown(PathBuf),
+    /// An archive around a package.
+    #[error("{} is a zip; unpack it, and give the disk that is in it", .0.display())]
+    Zip(PathBuf),
     /// A thread ended before its work did, which is an error of the program.
     #[error("a thread ended before its work was done")]
     Worker,

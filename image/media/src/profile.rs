@@ -12,6 +12,15 @@ use thiserror::Error;
 
 use crate::{Firmware, MIB};
 
+/// The smallest machine that the product is for (design, "Sizing").
+const LEAST_MEMORY: u64 = 1 << 30;
+/// The smallest disk (design, "Sizing").
+const LEAST_DISK: u64 = 20_000_000_000;
+/// vSphere takes memory in multiples of it, Hyper-V in those of 2 MiB (vSphere: "Virtual Machine Memory Configuration").
+const MEMORY_STEP: u64 = 4 * MIB;
+/// The longest VHD (Microsoft, "Virtual Hard Disk Format Specification").
+const LONGEST_VHD: u64 = 2040 << 30;
+
 /// A target.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,11 +198,15 @@ impl Profile {
         if self.secure_boot && self.firmware != Boot::Uefi {
             return Err("secure_boot: only firmware: uefi has it".into());
         }
-        if self.disk.size == 0 || !self.disk.size.is_multiple_of(MIB) {
-            return Err(format!(
-                "disk.size: {} bytes are no whole MiB; write it such as `100 GiB`",
-                self.disk.size
-            ));
+        let bytes = self.disk.size;
+        if !bytes.is_multiple_of(MIB) {
+            return Err(format!("disk.size: {bytes} bytes are no whole MiB; write it such as `100 GiB`"));
+        }
+        if bytes < LEAST_DISK {
+            return Err(format!("disk.size: {bytes} bytes are less than the 20 GB that the machine needs"));
+        }
+        if self.packages.contains(&Package::Vhd) && bytes > LONGEST_VHD {
+            return Err(format!("disk.size: {bytes} bytes are more than the 2040 GiB that a vhd holds"));
         }
         if self.sizes.is_empty() {
             return Err("sizes: at least one is needed".into());
@@ -201,12 +214,11 @@ impl Profile {
         if !self.sizes.is_sorted_by(|before, after| before.devices < after.devices) {
             return Err("sizes: the smallest number of devices comes first, and each once".into());
         }
-        if self
-            .sizes
-            .iter()
-            .any(|size| size.cores == 0 || size.memory == 0 || !size.memory.is_multiple_of(MIB))
-        {
-            return Err("sizes: cores and memory are needed, memory in whole MiB".into());
+        let fits = |size: &Size| {
+            size.cores > 0 && size.memory >= LEAST_MEMORY && size.memory.is_multiple_of(MEMORY_STEP)
+        };
+        if !self.sizes.iter().all(fits) {
+            return Err("sizes: each needs a core and 1 GiB of memory, in whole multiples of 4 MiB".into());
         }
         if self.packages.is_empty() {
             return Err("packages: at least one is needed".into());
@@ -227,8 +239,9 @@ impl Profile {
         let (fits, what) = match package {
             Package::Ova => (
                 matches!(bus, Bus::Pvscsi | Bus::LsiLogic | Bus::LsiLogicSas)
-                    && matches!(nic, Nic::Vmxnet3 | Nic::E1000e),
-                "ova: bus pvscsi, lsilogic or lsilogicsas, nic vmxnet3 or e1000e",
+                    && matches!(nic, Nic::Vmxnet3 | Nic::E1000e)
+                    && self.firmware != Boot::Any,
+                "ova: bus pvscsi, lsilogic or lsilogicsas, nic vmxnet3 or e1000e, and one firmware",
             ),
             Package::HypervZip => (
                 nic == Nic::Hyperv
@@ -236,8 +249,8 @@ impl Profile {
                 "hyperv-zip: firmware bios with bus ide, or uefi with hyperv; nic hyperv",
             ),
             Package::Xva => (
-                bus == Bus::Xen && nic == Nic::Xen && self.firmware != Boot::Any,
-                "xva: bus xen, nic xen, and one firmware",
+                bus == Bus::Xen && nic == Nic::Xen && self.firmware != Boot::Any && !self.secure_boot,
+                "xva: bus xen, nic xen, one firmware, and no secure_boot",
             ),
             Package::Vhd => (bus == Bus::Xen, "vhd: bus xen"),
             Package::Iso | Package::Raw => (true, ""),
@@ -268,7 +281,7 @@ impl fmt::Display for Package {
     }
 }
 
-/// Reads all targets of a folder: file name without `.yaml` → target.
+/// Reads all targets of a folder, in which nothing else lies: file name without `.yaml` → target.
 ///
 /// # Errors
 /// [`ProfileError`], of the first file in the order of names.
@@ -281,7 +294,10 @@ pub fn read_all(folder: &Path) -> Result<BTreeMap<String, Profile>, ProfileError
     for entry in std::fs::read_dir(folder).map_err(failed(folder))? {
         let path = entry.map_err(failed(folder))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some(name) = name.strip_suffix(".yaml") else { continue };
+        let Some(name) = name.strip_suffix(".yaml") else {
+            let cause = "its name does not end in .yaml; call it so, or put it elsewhere".into();
+            return Err(ProfileError::Wrong { path, cause });
+        };
         let yaml = std::fs::read_to_string(&path).map_err(failed(&path))?;
         let profile =
             Profile::from_yaml(&yaml).map_err(|cause| ProfileError::Wrong { path: path.clone(), cause })?;
@@ -322,6 +338,11 @@ mod tests {
             ("firmware: uefi", "firmware: efi", "unknown variant `efi`"),
             ("size: 100 GiB", "size: 100.5 MB", "disk.size: 100500000 bytes are no whole MiB"),
             ("size: 100 GiB", "size: much", "much"),
+            ("size: 100 GiB", "size: 18 GiB", "are less than the 20 GB that the machine needs"),
+            ("memory: 6 GiB", "memory: 6145 MiB", "sizes: each needs a core and 1 GiB"),
+            ("memory: 6 GiB", "memory: 512 MiB", "sizes: each needs a core and 1 GiB"),
+            ("cores: 4", "cores: 0", "sizes: each needs a core"),
+            ("firmware: uefi\nsecure_boot: true", "firmware: any", "and one firmware"),
             ("bus: lsilogicsas", "bus: ide", "packages: ova: bus pvscsi, lsilogic or lsilogicsas"),
             ("nic: vmxnet3", "nic: xen", "packages: ova:"),
             ("mptsas, ", "", "drivers: disk.bus: lsilogicsas needs mptsas, which is not listed"),
@@ -334,5 +355,22 @@ mod tests {
             let error = Profile::from_yaml(&esxi.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(expected), "{from} -> {to}: {error}");
         }
+        let xen = std::fs::read_to_string(folder().join("xenserver-uefi.yaml")).unwrap();
+        for (from, to, expected) in [
+            ("firmware: uefi", "firmware: uefi\nsecure_boot: true", "packages: xva: "),
+            ("size: 100 GiB\n", "size: 2041 GiB\n", "more than the 2040 GiB that a vhd holds"),
+        ] {
+            let changed = xen.replacen(from, to, 1).replace("[xva]", "[xva, vhd]");
+            let error = Profile::from_yaml(&changed).unwrap_err();
+            assert!(error.contains(expected), "{from} -> {to}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_target_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("esxi.yml"), "").unwrap();
+        let error = read_all(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("esxi.yml: its name does not end in .yaml"), "{error}");
     }
 }

@@ -26,11 +26,15 @@ impl Source {
     /// Opens a raw disk and looks where its data is.
     ///
     /// # Errors
-    /// It cannot be read, or it is not of whole MiB: ESXi and Hyper-V take nothing else.
+    /// It cannot be read, it is no file, or it is not of whole MiB: ESXi and Hyper-V take nothing else.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |cause: io::Error| Error::File { path: path.to_owned(), cause };
         let file = File::open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(Error::NoFile(path.to_owned()));
+        }
+        let bytes = metadata.len();
         if bytes == 0 || !bytes.is_multiple_of(crate::MIB) {
             return Err(Error::Size { path: path.to_owned(), bytes });
         }
@@ -132,6 +136,7 @@ mod tests {
             let error = Source::open(&path).unwrap_err().to_string();
             assert!(error.contains("whole MiB"), "{error}");
         }
+        assert!(matches!(Source::open(folder.path()), Err(Error::NoFile(_))));
     }
 
     #[test]

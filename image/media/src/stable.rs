@@ -5,14 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::Error;
-use crate::verify::part::{le32, le64};
+use crate::verify::part::{Part, le32, le64};
+use crate::verify::vhdx::{HEADER, HEADERS, metadata_item};
+use crate::{Error, MIB};
 
 /// Bytes of a VHD's footer.
 const FOOTER: usize = 512;
-/// Bytes of a VHDX's header, and where the two are.
-const HEADER: usize = 4096;
-const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
 /// Seconds from 1970 to 2000, from which a VHD counts.
 const MILLENNIUM: u64 = 946_684_800;
 /// The item of a VHDX's metadata that identifies the disk (page 83), as its GUID lies in the file.
@@ -20,8 +18,6 @@ const PAGE_83: [u8; 16] =
     [0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45, 0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7, 0x46];
 /// The largest log that is believed, in bytes: `qemu-img` has one MiB.
 const LOG_BYTES: usize = 64 << 20;
-/// How far metadata is looked for, in bytes: `qemu-img` has it in the third MiB.
-const METADATA_WITHIN: usize = 8 << 20;
 
 fn open(path: &Path) -> Result<File, Error> {
     let failed = |cause| Error::File { path: path.to_owned(), cause };
@@ -90,16 +86,10 @@ pub fn vhdx(path: &Path, identity: [u8; 16]) -> Result<(), Error> {
         }
         file.write_all_at(&header, at).map_err(Error::Write)?;
     }
-    let length = usize::try_from(file.metadata().map_err(Error::Read)?.len()).unwrap_or(usize::MAX);
-    let head = read(&file, 0, length.min(METADATA_WITHIN))?;
-    let table = head.windows(8).position(|bytes| bytes == b"metadata");
-    let table = table.ok_or_else(|| unexpected("the VHDX has no metadata"))?;
-    let entry = head[table..].windows(16).position(|bytes| bytes == PAGE_83);
-    let entry = table + entry.ok_or_else(|| unexpected("the VHDX does not identify its disk"))?;
-    let offset = head.get(entry + 16..entry + 20);
-    let offset = offset.and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    let offset = offset.ok_or_else(|| unexpected("the VHDX's metadata is cut"))?;
-    file.write_all_at(&identity, table as u64 + u64::from(offset)).map_err(Error::Write)
+    let bytes = file.metadata().map_err(Error::Read)?.len();
+    let item = metadata_item(&Part { file: &file, start: 0, bytes }, &PAGE_83, identity.len() as u64);
+    let item = item.ok_or_else(|| unexpected("the VHDX does not identify its disk"))?;
+    file.write_all_at(&identity, item.start).map_err(Error::Write)
 }
 
 /// An empty log may still have what was in it.
@@ -107,6 +97,12 @@ fn clear_log(file: &File, header: &[u8]) -> Result<(), Error> {
     let (is_empty, bytes, at) = (header[48..64] == [0; 16], le32(header, 68) as usize, le64(header, 72));
     if !is_empty || bytes > LOG_BYTES {
         return Err(unexpected("the VHDX was not closed in order"));
+    }
+    // MS-VHDX 2.2.2: behind the first MiB, which has the headers, in whole MiB.
+    let length = file.metadata().map_err(Error::Read)?.len();
+    let is_inside = at.checked_add(bytes as u64).is_some_and(|end| end <= length);
+    if at < MIB || !at.is_multiple_of(MIB) || !is_inside {
+        return Err(unexpected("the VHDX's log is not where one may be"));
     }
     file.write_all_at(&vec![0; bytes], at).map_err(Error::Write)
 }

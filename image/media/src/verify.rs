@@ -10,7 +10,7 @@ mod ovf;
 pub(crate) mod part;
 mod rules;
 mod vhd;
-mod vhdx;
+pub(crate) mod vhdx;
 mod vmdk;
 mod xva;
 
@@ -79,6 +79,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
+/// What a zip begins with.
+const ZIP: [u8; 4] = *b"PK\x03\x04";
 /// Findings of a rule that are kept; the others are counted.
 const KEPT: usize = 5;
 
@@ -90,15 +92,13 @@ struct Findings {
 }
 
 impl Findings {
-    /// Notes that the rule of this id is broken.
-    fn add(&mut self, id: &'static str, detail: impl Into<String>) {
-        let count = self.counts.entry(id).or_default();
+    /// Notes that this rule is broken.
+    fn add(&mut self, rule: &'static Rule, detail: impl Into<String>) {
+        let count = self.counts.entry(rule.id).or_default();
         *count += 1;
         if *count > KEPT {
             return;
         }
-        // An id without a rule is an error of the program, which the tests find; here it still is a finding.
-        let rule = RULES.iter().find(|rule| rule.id == id).unwrap_or(&rules::UNNAMED);
         // Names come from the file, and go to somebody's terminal.
         let shown = |character: char| {
             if character.is_control() {
@@ -122,9 +122,9 @@ impl Findings {
     }
 
     /// Notes it unless this holds.
-    fn check(&mut self, holds: bool, id: &'static str, detail: impl FnOnce() -> String) {
+    fn check(&mut self, holds: bool, rule: &'static Rule, detail: impl FnOnce() -> String) {
         if !holds {
-            self.add(id, detail());
+            self.add(rule, detail());
         }
     }
 }
@@ -139,7 +139,10 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
     let bytes = file.metadata().map_err(failed)?.len();
     let whole = Part { file: &file, start: 0, bytes };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let kind = kind(&whole).ok_or_else(|| Error::Unknown(path.to_owned()))?;
+    let Some(kind) = kind(&whole) else {
+        let is_zip = whole.read(0, ZIP.len()).is_ok_and(|found| found == ZIP);
+        return Err(if is_zip { Error::Zip(path.to_owned()) } else { Error::Unknown(path.to_owned()) });
+    };
     let mut findings = Findings::default();
     match kind {
         Kind::Ova => ova::verify(&whole, &mut findings)?,

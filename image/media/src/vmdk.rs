@@ -109,14 +109,14 @@ fn metadata_marker(sectors: u64, kind: u32) -> [u8; SECTOR_BYTES as usize] {
 }
 
 /// A grain with its marker, padded to whole sectors.
-fn grain(first_sector: u64, bytes: &[u8], level: u32) -> Vec<u8> {
-    let deflated = gzip::zlib(bytes, level);
+fn grain(first_sector: u64, bytes: &[u8], level: u32) -> Result<Vec<u8>, Error> {
+    let deflated = gzip::zlib(bytes, level)?;
     let mut out = Vec::with_capacity((12 + deflated.len()).next_multiple_of(SECTOR_BYTES as usize));
     out.extend_from_slice(&first_sector.to_le_bytes());
     out.extend_from_slice(&(deflated.len() as u32).to_le_bytes());
     out.extend_from_slice(&deflated);
     out.resize(out.len().next_multiple_of(SECTOR_BYTES as usize), 0);
-    out
+    Ok(out)
 }
 
 /// What counts sectors while it writes.
@@ -150,7 +150,7 @@ impl<W: Write> Sectors<W> {
 /// Writes the disk; `progress` hears how many bytes of its data are done.
 ///
 /// # Errors
-/// The disk cannot be read, or `out` not written; or the file would have more than 2 TiB.
+/// The disk cannot be read, or `out` not written; name or level are none; or the file would have more than 2 TiB.
 pub fn write(
     disk: &Source,
     options: &Options,
@@ -194,9 +194,9 @@ pub fn write(
         let grains = bytes.chunks(GRAIN_BYTES as usize).enumerate().filter(|(_, bytes)| !is_zero(bytes));
         let grains = grains.map(|(index, bytes)| {
             let number = at / GRAIN_BYTES + index as u64;
-            (number, grain(number * (GRAIN_BYTES / SECTOR_BYTES), bytes, options.level))
+            Ok((number, grain(number * (GRAIN_BYTES / SECTOR_BYTES), bytes, options.level)?))
         });
-        Ok(grains.collect::<Vec<_>>())
+        grains.collect::<Result<Vec<_>, Error>>()
     };
     ordered(disk.pieces(MIB), workers(), compress, |grains| {
         for (number, bytes) in grains {

@@ -411,11 +411,11 @@ enum Part {
 }
 
 impl Part {
-    fn of(bytes: Vec<u8>, level: Option<u32>) -> Self {
-        match level {
+    fn of(bytes: Vec<u8>, level: Option<u32>) -> Result<Self, Error> {
+        Ok(match level {
             None => Self::Plain(bytes),
-            Some(level) => Self::Deflated(gzip::piece(&bytes, level), bytes.len() as u64),
-        }
+            Some(level) => Self::Deflated(gzip::piece(&bytes, level)?, bytes.len() as u64),
+        })
     }
 }
 
@@ -439,7 +439,7 @@ impl<W: Write> Sink<W> {
 /// Writes the machine; `progress` hears how many bytes of the disk's data are done.
 ///
 /// # Errors
-/// The disk cannot be read, or `out` not written.
+/// The disk cannot be read, or `out` not written; or there is no such level.
 pub fn write(
     disk: &Source,
     machine: &Machine,
@@ -452,7 +452,7 @@ pub fn write(
     };
     let (date, level) = (machine.date, machine.level);
     let head = member("ova.xml", ova_xml(machine, disk).as_bytes(), date)?;
-    sink.add(&Part::of(head, level)).map_err(Error::Write)?;
+    sink.add(&Part::of(head, level)?).map_err(Error::Write)?;
     let last = disk.bytes() / CHUNK_BYTES - 1;
     let pack = |number: u64| {
         let mut bytes = vec![0; CHUNK_BYTES as usize];
@@ -460,7 +460,7 @@ pub fn write(
         if is_zero(&bytes) && number != 0 && number != last {
             return Ok(None);
         }
-        Ok(Some(Part::of(chunk(number, &bytes, date)?, level)))
+        Part::of(chunk(number, &bytes, date)?, level).map(Some)
     };
     // The first and the last come in any case.
     let inner =
@@ -472,7 +472,7 @@ pub fn write(
         progress(done);
         part.map_or(Ok(()), |part| sink.add(&part)).map_err(Error::Write)
     })?;
-    sink.add(&Part::of(END.to_vec(), level)).map_err(Error::Write)?;
+    sink.add(&Part::of(END.to_vec(), level)?).map_err(Error::Write)?;
     let mut out = match sink {
         Sink::Plain(out) => out,
         Sink::Gzip(gzip) => gzip.finish().map_err(Error::Write)?,

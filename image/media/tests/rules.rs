@@ -160,6 +160,8 @@ fn ova() {
         ("ovf.capacity", "byte * 2^20", "megabytes"),
         ("ovf.capacity-equal", "capacity=\"70\"", "capacity=\"71\""),
         ("ovf.file-size", "ovf:size=\"", "ovf:size=\"1"),
+        ("ovf.file-size", "ovf:size=\"", "ovf:size=\"x"),
+        ("ovf.disk-file", "ovf:fileRef=\"", "ovf:fileRef=\"no"),
         ("ovf.format", "#streamOptimized", "#sparse"),
         ("ovf.boot-order", system_end, "<BootOrderSection><Info>b</Info></BootOrderSection></VirtualSystem>"),
         (
@@ -225,6 +227,24 @@ fn vmdk() {
     try_file("vmdk.tables", &|bytes| bytes[end - 1024 + 59] = 0x7f);
     try_file("vmdk.grains", &|bytes| bytes[first_grain + 20] ^= 0xff);
     try_file("vmdk.grains", &|bytes| bytes[first_grain] = 9);
+    // The sector before the first table, and before the directory, whose marker is of five sectors' distance to the end.
+    let marker_of = |bytes: &[u8], kind: u8| {
+        let is_marker = |sector: &&[u8]| {
+            sector[8..12] == [0; 4]
+                && sector[12..16] == [kind, 0, 0, 0]
+                && sector[16..].iter().all(|byte| *byte == 0)
+        };
+        let from = first_grain / 512;
+        from + bytes.chunks(512).skip(from).position(|sector| is_marker(&sector)).unwrap()
+    };
+    for kind in [1, 2] {
+        try_file("vmdk.stream", &|bytes| {
+            let at = marker_of(bytes, kind) * 512;
+            bytes[at..at + 512].fill(0);
+        });
+    }
+    try_file("vmdk.geometry", &replace("heads = \"255\"", "heads = \"16\" "));
+    try_file("vmdk.geometry", &replace("ddb.longContentID", "ddb.longestIdOf__"));
     try_file("vmdk.adapter", &replace("\"lsilogic\"", "\"ide\"     "));
     try_file("vmdk.extent-name", &replace("\"disk.vmdk\"", "\"else.vmdk\""));
     try_file("vmdk.capacity", &replace("RDONLY 143360 ", "RDONLY 143361 "));
@@ -271,10 +291,17 @@ fn xva() {
         seen.insert(id);
     };
     type Change = fn(&mut Vec<Member>);
-    let changes: [(&str, Change); 13] = [
+    let changes: [(&str, Change); 14] = [
         ("xva.ova-xml-first", |all| all.rotate_left(1)),
         ("xva.names", |all| all.insert(1, ("Ref:3/".into(), b'5', vec![]))),
         ("xva.names", |all| all.push(("disk.vhd".into(), b'0', vec![]))),
+        ("xva.names", |all| {
+            // Two members more, which are sound, of a disk that nobody has.
+            for at in [1, 2] {
+                let (name, kind, content) = all[at].clone();
+                all.push((name.replace("Ref:3", "Ref:9"), kind, content));
+            }
+        }),
         ("xva.checksum-follows", |all| drop(all.remove(2))),
         ("xva.checksum-follows", |all| drop(all.pop())),
         ("xva.checksum", |all| all[1].2[5] ^= 1),
@@ -305,6 +332,13 @@ fn xva() {
         ("xva.version", member("xapi_minor", "9"), member("xapi_minor", "20")),
         ("xva.version", member("export_vsn", "2"), member("export_vsn", "1")),
         ("xva.fields", "<name>VCPUs_params</name>".into(), "<name>VCPUs_parameters</name>".into()),
+        ("xva.fields", "<name>product_brand</name>".into(), "<name>brand</name>".into()),
+        ("xva.fields", "<name>physical_size</name>".into(), "<name>size</name>".into()),
+        ("xva.fields", "<name>MAC</name>".into(), "<name>mac</name>".into()),
+        ("xva.fields", "<name>virtual_size</name><value>".into(), "<name>virtual_size</name><value>x".into()),
+        ("xva.references", member("network", "Ref:2"), member("network", "Ref:9")),
+        ("xva.references", member("VDI", "Ref:3"), member("VDI", "Ref:0")),
+        ("xva.references", member("SR", "Ref:4"), member("SR", "Ref:9")),
         ("xva.device-model", "qemu-upstream-compat".into(), "qemu-upstream-uefi".into()),
     ] {
         let mut changed = members.clone();
@@ -401,6 +435,20 @@ fn vhdx() {
         bytes[at + 4] |= 2;
     });
     all_are_named(&["vhdx"], &seen);
+
+    // A log that would lie over the headers is left alone.
+    let path = folder.path().join("log.vhdx");
+    for place in [0u64, 4096, u64::MAX] {
+        let mut changed = bytes.clone();
+        for at in [64 << 10, 128 << 10] {
+            changed[at + 72..at + 80].copy_from_slice(&place.to_le_bytes());
+            seal(&mut changed, at);
+        }
+        fs::write(&path, &changed).unwrap();
+        let error = media::stable::vhdx(&path, [7; 16]).unwrap_err().to_string();
+        assert!(error.contains("log is not where one may be"), "{error}");
+        assert!(fs::read(&path).unwrap().starts_with(b"vhdxfile"));
+    }
 }
 
 #[test]
@@ -429,6 +477,7 @@ fn iso() {
         assert!(command.arg("-o").arg(&path).arg(&tree).status().unwrap().success());
         let mut bytes = fs::read(&path).unwrap();
         bytes[..440].copy_from_slice(&fs::read(folder.path().join("code")).unwrap());
+        bytes[446] = 0x80;
         fs::write(&path, &bytes).unwrap();
         path
     };
@@ -449,6 +498,7 @@ fn iso() {
     let changed = folder.path().join("changed.iso");
     for (id, change) in [
         ("iso.stick", (|bytes| bytes[510] = 0) as fn(&mut Vec<u8>)),
+        ("iso.active", |bytes| bytes[446] = 0),
         ("iso.readable", |bytes| bytes.truncate(bytes.len() - (1 << 20))),
         ("iso.efi-tree", |bytes| {
             while let Some(at) = bytes.windows(11).position(|window| window == b"BOOTX64.EFI") {
@@ -462,6 +512,15 @@ fn iso() {
         try_file(id, &changed);
     }
     all_are_named(&["iso"], &seen);
+}
+
+/// As little as is taken for a medium.
+fn iso_beginning() -> Vec<u8> {
+    let mut iso = vec![0; 64 << 10];
+    iso[32769..32774].copy_from_slice(b"CD001");
+    iso[34823..34846].copy_from_slice(b"EL TORITO SPECIFICATION");
+    iso[512..520].copy_from_slice(b"EFI PART");
+    iso
 }
 
 /// Whatever is damaged, there is an answer and no panic: other people's files are looked at.
@@ -479,6 +538,7 @@ fn damaged_files_are_answered() {
         ("xva", fs::read(&xva).unwrap()),
         ("vhd", converted(folder.path(), "vpc", "subformat=dynamic,force_size=on")),
         ("vhdx", converted(folder.path(), "vhdx", "subformat=dynamic,block_size=1M")),
+        ("iso", iso_beginning()),
     ];
     let mut state = 7u64;
     let mut next = |below: usize| {
@@ -515,4 +575,6 @@ fn what_is_no_package_is_said_to_be_none() {
     let path = folder.path().join("text");
     fs::write(&path, NAME).unwrap();
     assert!(verify(&path).unwrap_err().to_string().contains("is no OVA, VMDK, VHDX, VHD, XVA or ISO"));
+    fs::write(&path, b"PK\x03\x04 and the rest").unwrap();
+    assert!(verify(&path).unwrap_err().to_string().contains("is a zip; unpack it"));
 }

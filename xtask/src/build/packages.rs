@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use files::hex;
-use media::profile::{Bus, Nic, Package, Profile as Target};
+use media::profile::{Boot, Bus, Nic, Package, Profile as Target};
 use media::{MIB, Source, ova, ovf, stable, verify, vmdk, xva};
 use sha2::{Digest, Sha256};
 use tools::Toolbox;
@@ -16,7 +16,7 @@ use zip::write::SimpleFileOptions;
 
 use super::system::Payloads;
 use super::{Profile, SOURCE_DATE_EPOCH, VERSION, disk};
-use crate::jobs::{Input, Job, Room};
+use crate::jobs::{Input, Job, Room, hash_file};
 use crate::paths;
 
 /// Name of the product in file names.
@@ -59,6 +59,13 @@ struct Made {
     /// The target's name; of Hyper-V's, which share one, "hyperv".
     target: String,
     profile: Target,
+    /// Of Hyper-V's: the generations that it is for, and whether each has Secure Boot.
+    generations: BTreeMap<u8, bool>,
+}
+
+/// Hyper-V's name for what boots a machine.
+fn generation(target: &Target) -> u8 {
+    if target.firmware == Boot::Bios { 1 } else { 2 }
 }
 
 impl Made {
@@ -85,23 +92,45 @@ impl Made {
 }
 
 /// The packages of these targets but ISO and raw disk, which have jobs of their own.
+///
+/// # Errors
+/// Two targets want one file, and not the same of it.
 fn made(targets: &BTreeMap<String, Target>) -> Result<Vec<Made>> {
+    for package in [Package::Iso, Package::Raw] {
+        let of: Vec<&str> = targets
+            .iter()
+            .filter(|(_, target)| target.packages.contains(&package))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        ensure!(of.len() <= 1, "{package} is made once, and {} want it; leave it to one", of.join(" and "));
+    }
     let mut all: Vec<Made> = Vec::new();
     for (name, profile) in targets {
         for package in &profile.packages {
-            let target = match package {
+            let (target, generations) = match package {
                 Package::Iso | Package::Raw => continue,
-                Package::HypervZip => "hyperv".to_owned(),
-                _ => name.clone(),
+                Package::HypervZip => {
+                    ("hyperv".to_owned(), BTreeMap::from([(generation(profile), profile.secure_boot)]))
+                }
+                _ => (name.clone(), BTreeMap::new()),
             };
-            let made = Made { package: *package, target, profile: profile.clone() };
-            match all.iter().find(|other| other.file_name() == made.file_name()) {
-                Some(other) => ensure!(
-                    other.profile.disk.size == made.profile.disk.size
-                        && other.profile.sizes == made.profile.sizes,
-                    "{} is for several targets, which differ in their disk or sizes",
-                    made.file_name()
-                ),
+            let made = Made { package: *package, target, profile: profile.clone(), generations };
+            match all.iter_mut().find(|other| other.file_name() == made.file_name()) {
+                Some(other) => {
+                    ensure!(
+                        other.profile.disk.size == made.profile.disk.size
+                            && other.profile.sizes == made.profile.sizes,
+                        "{} is for several targets, which differ in their disk or sizes",
+                        made.file_name()
+                    );
+                    for (generation, secure_boot) in made.generations {
+                        ensure!(
+                            other.generations.insert(generation, secure_boot).is_none(),
+                            "{} is for two targets of generation {generation}; leave it to one",
+                            other.file_name()
+                        );
+                    }
+                }
                 None => all.push(made),
             }
         }
@@ -162,7 +191,7 @@ pub fn jobs<'a>(
                 Input::Path(paths::root().join("Cargo.lock")),
                 Input::Path(texts()),
                 Input::Value("tools", toolbox.identity()),
-                Input::Value("target", format!("{:?}", made.profile)),
+                Input::Value("target", format!("{:?} {:?}", made.profile, made.generations)),
                 Input::Value("profile", profile.name().into()),
             ],
             outputs: vec![("package", paths::dist().join(made.file_name()))],
@@ -347,8 +376,8 @@ fn pack(made: &Made, profile: Profile, vhdx: &Path, package: &Path) -> Result<()
         let path = texts().join(name);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let script = windows(&filled(&read("New-BackupServerVM.ps1")?, &made.profile, &disk_name)?);
-    let readme = windows(&filled(&read("README.txt")?, &made.profile, &disk_name)?);
+    let script = windows(&filled(&read("New-BackupServerVM.ps1")?, made, &disk_name)?);
+    let readme = windows(&filled(&read("README.txt")?, made, &disk_name)?);
     let mut sums = format!("{}  {disk_name}\n", digest(vhdx)?);
     for (name, text) in [("New-BackupServerVM.ps1", &script), ("README.txt", &readme)] {
         sums += &format!("{}  {name}\n", hex(&Sha256::digest(text)));
@@ -373,7 +402,11 @@ fn pack(made: &Made, profile: Profile, vhdx: &Path, package: &Path) -> Result<()
 }
 
 /// A text with what the build knows.
-fn filled(text: &str, target: &Target, disk: &str) -> Result<String> {
+fn filled(text: &str, made: &Made, disk: &str) -> Result<String> {
+    let target = &made.profile;
+    let generations: Vec<String> = made.generations.keys().map(u8::to_string).collect();
+    let newest = generations.last().context("the archive is for no generation of Hyper-V")?;
+    let secure_boot = if made.generations.get(&2) == Some(&true) { "On" } else { "Off" };
     let first = target.sizes.first().context("the target has no size")?;
     let devices: Vec<String> = target.sizes.iter().map(|size| size.devices.to_string()).collect();
     let sizes: Vec<String> = target
@@ -386,6 +419,9 @@ fn filled(text: &str, target: &Target, disk: &str) -> Result<String> {
     let text = text
         .replace("@VERSION@", VERSION)
         .replace("@DISK@", disk)
+        .replace("@GENERATIONS@", &generations.join(", "))
+        .replace("@GENERATION@", newest)
+        .replace("@SECURE_BOOT@", secure_boot)
         .replace("@DEVICES@", &devices.join(", "))
         .replace("@DEFAULT@", &first.devices.to_string())
         .replace("@SIZES@", &sizes.join("\n"))
@@ -399,15 +435,9 @@ fn windows(text: &str) -> String {
 }
 
 fn digest(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut digest = Sha256::new();
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
-            0 => return Ok(hex(&digest.finalize())),
-            count => digest.update(&buffer[..count]),
-        }
-    }
+    hash_file(&mut digest, path)?;
+    Ok(hex(&digest.finalize()))
 }
 
 /// Whether a file in `dist/` is a package, and not of this version.
@@ -454,6 +484,25 @@ mod tests {
     }
 
     #[test]
+    fn two_targets_do_not_want_one_file_without_a_word() {
+        let mut all = targets().unwrap();
+        let table =
+            [("bare-metal", "raw is made once"), ("hyperv-gen2", "is for two targets of generation 2")];
+        for (name, expected) in table {
+            let mut other = all[name].clone();
+            other.packages.retain(|package| *package != Package::Iso);
+            all.insert("other".into(), other);
+            let error = file_names(&all).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            all.remove("other");
+        }
+        // Any other is a file of its own.
+        all.insert("other".into(), all["esxi"].clone());
+        let names = file_names(&all).unwrap();
+        assert!(names.contains(&format!("{PRODUCT}-{VERSION}-other.ova")), "{names:?}");
+    }
+
+    #[test]
     fn packages_of_other_versions_are_known() {
         let table = [
             ("infimonitor-backup-server-0.0.9-esxi.ova", true),
@@ -469,16 +518,24 @@ mod tests {
 
     #[test]
     fn the_script_for_windows_is_filled() {
-        let targets = targets().unwrap();
+        let all = targets().unwrap();
+        let of = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            made(&chosen(&all, &names).unwrap()).unwrap().remove(0)
+        };
         for name in ["New-BackupServerVM.ps1", "README.txt"] {
             let text = fs::read_to_string(texts().join(name)).unwrap();
-            let text = filled(&text, &targets["hyperv-gen2"], "disk.vhdx").unwrap();
+            let text = filled(&text, &of(&["hyperv-gen1", "hyperv-gen2"]), "disk.vhdx").unwrap();
             let left =
                 text.split('@').nth(1).filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase()));
             assert_eq!(left, None, "{text}");
         }
         let script = fs::read_to_string(texts().join("New-BackupServerVM.ps1")).unwrap();
-        let script = filled(&script, &targets["hyperv-gen2"], "disk.vhdx").unwrap();
+        let one = filled(&script, &of(&["hyperv-gen1"]), "disk.vhdx").unwrap();
+        assert!(one.contains("[ValidateSet(1)]\n    [int] $Generation = 1,"), "{one}");
+        let script = filled(&script, &of(&["hyperv-gen1", "hyperv-gen2"]), "disk.vhdx").unwrap();
+        assert!(script.contains("[ValidateSet(1, 2)]\n    [int] $Generation = 2,"), "{script}");
+        assert!(script.contains("-EnableSecureBoot On"), "{script}");
         assert!(script.contains("[ValidateSet(2000, 10000)]\n    [int] $Devices = 2000,"), "{script}");
         assert!(script.contains("    10000 = @{ Cores = 6; MemoryMiB = 8192 }"), "{script}");
     }

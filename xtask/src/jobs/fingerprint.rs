@@ -63,9 +63,13 @@ pub fn of_path(path: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+/// Adds a file's content to a hash.
+///
+/// # Errors
+/// It cannot be read.
+pub fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
     let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; 1 << 20];
     loop {
         let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
         if count == 0 {

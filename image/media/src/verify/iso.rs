@@ -1,7 +1,7 @@
 //! Rules of installation media.
 
-use super::Findings;
 use super::part::{Part, le32, le64};
+use super::{Findings, rules};
 use crate::{Error, MIB};
 
 const SECTOR: u64 = 2048;
@@ -19,22 +19,22 @@ const EFI: u8 = 0xef;
 /// Looks at an ISO.
 pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let Ok(primary) = file.read(16 * SECTOR, SECTOR as usize) else {
-        findings.add("iso.readable", format!("it has {} bytes", file.bytes));
+        findings.add(rules::ISO_READABLE, format!("it has {} bytes", file.bytes));
         return Ok(());
     };
     let blocks = u64::from(le32(&primary, 80));
-    findings.check(blocks * SECTOR <= file.bytes, "iso.readable", || {
+    findings.check(blocks * SECTOR <= file.bytes, rules::ISO_READABLE, || {
         format!("it is of {} bytes, and has {}", blocks * SECTOR, file.bytes)
     });
     let label = String::from_utf8_lossy(&primary[40..72]).trim_end().to_owned();
     let is_plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    findings.check((1..=16).contains(&label.len()) && label.bytes().all(is_plain), "iso.label", || {
+    findings.check((1..=16).contains(&label.len()) && label.bytes().all(is_plain), rules::ISO_LABEL, || {
         format!("it is {label:?}")
     });
     catalogue(file, findings);
     stick(file, findings);
     let loader = find(file, &primary[156..190], &["EFI", "BOOT", "BOOTX64.EFI"]);
-    findings.check(loader, "iso.efi-tree", || "it is not there".into());
+    findings.check(loader, rules::ISO_EFI_TREE, || "it is not there".into());
     Ok(())
 }
 
@@ -58,7 +58,7 @@ fn catalogue(file: &Part<'_>, findings: &mut Findings) {
             }
         }
     }
-    for (id, platform) in [("iso.bios", BIOS), ("iso.uefi", EFI)] {
+    for (id, platform) in [(rules::ISO_BIOS, BIOS), (rules::ISO_UEFI, EFI)] {
         findings.check(platforms.contains(&platform), id, || {
             format!("the catalogue has platforms {platforms:?}")
         });
@@ -69,7 +69,10 @@ fn catalogue(file: &Part<'_>, findings: &mut Findings) {
 fn stick(file: &Part<'_>, findings: &mut Findings) {
     let sector = file.read(0, 512).unwrap_or_default();
     let boots = sector.get(510..) == Some(&[0x55, 0xaa]) && sector[..440].iter().any(|byte| *byte != 0);
-    findings.check(boots, "iso.stick", || "there is none".into());
+    findings.check(boots, rules::ISO_STICK, || "there is none".into());
+    // Four entries, of which the first byte is 0x80 where one is active.
+    let active = (0..4).filter(|number| sector.get(446 + number * 16) == Some(&0x80)).count();
+    findings.check(active == 1, rules::ISO_ACTIVE, || format!("{active} are"));
     let header = file.read(512, 512).unwrap_or_default();
     let esp = header.starts_with(b"EFI PART").then(|| {
         let count = le32(&header, 80).min(128) as usize;
@@ -79,10 +82,10 @@ fn stick(file: &Part<'_>, findings: &mut Findings) {
         Some((end.saturating_sub(le64(entry, 32).saturating_mul(512)), end))
     });
     match esp.flatten() {
-        None => findings.add("iso.gpt-esp", "there is none"),
+        None => findings.add(rules::ISO_GPT_ESP, "there is none"),
         Some((bytes, end)) => {
-            findings.check(bytes <= ESP_LIMIT, "iso.esp-size", || format!("it has {bytes} bytes"));
-            findings.check(end <= file.bytes, "iso.readable", || "the ESP is cut".into());
+            findings.check(bytes <= ESP_LIMIT, rules::ISO_ESP_SIZE, || format!("it has {bytes} bytes"));
+            findings.check(end <= file.bytes, rules::ISO_READABLE, || "the ESP is cut".into());
         }
     }
 }

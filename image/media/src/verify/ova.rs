@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256, Sha512};
 use tar::{Archive, EntryType};
 
 use super::part::Part;
-use super::{Findings, ovf, vmdk};
+use super::{Findings, ovf, rules, vmdk};
 use crate::{Error, hex};
 
 /// The longest description and manifest that are read, in bytes: they have some thousand.
@@ -27,10 +27,10 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let members = members(file, findings);
     let ends_with = |end: &str| members.iter().position(|member| member.name.to_lowercase().ends_with(end));
     let Some(description) = ends_with(".ovf") else {
-        findings.add("ova.ovf-first", "there is no .ovf in it");
+        findings.add(rules::OVA_OVF_FIRST, "there is no .ovf in it");
         return Ok(());
     };
-    findings.check(description == 0, "ova.ovf-first", || {
+    findings.check(description == 0, rules::OVA_OVF_FIRST, || {
         format!("{} comes after {description} other members", members[description].name)
     });
     let manifest = ends_with(".mf");
@@ -45,24 +45,24 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let mut looked_at = BTreeSet::new();
     for file in &described.files {
         let Some(at) = members.iter().position(|member| member.name == file.name) else {
-            findings.add("ovf.file-there", format!("{} is not in the archive", file.name));
+            findings.add(rules::OVF_FILE_THERE, format!("{} is not in the archive", file.name));
             continue;
         };
-        findings.check(at > before, "ova.order", || format!("{} comes too early", file.name));
+        findings.check(at > before, rules::OVA_ORDER, || format!("{} comes too early", file.name));
         before = at.max(before);
         if !looked_at.insert(at) {
-            findings.add("ova.order", format!("{} is named twice", file.name));
+            findings.add(rules::OVA_ORDER, format!("{} is named twice", file.name));
             continue;
         }
         let part = members[at].part;
-        findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), "ovf.file-size", || {
+        findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), rules::OVF_FILE_SIZE, || {
             format!("{} has {} bytes, and ovf:size says {:?}", file.name, part.bytes, file.bytes)
         });
         if file.name.to_lowercase().ends_with(".vmdk") {
             let capacity = vmdk::verify(&part, &file.name, findings)?;
             findings.check(
                 capacity.is_none() || file.capacity.is_none() || capacity == file.capacity,
-                "ovf.capacity-equal",
+                rules::OVF_CAPACITY_EQUAL,
                 || {
                     format!(
                         "{} is of {capacity:?} bytes, and the description says {:?}",
@@ -81,7 +81,7 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
     let entries = match archive.entries_with_seek() {
         Ok(entries) => entries.raw(true),
         Err(error) => {
-            findings.add("ova.readable", error.to_string());
+            findings.add(rules::OVA_READABLE, error.to_string());
             return members;
         }
     };
@@ -89,7 +89,7 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                findings.add("ova.readable", error.to_string());
+                findings.add(rules::OVA_READABLE, error.to_string());
                 break;
             }
         };
@@ -98,28 +98,29 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
         match header.entry_type() {
             EntryType::Regular => {}
             EntryType::Directory => {
-                findings.add("ova.names", format!("{name} is a directory"));
+                findings.add(rules::OVA_NAMES, format!("{name} is a directory"));
                 continue;
             }
             // GNU's are read.
             EntryType::GNULongName | EntryType::GNULongLink => continue,
             EntryType::XHeader | EntryType::XGlobalHeader => {
-                findings.add("ova.ustar", format!("{name} is an extended header"));
+                findings.add(rules::OVA_USTAR, format!("{name} is an extended header"));
                 continue;
             }
             other => {
-                findings.add("ova.names", format!("{name} is of kind {other:?}"));
+                findings.add(rules::OVA_NAMES, format!("{name} is of kind {other:?}"));
                 continue;
             }
         }
-        findings
-            .check(!name.contains('/') && !name.is_empty(), "ova.names", || format!("it is called {name:?}"));
+        findings.check(!name.contains('/') && !name.is_empty(), rules::OVA_NAMES, || {
+            format!("it is called {name:?}")
+        });
         // The first bit of the field says that the size is binary, as GNU tar writes what has no room.
-        findings.check(header.as_bytes()[124] & 0x80 == 0, "ova.member-size", || {
+        findings.check(header.as_bytes()[124] & 0x80 == 0, rules::OVA_MEMBER_SIZE, || {
             format!("{name} has {} bytes", entry.size())
         });
         let part = file.part(entry.raw_file_position(), entry.size());
-        findings.check(part.bytes == entry.size(), "ova.readable", || format!("{name} is cut"));
+        findings.check(part.bytes == entry.size(), rules::OVA_READABLE, || format!("{name} is cut"));
         members.push(Member { name, part });
     }
     members
@@ -129,7 +130,7 @@ fn text(member: &Member<'_>, findings: &mut Findings) -> Option<String> {
     let bytes =
         (member.part.bytes <= TEXT_LIMIT).then(|| member.part.read(0, member.part.bytes as usize).ok());
     let text = bytes.flatten().and_then(|bytes| String::from_utf8(bytes).ok());
-    findings.check(text.is_some(), "ova.readable", || format!("{} is no text", member.name));
+    findings.check(text.is_some(), rules::OVA_READABLE, || format!("{} is no text", member.name));
     text
 }
 
@@ -147,12 +148,12 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
     let mut listed = BTreeMap::new();
     for text in text.lines().filter(|text| !text.trim().is_empty()) {
         let Some((algorithm, name, digest)) = line(text) else {
-            findings.add("ova.manifest-form", format!("a line is {text:?}"));
+            findings.add(rules::OVA_MANIFEST_FORM, format!("a line is {text:?}"));
             continue;
         };
-        findings.check(algorithm != "SHA1", "ova.manifest-sha1", || format!("{name} has SHA1"));
+        findings.check(algorithm != "SHA1", rules::OVA_MANIFEST_SHA1, || format!("{name} has SHA1"));
         if listed.insert(name, (algorithm, digest)).is_some() {
-            findings.add("ova.manifest-complete", format!("{name} is listed twice"));
+            findings.add(rules::OVA_MANIFEST_COMPLETE, format!("{name} is listed twice"));
         }
     }
     for member in members {
@@ -161,7 +162,7 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
             continue;
         }
         let Some((algorithm, digest)) = listed.remove(member.name.as_str()) else {
-            findings.add("ova.manifest-complete", format!("{} is not listed", member.name));
+            findings.add(rules::OVA_MANIFEST_COMPLETE, format!("{} is not listed", member.name));
             continue;
         };
         let found = match algorithm {
@@ -169,12 +170,12 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
             "SHA512" => of_part::<Sha512>(&member.part)?,
             _ => of_part::<Sha256>(&member.part)?,
         };
-        findings.check(found.eq_ignore_ascii_case(digest), "ova.manifest-digest", || {
+        findings.check(found.eq_ignore_ascii_case(digest), rules::OVA_MANIFEST_DIGEST, || {
             format!("{} has {found}", member.name)
         });
     }
     for name in listed.keys() {
-        findings.add("ova.manifest-complete", format!("{name} is listed and not there"));
+        findings.add(rules::OVA_MANIFEST_COMPLETE, format!("{name} is listed and not there"));
     }
     Ok(())
 }

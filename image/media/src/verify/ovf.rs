@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node};
 
-use super::Findings;
+use super::{Findings, rules};
 use crate::MIB;
 use crate::ovf::STREAM_OPTIMIZED;
 
@@ -46,24 +46,24 @@ fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
 /// Looks at a description; `None`: it is none.
 pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
     if let Err(cause) = crate::xml::is_moderate(text) {
-        findings.add("ovf.well-formed", cause);
+        findings.add(rules::OVF_WELL_FORMED, cause);
         return None;
     }
     let document = match Document::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            findings.add("ovf.well-formed", error.to_string());
+            findings.add(rules::OVF_WELL_FORMED, error.to_string());
             return None;
         }
     };
     let root = document.root_element();
     if root.tag_name().name() != "Envelope" || root.tag_name().namespace() != Some(ENVELOPE) {
-        findings.add("ovf.well-formed", format!("its root is {:?}", root.tag_name()));
+        findings.add(rules::OVF_WELL_FORMED, format!("its root is {:?}", root.tag_name()));
         return None;
     }
     let systems = children(root, "VirtualSystem").count();
     let collections = children(root, "VirtualSystemCollection").count();
-    findings.check((systems, collections) == (1, 0), "ovf.one-system", || {
+    findings.check((systems, collections) == (1, 0), rules::OVF_ONE_SYSTEM, || {
         format!("there are {systems} virtual systems and {collections} collections")
     });
     hardware(root, findings);
@@ -80,26 +80,28 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
                 .and_then(|number| number.parse().ok())
                 .is_some_and(|number: u32| number <= HARDWARE_LIMIT)
         };
-        findings.check(families.iter().any(is_known), "ovf.hardware", || {
+        findings.check(families.iter().any(is_known), rules::OVF_HARDWARE, || {
             format!("it asks for {}", families.join(" "))
         });
     }
     for node in children(root, "OperatingSystemSection") {
         let guest = node.attribute((VMWARE, "osType")).unwrap_or_default();
-        findings.check(!NEW_GUESTS.contains(&guest), "ovf.guest", || format!("it is {guest}"));
+        findings.check(!NEW_GUESTS.contains(&guest), rules::OVF_GUEST, || format!("it is {guest}"));
     }
     for node in children(root, "Item") {
         let of = |name| children(node, name).next().and_then(|node| node.text()).unwrap_or_default().trim();
         let kind = of("ResourceSubType");
-        findings.check(!SHOUTED.contains(&kind), "ovf.nic", || format!("it is {kind:?}"));
-        findings.check(of("ResourceType") != SCSI || CONTROLLERS.contains(&kind), "ovf.controller", || {
-            format!("it is {kind:?}")
-        });
+        findings.check(!SHOUTED.contains(&kind), rules::OVF_NIC, || format!("it is {kind:?}"));
+        findings.check(
+            of("ResourceType") != SCSI || CONTROLLERS.contains(&kind),
+            rules::OVF_CONTROLLER,
+            || format!("it is {kind:?}"),
+        );
     }
     for name in ["Config", "ExtraConfig"] {
         for node in children(root, name).filter(|node| node.tag_name().namespace() == Some(VMWARE)) {
             let key = node.attribute((VMWARE, "key")).unwrap_or_default();
-            findings.check(attribute(node, "required") == Some("false"), "ovf.required", || {
+            findings.check(attribute(node, "required") == Some("false"), rules::OVF_REQUIRED, || {
                 format!("{key} is not")
             });
         }
@@ -111,19 +113,26 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
         let name = node.tag_name().name();
         let lower = name.to_lowercase();
         if lower.starts_with("bootorder") {
-            findings.add("ovf.boot-order", format!("there is a {name}"));
+            findings.add(rules::OVF_BOOT_ORDER, format!("there is a {name}"));
         } else if lower.starts_with("eula") {
-            findings.add("ovf.eula", format!("there is an {name}"));
+            findings.add(rules::OVF_EULA, format!("there is an {name}"));
         } else if ["virtualsystemotherconfigurationdata", "startupsection"].contains(&lower.as_str())
             || node.tag_name().namespace().is_some_and(|space| space.to_lowercase().contains("xen"))
         {
-            findings.add("ovf.xen", format!("there is {name}"));
+            findings.add(rules::OVF_XEN, format!("there is {name}"));
         }
     }
 }
 
 fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
     let disks: Vec<Node<'_, '_>> = children(root, "Disk").collect();
+    let ids: Vec<&str> = children(root, "File").filter_map(|node| attribute(node, "id")).collect();
+    // A disk without one is empty, which is allowed.
+    for id in disks.iter().filter_map(|disk| attribute(*disk, "fileRef")) {
+        findings.check(ids.contains(&id), rules::OVF_DISK_FILE, || {
+            format!("{id:?} is no file of the description")
+        });
+    }
     let mut files = Vec::new();
     for node in children(root, "File") {
         let name = attribute(node, "href").unwrap_or_default().to_owned();
@@ -131,17 +140,23 @@ fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
         let disk = disks.iter().find(|disk| id.is_some() && attribute(**disk, "fileRef") == id);
         if let Some(disk) = disk {
             let format = attribute(*disk, "format").unwrap_or_default();
-            findings.check(format == STREAM_OPTIMIZED || !format.contains("vmdk"), "ovf.format", || {
+            findings.check(format == STREAM_OPTIMIZED || !format.contains("vmdk"), rules::OVF_FORMAT, || {
                 format!("{name} is {format:?}")
             });
         }
         let capacity = disk.and_then(|disk| capacity(*disk));
         findings.check(
             disk.is_none() || capacity.is_some_and(|bytes| bytes.is_multiple_of(MIB)),
-            "ovf.capacity",
+            rules::OVF_CAPACITY,
             || format!("{name} is said to be of {capacity:?} bytes"),
         );
-        let bytes = attribute(node, "size").and_then(|size| size.parse().ok());
+        let bytes = attribute(node, "size").and_then(|size| match size.parse() {
+            Ok(bytes) => Some(bytes),
+            Err(_) => {
+                findings.add(rules::OVF_FILE_SIZE, format!("ovf:size of {name} is {size:?}"));
+                None
+            }
+        });
         files.push(File { name, bytes, capacity });
     }
     files

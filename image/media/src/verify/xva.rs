@@ -9,8 +9,8 @@ use sha1::{Digest, Sha1};
 use tar::{Archive, EntryType};
 use twox_hash::XxHash64;
 
-use super::Findings;
 use super::part::Part;
+use super::{Findings, rules};
 use crate::xva::CHUNK_BYTES;
 use crate::{Error, hex};
 
@@ -18,8 +18,35 @@ use crate::{Error, hex};
 const RECORDS_LIMIT: u64 = 2 << 20;
 /// The newest version of xapi that every host takes: 1.9.
 const XAPI: (u32, u32) = (1, 9);
-/// Fields without which an import ends, by class.
-const FIELDS: [(&str, &[&str]); 3] = [
+/// Fields of the version without which an import ends (`importexport.ml`, `version_of_rpc`).
+const VERSION_FIELDS: [&str; 5] = ["hostname", "date", "product_version", "product_brand", "build_number"];
+/// What a record refers to, by class and field, and which class that is of (`import.ml`).
+const REFERENCES: [(&str, &str, &str); 5] = [
+    ("VBD", "VM", "VM"),
+    ("VBD", "VDI", "VDI"),
+    ("VIF", "VM", "VM"),
+    ("VIF", "network", "network"),
+    ("VDI", "SR", "SR"),
+];
+/// A reference to nothing.
+const NULL: &str = "OpaqueRef:NULL";
+/// Fields without which an import ends, by class: those without a default in xapi's data model.
+const FIELDS: [(&str, &[&str]); 6] = [
+    ("network", &["uuid", "other_config"]),
+    ("VIF", &["uuid", "device", "network", "VM", "MAC", "MTU", "other_config"]),
+    (
+        "SR",
+        &[
+            "uuid",
+            "virtual_allocation",
+            "physical_utilisation",
+            "physical_size",
+            "type",
+            "content_type",
+            "shared",
+            "other_config",
+        ],
+    ),
     (
         "VM",
         &[
@@ -111,7 +138,7 @@ fn first_name(stream: impl Read) -> Option<String> {
 pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     if file.read(0, ZSTD.len()).is_ok_and(|magic| magic == ZSTD) {
         findings.add(
-            "xva.readable",
+            rules::XVA_READABLE,
             "it is compressed with zstd, which older versions do not know; nothing in it was looked at",
         );
         return Ok(());
@@ -128,7 +155,7 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let entries = match archive.entries() {
         Ok(entries) => entries.raw(true),
         Err(error) => {
-            findings.add("xva.readable", error.to_string());
+            findings.add(rules::XVA_READABLE, error.to_string());
             return Ok(());
         }
     };
@@ -137,22 +164,26 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
         let mut entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                findings.add("xva.readable", error.to_string());
+                findings.add(rules::XVA_READABLE, error.to_string());
                 break;
             }
         };
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         // Compressed, a small file may hold years of members.
-        let allowed = sizes.as_ref().map_or(BESIDE, |sizes: &BTreeMap<String, u64>| {
-            sizes.values().fold(BESIDE, |sum, size| sum.saturating_add(*size).saturating_add(size / 256))
+        let allowed = sizes.as_ref().map_or(BESIDE, |sizes: &Sizes| {
+            let known = sizes.values().flatten();
+            known.fold(BESIDE, |sum, size| sum.saturating_add(*size).saturating_add(size / 256))
         });
         total = total.saturating_add(512).saturating_add(entry.size());
         if total > allowed {
-            findings.add("xva.readable", format!("it holds more than {allowed} bytes, which its disks have"));
+            findings.add(
+                rules::XVA_READABLE,
+                format!("it holds more than {allowed} bytes, which its disks have"),
+            );
             break;
         }
         if entry.header().entry_type() != EntryType::Regular {
-            findings.add("xva.names", format!("{name} is of kind {:?}", entry.header().entry_type()));
+            findings.add(rules::XVA_NAMES, format!("{name} is of kind {:?}", entry.header().entry_type()));
             continue;
         }
         let limit = if name == "ova.xml" { RECORDS_LIMIT } else { CHUNK_BYTES };
@@ -160,20 +191,23 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
         if entry.size() <= limit
             && let Err(error) = entry.read_to_end(&mut content)
         {
-            findings.add("xva.readable", format!("{name}: {error}"));
+            findings.add(rules::XVA_READABLE, format!("{name}: {error}"));
             break;
         }
         if name == "ova.xml" {
-            findings.check(number == 0, "xva.ova-xml-first", || format!("it is member {}", number + 1));
+            findings.check(number == 0, rules::XVA_OVA_XML_FIRST, || format!("it is member {}", number + 1));
             sizes = records(&String::from_utf8_lossy(&content), findings);
         } else {
-            findings.check(number > 0, "xva.ova-xml-first", || format!("{name} comes first"));
+            findings.check(number > 0, rules::XVA_OVA_XML_FIRST, || format!("{name} comes first"));
             disks.member(&name, entry.size(), &content, findings);
         }
     }
-    disks.end(&sizes.unwrap_or_default(), findings);
+    disks.end(sizes.as_ref(), findings);
     Ok(())
 }
+
+/// The disks by their references, with their sizes in bytes where these are numbers.
+type Sizes = BTreeMap<String, Option<u64>>;
 
 /// What came of the disks so far.
 #[derive(Default)]
@@ -209,12 +243,12 @@ impl Disks {
             };
             match expected {
                 Some(expected) => {
-                    findings.check(found == expected, "xva.checksum", || {
+                    findings.check(found == expected, rules::XVA_CHECKSUM, || {
                         format!("{name} says {found:?}, the chunk has {expected}")
                     });
                     return;
                 }
-                None => findings.add("xva.checksum-follows", format!("{name} comes after {chunk}")),
+                None => findings.add(rules::XVA_CHECKSUM_FOLLOWS, format!("{name} comes after {chunk}")),
             }
         }
         let parts = name.split_once('/').and_then(|(disk, number)| {
@@ -225,12 +259,12 @@ impl Disks {
         });
         let Some((disk, number)) = parts else {
             let is_checksum = name.ends_with(".checksum") || name.ends_with(".xxhash");
-            let id = if is_checksum { "xva.checksum-follows" } else { "xva.names" };
+            let id = if is_checksum { rules::XVA_CHECKSUM_FOLLOWS } else { rules::XVA_NAMES };
             findings.add(id, format!("there is {name}"));
             return;
         };
         if disk != self.current {
-            findings.check(disk > self.current.as_str(), "xva.chunk-order", || {
+            findings.check(disk > self.current.as_str(), rules::XVA_CHUNK_ORDER, || {
                 format!("{disk} comes after {}", self.current)
             });
             self.current = disk.to_owned();
@@ -238,7 +272,7 @@ impl Disks {
         let count = self.seen.len();
         match self.seen.get_mut(disk) {
             None if count >= DISKS_LIMIT => {
-                findings.add("xva.names", format!("{name} is of more than {DISKS_LIMIT} disks"));
+                findings.add(rules::XVA_NAMES, format!("{name} is of more than {DISKS_LIMIT} disks"));
                 return;
             }
             None => {
@@ -248,10 +282,11 @@ impl Disks {
             }
             Some(seen) => {
                 let (last, last_bytes) = seen.last;
-                findings
-                    .check(number > last, "xva.chunk-order", || format!("{name} comes after chunk {last}"));
+                findings.check(number > last, rules::XVA_CHUNK_ORDER, || {
+                    format!("{name} comes after chunk {last}")
+                });
                 // XenServer writes empty ones now and then, so that a long run of zeros does not look like a broken connection.
-                findings.check([0, CHUNK_BYTES].contains(&last_bytes), "xva.chunk-size", || {
+                findings.check([0, CHUNK_BYTES].contains(&last_bytes), rules::XVA_CHUNK_SIZE, || {
                     format!("chunk {last} has {last_bytes} bytes")
                 });
                 let skipped = number.saturating_sub(last).saturating_sub(1).saturating_mul(seen.unit);
@@ -259,21 +294,26 @@ impl Disks {
                 seen.last = (number, bytes);
             }
         }
-        findings.check(bytes <= CHUNK_BYTES, "xva.chunk-size", || format!("{name} has {bytes} bytes"));
+        findings.check(bytes <= CHUNK_BYTES, rules::XVA_CHUNK_SIZE, || format!("{name} has {bytes} bytes"));
         let sha1 = hex(&Sha1::digest(content));
         self.awaited = Some((name.to_owned(), sha1, format!("{:016X}", XxHash64::oneshot(0, content))));
     }
 
-    fn end(self, sizes: &BTreeMap<String, u64>, findings: &mut Findings) {
+    fn end(self, sizes: Option<&Sizes>, findings: &mut Findings) {
         if let Some((chunk, _, _)) = self.awaited {
-            findings.add("xva.checksum-follows", format!("nothing comes after {chunk}"));
+            findings.add(rules::XVA_CHECKSUM_FOLLOWS, format!("nothing comes after {chunk}"));
         }
-        for (disk, size) in sizes {
+        // Without records it has been said already that they are missing.
+        let Some(sizes) = sizes else { return };
+        for disk in self.seen.keys().filter(|disk| !sizes.contains_key(*disk)) {
+            findings.add(rules::XVA_NAMES, format!("{disk} is no disk of the machine"));
+        }
+        for (disk, size) in sizes.iter().filter_map(|(disk, size)| Some((disk, size.as_ref()?))) {
             let Some(Seen { first, last: (last, _), reached, .. }) = self.seen.get(disk) else {
-                findings.add("xva.ends", format!("{disk} is not there"));
+                findings.add(rules::XVA_ENDS, format!("{disk} is not there"));
                 continue;
             };
-            findings.check(*first == 0 && reached == size, "xva.ends", || {
+            findings.check(*first == 0 && reached == size, rules::XVA_ENDS, || {
                 format!("{disk} is of {size} bytes, and its chunks go from {first} to {last} and end at byte {reached}")
             });
         }
@@ -295,15 +335,15 @@ fn text(structure: Node<'_, '_>, name: &str) -> String {
 }
 
 /// Looks at the records; gives the disks' sizes by their references.
-fn records(xml: &str, findings: &mut Findings) -> Option<BTreeMap<String, u64>> {
+fn records(xml: &str, findings: &mut Findings) -> Option<Sizes> {
     if let Err(cause) = crate::xml::is_moderate(xml) {
-        findings.add("xva.records", cause);
+        findings.add(rules::XVA_RECORDS, cause);
         return None;
     }
     let document = match Document::parse(xml) {
         Ok(document) => document,
         Err(error) => {
-            findings.add("xva.records", error.to_string());
+            findings.add(rules::XVA_RECORDS, error.to_string());
             return None;
         }
     };
@@ -311,23 +351,29 @@ fn records(xml: &str, findings: &mut Findings) -> Option<BTreeMap<String, u64>> 
     let version = root.and_then(|root| member(root, "version"));
     let objects = root.and_then(|root| member(root, "objects"));
     let (Some(version), Some(objects)) = (version, objects) else {
-        findings.add("xva.records", "version or objects are missing");
+        findings.add(rules::XVA_RECORDS, "version or objects are missing");
         return None;
     };
     let number = |name: &str| text(version, name).parse::<u32>().ok();
     let xapi = (number("xapi_major"), number("xapi_minor"));
     let is_old = matches!(xapi, (Some(major), Some(minor)) if (major, minor) <= XAPI);
-    findings.check(is_old && number("export_vsn") == Some(2), "xva.version", || {
+    findings.check(is_old && number("export_vsn") == Some(2), rules::XVA_VERSION, || {
         format!("it says xapi {xapi:?}, export_vsn {:?}", number("export_vsn"))
     });
+    for field in VERSION_FIELDS {
+        findings.check(member(version, field).is_some(), rules::XVA_FIELDS, || {
+            format!("the version has no {field}")
+        });
+    }
     let mut sizes = BTreeMap::new();
-    let mut classes = Vec::new();
+    let mut classes = BTreeMap::new();
+    let mut references = Vec::new();
     for object in objects.descendants().filter(|node| node.has_tag_name("struct")) {
         let Some(snapshot) = member(object, "snapshot") else { continue };
         let class = text(object, "class");
         if let Some((_, fields)) = FIELDS.iter().find(|(name, _)| *name == class) {
             for field in *fields {
-                findings.check(member(snapshot, field).is_some(), "xva.fields", || {
+                findings.check(member(snapshot, field).is_some(), rules::XVA_FIELDS, || {
                     format!("{class} has no {field}")
                 });
             }
@@ -335,17 +381,29 @@ fn records(xml: &str, findings: &mut Findings) -> Option<BTreeMap<String, u64>> 
         match class.as_str() {
             "VM" => machine(snapshot, findings),
             "VDI" => {
-                if let Ok(size) = text(snapshot, "virtual_size").parse() {
-                    sizes.insert(text(object, "id"), size);
-                }
+                let size = text(snapshot, "virtual_size");
+                // Without one nothing can be said of its chunks, but that they are its own.
+                sizes.insert(text(object, "id"), size.parse().ok());
+                findings.check(size.parse::<u64>().is_ok(), rules::XVA_FIELDS, || {
+                    format!("virtual_size is {size:?}")
+                });
             }
             _ => {}
         }
-        classes.push(class);
+        for (_, field, to) in REFERENCES.iter().filter(|(from, ..)| *from == class) {
+            references.push((format!("{class} {field}"), text(snapshot, field), *to));
+        }
+        classes.insert(text(object, "id"), class);
     }
     for needed in ["VM", "VBD", "VDI", "SR"] {
-        findings.check(classes.iter().any(|class| class == needed), "xva.records", || {
+        findings.check(classes.values().any(|class| class == needed), rules::XVA_RECORDS, || {
             format!("there is no {needed}")
+        });
+    }
+    // An empty drive has no disk.
+    for (what, to, class) in references.iter().filter(|(_, to, _)| to != NULL && !to.is_empty()) {
+        findings.check(classes.get(to).is_some_and(|found| found == class), rules::XVA_REFERENCES, || {
+            format!("{what} is {to}, and there is no such {class}")
         });
     }
     Some(sizes)
@@ -354,7 +412,7 @@ fn records(xml: &str, findings: &mut Findings) -> Option<BTreeMap<String, u64>> 
 fn machine(vm: Node<'_, '_>, findings: &mut Findings) {
     let policy = text(vm, "HVM_boot_policy");
     let is_hvm = !policy.is_empty() || text(vm, "domain_type") == "hvm";
-    findings.check(is_hvm, "xva.hvm", || "neither it nor domain_type is".into());
+    findings.check(is_hvm, rules::XVA_HVM, || "neither it nor domain_type is".into());
     let firmware = member(vm, "HVM_boot_params").map(|params| text(params, "firmware")).unwrap_or_default();
     let platform = member(vm, "platform");
     let of = |name: &str| platform.map(|platform| text(platform, name)).unwrap_or_default();
@@ -364,7 +422,7 @@ fn machine(vm: Node<'_, '_>, findings: &mut Findings) {
         "qemu-trad" => firmware == "uefi",
         _ => false,
     };
-    findings.check(!is_refused, "xva.device-model", || {
+    findings.check(!is_refused, rules::XVA_DEVICE_MODEL, || {
         format!("firmware is {firmware:?}, device-model {model:?}")
     });
 }
