@@ -10,7 +10,8 @@ use installer::medium::{MOUNTED, Medium};
 use installer::report::Report;
 use installer::sources::Remote;
 use installer::{hash, pages, sources, unattended};
-use provisioning::Answers;
+use provisioning::answers::Then;
+use provisioning::{Answers, Role};
 
 /// On the kernel's command line: the medium is checked, and nothing installed (image/grub/medium.cfg).
 const CHECK: &str = "infimonitor.check";
@@ -85,6 +86,25 @@ fn read(file: Option<&Path>, remote: Option<(String, String)>) -> Result<(Answer
 
 fn check(answers: &Answers, source: &str) {
     println!("{source} is right: role {}", answers.role.name());
+    let shown = |value: Option<String>, without: &str| value.unwrap_or_else(|| without.to_owned());
+    println!(
+        "Host name {}, time zone {}, keymap {}.",
+        shown(answers.hostname.as_ref().map(ToString::to_string), answers.role.name()),
+        shown(answers.time_zone.as_ref().map(ToString::to_string), "UTC"),
+        shown(answers.keymap.as_ref().map(ToString::to_string), "us")
+    );
+    for interface in &answers.network {
+        println!("Interface {}: {}.", interface.mac, pages::told(Some(interface)));
+    }
+    println!("Every {}interface uses DHCP.", if answers.network.is_empty() { "" } else { "other " });
+    if answers.root_password_hash.is_none() {
+        println!("root_password_hash is not given: root is locked, so nobody can log in at the console.");
+    }
+    if answers.password_hash.is_none() && answers.role == Role::BackupServer {
+        println!(
+            "password_hash is not given: user backup has the default password, of which the server warns."
+        );
+    }
     match &answers.install {
         None => {
             println!("It has no section `install`: the installer asks, and shows these answers at first.")
@@ -94,6 +114,11 @@ fn check(answers: &Answers, source: &str) {
             let loss = if install.require_empty { "if they are blank" } else { "and all on them is lost" };
             install.disks.iter().for_each(|disk| println!("It installs on disks with {disk}, {loss}."));
         }
+    }
+    if let Some(install) = &answers.install {
+        let then = if install.then == Then::Reboot { "it restarts" } else { "it is switched off" };
+        let dry = if install.dry_run { "It is a dry run: nothing is written. " } else { "" };
+        println!("{dry}Afterwards {then}.");
     }
 }
 

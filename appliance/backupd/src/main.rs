@@ -48,6 +48,9 @@ struct Arguments {
     /// Where hostd hands out what the console has set of FTP
     #[arg(long, default_value = api::FTP_SETTINGS_PATH)]
     ftp_settings: PathBuf,
+    /// File with the machine's time zone, which is the schedule's until another is set
+    #[arg(long, default_value = "/var/lib/infimonitor/time-zone")]
+    time_zone: PathBuf,
     /// The daemon's own folder
     #[arg(long, default_value = "/var/lib/infimonitor/backupd")]
     state_dir: PathBuf,
@@ -86,6 +89,7 @@ async fn main() -> Result<()> {
         data_problem: arguments.data_problem,
         slots_report: arguments.slots_report,
         ftp_settings: arguments.ftp_settings,
+        time_zone: arguments.time_zone,
     };
     let shared = Arc::new(Shared::load(hostd::Client::new(arguments.hostd), places, &arguments.state_dir)?);
     tokio::spawn(engine::run(Arc::clone(&shared)));

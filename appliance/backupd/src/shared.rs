@@ -62,6 +62,28 @@ pub struct Places {
     pub slots_report: PathBuf,
     /// Where hostd hands out what the console has set of FTP.
     pub ftp_settings: PathBuf,
+    /// File with the machine's time zone; absent: UTC.
+    pub time_zone: PathBuf,
+}
+
+/// The settings of a machine for which nobody has made any: the clock of the schedule is that of the machine.
+fn first_settings(places: &Places) -> Settings {
+    let text = match std::fs::read_to_string(&places.time_zone) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Settings::default(),
+        Err(error) => {
+            tracing::warn!("the schedule keeps UTC: cannot read {}: {error}", places.time_zone.display());
+            return Settings::default();
+        }
+    };
+    let settings = Settings { time_zone: text.trim().to_owned(), ..Settings::default() };
+    match settings.check() {
+        Ok(()) => settings,
+        Err(error) => {
+            tracing::warn!("the schedule keeps UTC: {}: {error}", places.time_zone.display());
+            Settings::default()
+        }
+    }
 }
 
 /// What came of making a backup.
@@ -159,10 +181,10 @@ impl Shared {
             events,
             settings_changed: Notify::new(),
             verification_asked: Notify::new(),
+            settings: Mutex::new(settings.value.unwrap_or_else(|| first_settings(&places))),
             places,
             peer_document,
             settings_document,
-            settings: Mutex::new(settings.value.unwrap_or_default()),
             schedule_document,
             scheduled: Mutex::new(scheduled),
             damage,

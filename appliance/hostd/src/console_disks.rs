@@ -70,11 +70,12 @@ pub fn show(Disks { report, scrub, under_way, .. }: &Disks) {
         println!("in use: {}{errors}{health}", disk.title);
     }
     if report.missing > 0 {
-        println!(
-            "missing: {}{}",
-            report.missing,
-            report.lost.iter().map(|title| format!("; {title}")).collect::<String>()
-        );
+        let lost = if report.lost.is_empty() {
+            format!("{}, whose names are not on record", report.missing)
+        } else {
+            report.lost.join("; ")
+        };
+        println!("missing: {lost} (as it was called then)");
     }
     if !report.unsettled.is_empty() {
         println!(

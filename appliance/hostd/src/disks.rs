@@ -159,6 +159,13 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
     let progress: &mut Progress<'_> = &mut progress;
     match request {
         Request::ReplaceDisk { old, new, wipe } => {
+            // The volumes alone look as after a replacing whose last step was cut; that one is not on record.
+            if old.is_none() && is_in_its_place(&machine, &new.device)? {
+                bail!(
+                    "{} is one of this machine's disks already, and none is missing; the one that is to go is named with --old",
+                    new.device.display()
+                );
+            }
             machine.replace(old.as_deref(), new, *wipe, progress)?;
             record(&machine)?;
             machine.settle(progress)?;
@@ -187,6 +194,16 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
         }
         other => bail!("{other:?} is not about disks"),
     }
+}
+
+/// Whether a disk is in use and on record, and no other is missing.
+fn is_in_its_place(machine: &Machine, device: &Path) -> Result<bool> {
+    let report = machine.report(None)?;
+    let Some(used) = report.used.iter().find(|disk| disk.device == device) else { return Ok(false) };
+    let recorded = read_record()?.map(|recorded| recorded.disks).unwrap_or_default();
+    let titles = machine.titles()?;
+    let guid = titles.iter().find(|(_, title)| *title == used.title).map(|(guid, _)| guid);
+    Ok(report.missing == 0 && guid.is_some_and(|guid| recorded.contains(guid)))
 }
 
 fn read_record() -> Result<Option<Recorded>> {

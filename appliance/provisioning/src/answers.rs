@@ -130,7 +130,7 @@ impl Interface {
         dns: Vec<IpAddr>,
     ) -> Result<Self, String> {
         if addresses.is_empty() && vlan.is_none() {
-            return Err(format!("addresses of {mac} is empty; leave the interface out to use DHCP"));
+            return Err(format!("{mac} has no addresses; leave the interface out to use DHCP"));
         }
         for is_v4 in [true, false] {
             if gateways.iter().filter(|gateway| gateway.is_ipv4() == is_v4).count() > 1 {
@@ -202,6 +202,9 @@ impl TryFrom<UncheckedInstall> for Install {
         let UncheckedInstall { disks, require_empty, dry_run, then } = raw;
         if let Some(index) = disks.iter().position(|filter| *filter == Filter::default()) {
             return Err(format!("disks[{index}] says nothing, so it would be about every disk"));
+        }
+        for (index, filter) in disks.iter().enumerate() {
+            filter.check().map_err(|cause| format!("disks[{index}]: {cause}"))?;
         }
         if disks.is_empty() && !require_empty {
             return Err("require_empty: false needs disks that name what is erased".into());
@@ -492,7 +495,7 @@ install:
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: []\n",
                 "answers: network[0], line 3",
-                "addresses of 52:54:00:00:00:01 is empty",
+                "has no addresses; leave the interface out",
             ),
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    gateway: 11.0.0.1\n",
@@ -552,6 +555,26 @@ install:
                 "role: monitor\ninstall:\n  disks: [{}]\n",
                 "answers: install, line 3",
                 "disks[0] says nothing, so it would be about every disk",
+            ),
+            (
+                "role: monitor\ninstall:\n  disks: [{min_size: 400}]\n",
+                "answers: install, line 3",
+                "disks[0]: min_size is 400 bytes; write it with its unit, such as `400 GB`",
+            ),
+            (
+                "role: monitor\ninstall:\n  disks: [{min_size: 900 GB, max_size: 200 GB}]\n",
+                "answers: install, line 3",
+                "disks[0]: min_size is larger than max_size, so no disk is meant",
+            ),
+            (
+                "role: monitor\ninstall:\n  disks: [{serial: ''}]\n",
+                "answers: install, line 3",
+                "disks[0]: serial is empty; leave it out",
+            ),
+            (
+                "role: monitor\ninstall:\n  disks: [{path: sda}]\n",
+                "answers: install, line 3",
+                "disks[0]: path \"sda\" is no device file, such as /dev/sda",
             ),
             (
                 "role: monitor\ninstall:\n  require_empty: false\n",

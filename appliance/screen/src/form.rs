@@ -28,8 +28,8 @@ impl Field {
     }
 
     /// A field of which only dots are shown.
-    pub fn secret(label: &'static str, hint: &'static str) -> Self {
-        Self { label, hint, value: String::new(), secret: true }
+    pub fn secret(label: &'static str, hint: &'static str, value: impl Into<String>) -> Self {
+        Self { label, hint, value: value.into(), secret: true }
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     fn form() -> Form {
         Form::new(vec![
             Field::new("Name", "as people call it", "old "),
-            Field::secret("Password", "nobody sees it"),
+            Field::secret("Password", "nobody sees it", ""),
         ])
     }
 

@@ -53,6 +53,9 @@ pub struct Filter {
     pub max_size: Option<u64>,
 }
 
+/// No disk is smaller: a number below it was written without its unit.
+const LEAST_SIZE: u64 = 1_000_000_000;
+
 /// A size as people write it. It is written as a number of bytes, since words round.
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     from.deserialize_any(Size).map(Some)
@@ -79,6 +82,32 @@ impl Visitor<'_> for Size {
 }
 
 impl Filter {
+    /// Whether some disk can be meant.
+    ///
+    /// # Errors
+    /// None can; the cause as a sentence's part.
+    pub fn check(&self) -> Result<(), String> {
+        for (what, text) in [("model", &self.model), ("serial", &self.serial)] {
+            if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+                return Err(format!("{what} is empty; leave it out"));
+            }
+        }
+        if let Some(path) = self.path.as_ref().filter(|path| !path.starts_with("/dev")) {
+            return Err(format!("path {:?} is no device file, such as /dev/sda", path.display().to_string()));
+        }
+        for (what, bytes) in [("min_size", self.min_size), ("max_size", self.max_size)] {
+            if let Some(bytes) = bytes.filter(|bytes| *bytes < LEAST_SIZE) {
+                return Err(format!("{what} is {bytes} bytes; write it with its unit, such as `400 GB`"));
+            }
+        }
+        if let (Some(least), Some(most)) = (self.min_size, self.max_size)
+            && least > most
+        {
+            return Err("min_size is larger than max_size, so no disk is meant".into());
+        }
+        Ok(())
+    }
+
     /// Whether it names disks, and not only how large they are.
     pub fn is_of_one_kind(&self) -> bool {
         self.model.is_some() || self.serial.is_some() || self.path.is_some()

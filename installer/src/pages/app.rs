@@ -284,7 +284,9 @@ impl App {
                 self.form = typed::interface_form(interface);
             }
             Page::System => self.form = typed::system_form(&self.described(), self.role),
-            Page::Passwords => self.form = typed::passwords_form(&self.given, self.role),
+            Page::Passwords => {
+                self.form = typed::passwords_form(&self.given, self.role, &self.passwords);
+            }
             _ => {}
         }
     }
@@ -461,7 +463,7 @@ impl App {
     fn summary(&mut self, key: KeyCode) -> Option<Task> {
         match key {
             KeyCode::Esc => self.go(Page::Passwords),
-            KeyCode::Enter if self.word.trim() == self.expected_word() => {
+            KeyCode::Enter if self.word.trim().eq_ignore_ascii_case(self.expected_word()) => {
                 let Ok((plan, _)) = &self.planned else { return None };
                 let installation = Installation {
                     plan: plan.clone(),
@@ -489,7 +491,12 @@ impl App {
                 match looked {
                     Ok(machine) => {
                         self.machine = machine;
-                        self.chosen = None;
+                        // What somebody left out stays out.
+                        if let Some(chosen) = &mut self.chosen {
+                            chosen.retain(|device| {
+                                self.machine.disks.iter().any(|disk| disk.device == *device)
+                            });
+                        }
                         self.marked = 0;
                         self.plan();
                     }

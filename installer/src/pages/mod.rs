@@ -6,12 +6,14 @@ mod said;
 mod typed;
 mod view;
 
+pub use said::told;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use provisioning::{Answers, Role};
 use rustix::fs::FlockOperation;
 use screen::ratatui::Frame;
@@ -106,15 +108,13 @@ fn lock() -> Result<File> {
 
 /// Puts a keymap into force, on the screen's consoles; a serial line has its keyboard elsewhere.
 fn load(name: &str) -> Result<()> {
-    duct::cmd!("loadkeys", "--quiet", name)
-        .stdin_null()
-        .stderr_capture()
-        .stdout_null()
-        .run()
-        .map(drop)
-        .with_context(|| {
-            format!("there is no keymap {name:?}; `us`, `uk`, `de-latin1` and `fr-latin9` are some")
-        })
+    let loaded = duct::cmd!("loadkeys", "--quiet", name).stdin_null().stderr_null().stdout_null().unchecked();
+    let output = loaded.run().context("cannot run loadkeys")?;
+    ensure!(
+        output.status.success(),
+        "Keyboard: there is no keymap {name:?}; `us`, `uk`, `de-latin1` and `fr-latin9` are some"
+    );
+    Ok(())
 }
 
 fn install(installation: Installation, messages: &Sender<Message>) -> Result<()> {

@@ -36,18 +36,24 @@ impl App {
         let text = |value: Option<String>, without: &str| value.unwrap_or_else(|| without.to_owned());
         lines.push(("Host name", text(answers.hostname.map(|name| name.to_string()), self.role.name())));
         let ntp: Vec<_> = answers.ntp.iter().map(ToString::to_string).collect();
+        let uses_dhcp = self
+            .links
+            .iter()
+            .any(|(_, interface)| interface.as_ref().is_none_or(|interface| interface.addresses.is_empty()));
+        let without_ntp = if uses_dhcp { "those that DHCP names, and Debian's" } else { "Debian's" };
         lines.push((
             "Time",
             format!(
                 "{}, NTP servers: {}",
                 text(answers.time_zone.map(|zone| zone.to_string()), "UTC"),
-                if ntp.is_empty() {
-                    "those that DHCP names, and Debian's".to_owned()
-                } else {
-                    ntp.join(", ")
-                }
+                if ntp.is_empty() { without_ntp.to_owned() } else { ntp.join(", ") }
             ),
         ));
+        let passwords = match self.role {
+            Role::BackupServer => "of root at the console, and of backup for API and FTP",
+            _ => "of root at the console",
+        };
+        lines.push(("Passwords", passwords.to_owned()));
         lines.push(("Keyboard", text(answers.keymap.map(|keymap| keymap.to_string()), "us")));
         lines
     }

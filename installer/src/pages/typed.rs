@@ -18,9 +18,9 @@ const ADDRESSES: &str = "Addresses";
 const GATEWAY: &str = "Gateway";
 const DNS: &str = "Name servers";
 const CONSOLE: &str = "Console password";
-const CONSOLE_AGAIN: &str = "Once more";
+const CONSOLE_AGAIN: &str = "The same again";
 const NETWORK: &str = "Password of backup";
-const NETWORK_AGAIN: &str = "Again";
+const NETWORK_AGAIN: &str = "And again";
 
 /// Characters that a password has at least.
 const PASSWORD_CHARACTERS: usize = crate::hash::LEAST;
@@ -159,15 +159,17 @@ pub fn system(form: &Form) -> Result<System, Wrong> {
     })
 }
 
-/// The page for passwords.
-pub fn passwords_form(given: &Answers, role: Role) -> Form {
+/// The page for passwords, with those that were typed before.
+pub fn passwords_form(given: &Answers, role: Role, typed: &Passwords) -> Form {
+    let before = |typed: &Option<Typed>| typed.as_ref().map(|typed| typed.0.clone()).unwrap_or_default();
+    let (of_console, of_network) = (before(&typed.console), before(&typed.network));
     let console = match given.root_password_hash {
         Some(_) => "Of root, at this machine's own console. Empty: the one that the answers have.",
         None => "Of root, at this machine's own console. At least 8 characters.",
     };
     let mut fields = vec![
-        Field::secret(CONSOLE, console),
-        Field::secret(CONSOLE_AGAIN, "The same, so that no slip locks you out."),
+        Field::secret(CONSOLE, console, of_console.clone()),
+        Field::secret(CONSOLE_AGAIN, "The same, so that no slip locks you out.", of_console),
     ];
     if role == Role::BackupServer {
         let network = match given.password_hash {
@@ -176,8 +178,8 @@ pub fn passwords_form(given: &Answers, role: Role) -> Form {
             }
             None => "With it the monitor pairs and backups are fetched. At least 8 characters.",
         };
-        fields.push(Field::secret(NETWORK, network));
-        fields.push(Field::secret(NETWORK_AGAIN, "The same, so that no slip locks you out."));
+        fields.push(Field::secret(NETWORK, network, of_network.clone()));
+        fields.push(Field::secret(NETWORK_AGAIN, "The same, so that no slip locks you out.", of_network));
     }
     Form::new(fields)
 }
@@ -309,7 +311,7 @@ mod tests {
     fn passwords_are_long_enough_and_typed_twice() {
         let given = Answers::for_role(Role::BackupServer);
         let typed = |texts: &[&str]| {
-            let form = filled(passwords_form(&given, Role::BackupServer), texts);
+            let form = filled(passwords_form(&given, Role::BackupServer, &Passwords::default()), texts);
             passwords(&form, &given, Role::BackupServer).map_err(|wrong| wrong.label)
         };
         let good = typed(&["console-1", "console-1", "network-1", "network-1"]).unwrap();
@@ -328,7 +330,11 @@ mod tests {
         }
         let mut given = Answers::for_role(Role::Monitor);
         given.root_password_hash = Some(format!("$6$salt${}", "a".repeat(86)).parse().unwrap());
-        let form = passwords_form(&given, Role::Monitor);
+        // The page that is opened again has them.
+        let before = Passwords { console: Some(Typed("console-1".into())), network: None };
+        let form = passwords_form(&given, Role::Monitor, &before);
+        assert_eq!(passwords(&form, &given, Role::Monitor).unwrap(), before);
+        let form = passwords_form(&given, Role::Monitor, &Passwords::default());
         assert_eq!(passwords(&form, &given, Role::Monitor).unwrap(), Passwords::default());
     }
 }

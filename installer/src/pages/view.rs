@@ -53,15 +53,13 @@ fn keys_of(app: &App) -> &'static str {
     match app.page {
         Page::Licence => " ↑ ↓ PgDn read · Enter accept · Ctrl-C leave",
         Page::Role => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
-        Page::Disks => {
-            " ↑ ↓ move · Space take or leave out · PgDn read on · r look again · Enter next · Esc back"
-        }
+        Page::Disks => " ↑ ↓ move · Space take or leave out · r look again · Enter next · Esc back",
         Page::Network => " ↑ ↓ move · Enter change, or next · Esc back · Ctrl-C leave",
         Page::Interface(_) | Page::System | Page::Passwords => {
             " Tab ↑ ↓ move · Enter next · Esc back · Ctrl-C leave"
         }
         Page::Summary => " PgDn PgUp read · Enter begin · Esc back · Ctrl-C leave",
-        Page::Working => " The machine must not be switched off now",
+        Page::Working => " Switched off before the end, the machine has to be installed from the beginning",
         Page::Failed => " Enter back to the summary · Ctrl-C leave",
         Page::Done => " Enter restart · p switch off",
         Page::Leave => " Enter restart the machine · p switch it off · Esc back to the installer",
@@ -86,7 +84,9 @@ fn text(app: &App) -> Text<'_> {
             );
         }
         Page::Done => done(app, &mut lines),
-        Page::Leave => lines.push("Nothing was installed. What was answered so far is lost.".into()),
+        Page::Leave => lines.push(
+            "Nothing was installed. What was answered so far is lost when the machine restarts.".into(),
+        ),
         _ => {}
     }
     Text::from(lines)
@@ -135,7 +135,8 @@ fn done<'a>(app: &App, lines: &mut Vec<Line<'a>>) {
     lines.push("2. Restart. The first start takes some minutes.".into());
     let next = match app.role {
         provisioning::Role::BackupServer => {
-            "3. On the monitor's web page, Settings → Backups: enter this machine's address and the password of backup."
+            "3. Its console shows its address and the hash of its key. Pair it with the monitor: on the monitor's web page, \
+             Settings → Backups, or by `monitor-link setup` there; the password is that of backup."
         }
         provisioning::Role::MonitorRecovery => {
             "3. Its console asks for the backup server then, and which backup is restored."
@@ -198,8 +199,9 @@ fn plan_text(plan: &Plan, verdict: &str, width: usize) -> Vec<String> {
     if plan.disks.len() > 4 {
         lines.push(format!("… and the same on {} more", plan.disks.len() - 4));
     }
+    let starts = if plan.disks.len() > 1 { " The machine can start from each disk." } else { "" };
     lines.push(format!(
-        "Data is kept as {}: {} for backups. Each disk gets the boot set, so the machine starts from any.",
+        "Data is kept as {}: {} for backups.{starts}",
         plan.profile.name(),
         gigabytes(plan.usable_bytes)
     ));
@@ -253,7 +255,9 @@ fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
         let left = (rate > 0).then(|| total.saturating_sub(done) / rate.max(1));
         frame.render_widget(Line::from(parts::figures(done, total, rate, left)), figures);
     }
-    let lines: Vec<Line<'_>> = app.working.steps.iter().map(|step| step.as_str().into()).collect();
+    let steps_of = app.working.steps.iter();
+    let lines = steps_of.flat_map(|step| parts::wrapped(step, usize::from(steps.width)));
+    let lines: Vec<Line<'_>> = lines.map(Line::from).collect();
     let above = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(steps.height);
     frame.render_widget(Paragraph::new(lines).scroll((above, 0)), steps);
 }

@@ -53,7 +53,7 @@ pub fn replacing(
     if numbers.is_empty() && !in_some {
         return Err(LifeError::NoDisk(match leaving {
             Some(disk) => format!("{} is no disk of this machine", disk.device.display()),
-            None => "no disk is missing: say which one is replaced".into(),
+            None => "no disk is missing: name the one that is replaced with --old".into(),
         }));
     }
     if numbers.len() < volumes.len() && !in_some {
