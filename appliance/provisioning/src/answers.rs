@@ -265,7 +265,13 @@ struct UncheckedAnswers {
     keymap: Option<Keymap>,
     root_password_hash: Option<CryptHash>,
     password_hash: Option<PasswordHash>,
+    #[serde(default, deserialize_with = "section")]
     install: Option<Install>,
+}
+
+/// A section that is named is there: nothing behind its name is a slip, and not that it is missing.
+fn section<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Install>, D::Error> {
+    Install::deserialize(from).map(Some)
 }
 
 impl TryFrom<UncheckedAnswers> for Answers {
@@ -366,8 +372,26 @@ fn describe(field: &str, error: &serde_saphyr::Error) -> AnswersError {
     let text = error.to_string();
     // The first line ends with the place once more.
     let cause = text.lines().next().unwrap_or_default();
-    let cause = cause.rsplit_once(" at line ").map_or(cause, |(cause, _)| cause).to_owned();
+    let cause = in_words(cause.rsplit_once(" at line ").map_or(cause, |(cause, _)| cause));
     AnswersError::Document { place, cause }
+}
+
+/// What the parser says, in words of somebody who writes answers.
+fn in_words(cause: &str) -> String {
+    const WORDS: [(&str, &str); 5] = [
+        ("expected mapping start", "a section belongs here: its fields indented below, or {} for none"),
+        ("expected sequence start", "a list belongs here, such as [first, second]"),
+        ("invalid IP address syntax", "an IP address belongs here, such as 192.0.2.7"),
+        ("invalid boolean", "true or false belongs here"),
+        ("unexpected end of input", "there is nothing in it; the role at least has to be"),
+    ];
+    if let Some((key, _)) =
+        cause.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split_once(", set "))
+    {
+        return format!("{key} is given twice");
+    }
+    let known = WORDS.iter().find(|(said, _)| cause.starts_with(said));
+    known.map_or_else(|| cause.to_owned(), |(_, words)| (*words).to_owned())
 }
 
 /// Why an answer document cannot be used.
@@ -476,12 +500,19 @@ install:
     #[test]
     fn a_wrong_document_is_refused_with_field_line_and_cause() {
         let table = [
-            ("", "answers: the document, line ", ""),
+            ("", "answers: the document, line ", "the role at least"),
             ("hostname: a\n", "answers: the document, line 1", "missing field `role`"),
             ("role: mainframe\n", "answers: role, line 1", "unknown variant `mainframe`"),
             ("role: monitor\nhostnam: a\n", "answers: hostnam, line 2", "unknown field `hostnam`"),
             ("role: monitor\nhostname: a b\n", "answers: hostname, line 2", "\"a b\" is no host name"),
-            ("role: monitor\nrole: monitor\n", "line 2", "duplicate"),
+            ("role: monitor\nrole: monitor\n", "line 2", "role is given twice"),
+            ("role: monitor\ninstall:\n", "answers: install, line 2", "a section belongs here"),
+            ("role: monitor\nntp: pool.ntp.org\n", "answers: ntp, line 2", "a list belongs here"),
+            (
+                "role: monitor\ninstall: {dry_run: maybe}\n",
+                "answers: install.dry_run, line 2",
+                "true or false belongs here",
+            ),
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00\n    addresses: [10.0.0.1/8]\n",
                 "answers: network[0].mac, line 3",
@@ -521,7 +552,7 @@ install:
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n    dns: [ns]\n",
                 "answers: network[0].dns[0], line 5",
-                "invalid IP address",
+                "an IP address belongs here",
             ),
             (
                 "role: monitor\nnetwork:\n  - mac: 52:54:00:00:00:01\n    addresses: [10.0.0.1/8]\n  \

@@ -338,7 +338,8 @@ impl fmt::Debug for PasswordHash {
 impl TryFrom<String> for PasswordHash {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        auth::validate_hash(&text).map(Self).map_err(|error| error.to_string())
+        let why = |error| format!("it is no hash of Argon2id ({error}); `installer hash` prints one");
+        auth::validate_hash(&text).map(Self).map_err(why)
     }
 }
 

@@ -113,7 +113,8 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         let knock = format!("timeout 20 bash -c 'echo >/dev/tcp/{SERVER_ADDRESS}/50000'");
         monitor.run_ok(&knock, COMMAND)?;
         let other = server.client(CONTROL_PORT)?.limit(Duration::from_secs(10));
-        ensure!(other.https("GET", "/v1/status", None).is_err(), "another machine gets an answer");
+        let reply = other.https("GET", "/v1/status", None)?;
+        ensure!(reply.exit != 0 && reply.code == 0, "another machine gets an answer: {reply:?}");
         server.run_ok("/usr/lib/infimonitor/hostd order firewall --peer-only false", COMMAND)?;
         user.wait_for_api()?;
         let said = server.run_ok("/usr/lib/infimonitor/hostd order grow-disks", COMMAND)?;
