@@ -1,7 +1,9 @@
 //! `cargo xtask vm`: boots what was built, with its console in the terminal and its ports at 127.0.0.1.
 //!
 //! The VM's disk is an overlay in `.build/vm/<role>`, so a second start goes on where the first was left; the built
-//! disk is never written. With `--install` it has blank disks and the installation medium. Trade-off: ports have their real numbers at 127.0.0.1, so one VM of a role runs at a
+//! disk is never written. With `--install` it has blank disks and the installation medium.
+//!
+//! Trade-off: ports have their real numbers at 127.0.0.1, so one VM of a role runs at a
 //! time. Tests use the lab directly, where every VM has an address of its own.
 
 use std::fs;
@@ -157,10 +159,11 @@ fn state(goes_on: bool) -> &'static str {
 
 const HOW_TO_LEAVE: &str = "this terminal: Ctrl-A X ends the VM at once, Ctrl-A C is QEMU's monitor";
 
-fn way_to_a_backup_server() -> String {
+/// `password`: that of user backup, or what stands for it.
+fn way_to_a_backup_server(password: &str) -> String {
     format!(
         "  API      https://127.0.0.1:{CONTROL_PORT}, such as\n           \
-         curl -k -u backup:backup https://127.0.0.1:{CONTROL_PORT}/v1/status\n  \
+         curl -k -u backup:{password} https://127.0.0.1:{CONTROL_PORT}/v1/status\n  \
          FTP      127.0.0.1:{FTP_PORT}, explicit TLS, passive ports {}-{}\n",
         FTP_PASSIVE_PORTS.start(),
         FTP_PASSIVE_PORTS.end()
@@ -173,13 +176,13 @@ fn introduction_to_installing(goes_on: bool, folder: &str) -> String {
          medium   is started until the machine is installed, and asks here; its last entries show the \
          kernel's messages here too\n{}  files    {folder}: disks, serial.log, qemu.stderr\n",
         state(goes_on),
-        way_to_a_backup_server()
+        way_to_a_backup_server("PASSWORD")
     )
 }
 
 fn introduction(machine: Machine, goes_on: bool, password: &str, folder: &str) -> String {
     let reach = match machine {
-        Machine::BackupServer => way_to_a_backup_server(),
+        Machine::BackupServer => way_to_a_backup_server("backup"),
         Machine::Monitor => format!(
             "  database 127.0.0.1:{REPLICATION_PORT}; a backup server beside it finds it at \
              10.0.2.2:{REPLICATION_PORT}\n"

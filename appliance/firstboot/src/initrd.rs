@@ -57,7 +57,7 @@ fn machine(places: &Places, has_state: bool) -> Option<Identity> {
     match provision::ensure(places) {
         Ok(identity) => Some(identity),
         Err(error) => {
-            problem(places, "provisioning-problem", &format!("{error:#}"));
+            problem(places, provision::PROBLEM, &format!("{error:#}"));
             None
         }
     }

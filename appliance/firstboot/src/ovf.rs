@@ -20,6 +20,7 @@ use provisioning::values::Mac;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::places::Places;
+use crate::provision::PROBLEM;
 use crate::report::{problem, say};
 
 /// Who made the machine, as firmware says.
@@ -36,8 +37,6 @@ const DRIVES: Duration = Duration::from_secs(6);
 const POLL: Duration = Duration::from_millis(500);
 /// What VMware's programs say where nothing was asked at the import.
 const NO_VALUE: &str = "No value found";
-/// Name of the file that says that the host could not be asked.
-const PROBLEM: &str = "provisioning-problem";
 /// The longest environment that is read, in bytes.
 const LIMIT: u64 = 64 << 10;
 /// Where a CD says that it is one (ECMA-119, 8.4.2).

@@ -13,6 +13,8 @@ use crate::places::Places;
 use crate::report::say;
 use crate::{ovf, settings};
 
+/// Name of the file that says why there are no answers, or none that could be taken.
+pub const PROBLEM: &str = "provisioning-problem";
 /// The firmware's table is a few KiB; this bounds what a strange hypervisor may hand over, in bytes.
 const TABLE_BYTES: usize = 1 << 20;
 
