@@ -13,10 +13,12 @@ pub const KEY: &str = "infimonitor.medium";
 pub const SUMS: &str = "SHA256SUMS";
 /// Code of the boot sector.
 pub const MBR_CODE: &str = "mbr.img";
+/// The payload that is the ESP, as far as its file system uses it.
+pub const ESP: &str = "esp.img";
 /// The payloads: GPT name of the partition into which each goes, and its file.
 pub const PAYLOADS: [(&str, &str); 5] = [
     ("bios-boot", "bios-boot.img"),
-    ("esp", "esp.img"),
+    ("esp", ESP),
     ("boot-a", "boot.squashfs"),
     ("root-a", "root.erofs"),
     ("verity-a", "root.verity"),

@@ -42,6 +42,14 @@ struct Run {
     memory_bytes: u64,
 }
 
+/// Size of the disk that xva-img gets: it stores every zero, thrice over until the end.
+const SMALL: u64 = 8 << 30;
+/// Size of the thin disk of which memory is promised (issue 7).
+const HUGE: u64 = 1 << 40;
+
+/// One who makes a package, and how it is called.
+type Maker<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
+
 /// Runs everything.
 pub fn run(options: &Options) -> Result<Vec<Comparison>> {
     if let Some(only) = &options.only {
@@ -53,63 +61,101 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
     let folder = tempfile::tempdir_in(options.disk.parent().unwrap_or(Path::new(".")))
         .context("cannot make a folder beside the disk")?;
     let place = |name: &str| folder.path().join(name);
-    let ours = std::env::current_exe().context("this program is not found")?;
-    let own = |kind: &str| {
-        let mut command = Command::new(&ours);
-        command.args(["media", "--disk"]).arg(&options.disk).args(["--only", kind]).arg(place("out"));
+    let small = resized(&toolbox, &options.disk, place("small.raw"), SMALL)?;
+    let huge = resized(&toolbox, &options.disk, place("huge.raw"), HUGE)?;
+    let out = place("out");
+    let xva_img = xva_img(&toolbox, &small, folder.path(), &out)?;
+    let groups: [(&str, &Path, Vec<Maker<'_>>); 4] = [
+        (
+            "streamOptimized VMDK",
+            &options.disk,
+            vec![qemu_img(&toolbox, &options.disk, &out), ours("vmdk", &options.disk, &out)?],
+        ),
+        ("XVA with gzip", &small, vec![xva_img, ours("xva", &small, &out)?]),
+        ("streamOptimized VMDK", &huge, vec![qemu_img(&toolbox, &huge, &out), ours("vmdk", &huge, &out)?]),
+        ("XVA with gzip", &huge, vec![ours("xva", &huge, &out)?]),
+    ];
+    let mut comparisons = Vec::new();
+    for (what, disk, makers) in &groups {
+        let gib = std::fs::metadata(disk)?.len() >> 30;
+        let what = format!("{what} of a thin disk of {gib} GiB");
+        comparisons.extend(compare(&what, makers, options.rounds, &out));
+    }
+    Ok(comparisons)
+}
+
+/// This program, as a process of its own.
+fn ours<'a>(kind: &'a str, disk: &'a Path, out: &'a Path) -> Result<Maker<'a>> {
+    let program = std::env::current_exe().context("this program is not found")?;
+    let make = move || {
+        let mut command = Command::new(&program);
+        command.args(["media", "--disk"]).arg(disk).args(["--only", kind]).arg(out);
         command
     };
-    let qemu = || {
+    Ok(("ours", Box::new(make)))
+}
+
+fn qemu_img<'a>(toolbox: &'a Toolbox, disk: &'a Path, out: &'a Path) -> Maker<'a> {
+    let make = move || {
         let mut command = toolbox.command("qemu-img");
         command.args(["convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized"]);
-        command.arg(&options.disk).arg(place("out"));
+        command.arg(disk).arg(out);
         command
     };
-    // xva-img makes a folder of chunks, and from it a tar, which gzip compresses: what people do today.
-    let chunks = place("Ref:1");
-    let records = place("ova.xml");
+    ("qemu-img", Box::new(make))
+}
+
+/// xva-img makes a folder of chunks, and from it a tar, which gzip compresses: what people do today.
+fn xva_img<'a>(toolbox: &'a Toolbox, disk: &'a Path, folder: &'a Path, out: &'a Path) -> Result<Maker<'a>> {
+    let records = folder.join("ova.xml");
     std::fs::write(&records, "<value/>")?;
-    let xva_img = || {
+    let make = move || {
         let script = "rm -rf \"$1\" && mkdir \"$1\" && xva-img disk-import \"$1\" \"$2\" && \
                       xva-img package \"$3\" \"$4\" \"$1\" && gzip -6 --force --stdout \"$3\" >\"$5\"";
         let mut command = toolbox.command("sh");
-        command.args(["-ec", script, "sh"]).arg(&chunks).arg(&options.disk);
-        command.arg(place("plain.xva")).arg(&records).arg(place("out"));
+        command.args(["-ec", script, "sh"]).arg(folder.join("Ref:1")).arg(disk);
+        command.arg(folder.join("plain.xva")).arg(&records).arg(out);
         command
     };
-    let mut comparisons = Vec::new();
-    type Maker<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
-    let vmdk: [Maker<'_>; 2] = [("qemu-img", Box::new(qemu)), ("ours", Box::new(|| own("vmdk")))];
-    let xva: [Maker<'_>; 2] = [("xva-img and gzip", Box::new(xva_img)), ("ours", Box::new(|| own("xva")))];
-    for (what, makers) in [("streamOptimized VMDK", vmdk), ("XVA with gzip", xva)] {
-        let mut runs: Vec<Vec<Result<Run>>> = makers.iter().map(|_| Vec::new()).collect();
-        for round in 0..options.rounds {
-            for (index, (name, command)) in makers.iter().enumerate() {
-                eprintln!("{what}, round {}: {name}", round + 1);
-                runs[index].push(measure(command(), &place("out")));
-            }
-        }
-        type Figure = (&'static str, &'static str, fn(&Run) -> f64);
-        let figures: [Figure; 3] = [
-            ("time", "s", |run| run.seconds),
-            ("size", "MB", |run| run.bytes as f64 / 1e6),
-            ("memory", "MB", |run| run.memory_bytes as f64 / 1e6),
-        ];
-        for (figure, unit, of) in figures {
-            let series = makers.iter().zip(&runs).map(|((name, _), runs)| {
-                let values = runs.iter().map(|run| match run {
-                    Ok(run) => Ok(of(run)),
-                    Err(error) => bail!("{error:#}"),
-                });
-                Series::of(name, unit, values)
-            });
-            comparisons.push(Comparison {
-                title: format!("{what} of {}, deflate level {LEVEL}: {figure}", options.disk.display()),
-                series: series.collect(),
-            });
+    Ok(("xva-img and gzip", Box::new(make)))
+}
+
+/// The disk's content in a file of another size: cut, or with nothing after it.
+fn resized(toolbox: &Toolbox, disk: &Path, to: PathBuf, bytes: u64) -> Result<PathBuf> {
+    let mut copy = toolbox.command("cp");
+    let status = copy.args(["--sparse=always", "--reflink=auto"]).arg(disk).arg(&to).status()?;
+    ensure!(status.success(), "{} could not be copied to {}", disk.display(), to.display());
+    let file = File::options().write(true).open(&to)?;
+    file.set_len(bytes).with_context(|| format!("cannot make {} {bytes} bytes long", to.display()))?;
+    Ok(to)
+}
+
+/// All makers by turns; time, size and memory of each.
+fn compare(what: &str, makers: &[Maker<'_>], rounds: usize, out: &Path) -> Vec<Comparison> {
+    let mut runs: Vec<Vec<Result<Run>>> = makers.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        for (index, (name, command)) in makers.iter().enumerate() {
+            eprintln!("{what}, round {}: {name}", round + 1);
+            runs[index].push(measure(command(), out));
         }
     }
-    Ok(comparisons)
+    type Figure = (&'static str, &'static str, fn(&Run) -> f64);
+    let figures: [Figure; 3] = [
+        ("time", "s", |run| run.seconds),
+        ("size", "MB", |run| run.bytes as f64 / 1e6),
+        ("memory", "MB", |run| run.memory_bytes as f64 / 1e6),
+    ];
+    let comparison = |(figure, unit, of): Figure| {
+        let series = makers.iter().zip(&runs).map(|((name, _), runs)| {
+            let values = runs.iter().map(|run| match run {
+                Ok(run) => Ok(of(run)),
+                Err(error) => bail!("{error:#}"),
+            });
+            Series::of(name, unit, values)
+        });
+        Comparison { title: format!("{what}, deflate level {LEVEL}: {figure}"), series: series.collect() }
+    };
+    figures.map(comparison).into()
 }
 
 fn make(disk: &Path, only: &[String]) -> Result<()> {

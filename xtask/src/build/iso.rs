@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use files::hex;
 use sha2::{Digest, Sha256};
 use storage::layout::MIB;
-use storage::medium::{FOLDER, LABEL, MBR_CODE, PAYLOADS, SUMS, marker};
+use storage::medium::{ESP, FOLDER, LABEL, MBR_CODE, PAYLOADS, SUMS, marker};
 use tools::Toolbox;
 
 use super::system::Payloads;
@@ -22,6 +22,8 @@ use crate::paths;
 
 /// The ESP on it, in bytes: some firmware refuses large ones (kiwi issue 2390).
 const ESP_BYTES: u64 = 8 * MIB;
+/// The largest sector of a disk, in bytes.
+const BLOCK_BYTES: usize = 4096;
 /// What GRUB for BIOS needs to find and read the medium; the menu needs what grub.cfg of a disk needs.
 const MODULES: [&str; 17] = [
     "biosdisk",
@@ -107,14 +109,25 @@ fn make(room: &Room, toolbox: &Toolbox, files: &[PathBuf], roothash: &Path) -> R
     let names = PAYLOADS.iter().map(|(_, name)| *name).chain([MBR_CODE]);
     for (name, source) in names.zip(files) {
         let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
-        sums += &format!("{}  {name}\n", hex(&Sha256::digest(&content)));
-        write(&format!("{FOLDER}/{name}"), &content)?;
+        let content = carried(name, &content);
+        sums += &format!("{}  {name}\n", hex(&Sha256::digest(content)));
+        write(&format!("{FOLDER}/{name}"), content)?;
     }
     write(&format!("{FOLDER}/{SUMS}"), sums.as_bytes())?;
     eltorito(room, toolbox, &bootstrap)?;
     efi_image(room, toolbox, &tree)?;
     pack(room, toolbox, &tree)?;
     packages::sound(&room.scratch("medium.iso"))
+}
+
+/// What of a payload is on the medium: all, but of the ESP not the free clusters at its end, 62 MB of zeros. What lies in
+/// free clusters means nothing, so a disk may keep there what it had. Whole blocks remain, for disks of 4096-byte sectors.
+fn carried<'c>(name: &str, content: &'c [u8]) -> &'c [u8] {
+    if name != ESP {
+        return content;
+    }
+    let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &content[..used.next_multiple_of(BLOCK_BYTES).min(content.len())]
 }
 
 /// GRUB's image for BIOS.
@@ -170,6 +183,18 @@ fn pack(room: &Room, toolbox: &Toolbox, tree: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_esp_alone_the_free_end_stays_away() {
+        let (block, two) = (BLOCK_BYTES, [[1; BLOCK_BYTES], [0; BLOCK_BYTES]].concat());
+        let table =
+            [(ESP, &two[..], block), ("root.erofs", &two, 2 * block), (ESP, &two[..9], 9), (ESP, &[], 0)];
+        for (name, content, expected) in table {
+            assert_eq!(carried(name, content), &content[..expected], "{name}");
+        }
+        let begun = [&two[..], &[1][..]].concat();
+        assert_eq!(carried(ESP, &[&begun[..], &[0; 9000][..]].concat()).len(), 3 * block);
+    }
 
     #[test]
     fn grub_can_read_the_menu_and_what_leads_to_it() {
