@@ -35,6 +35,7 @@
 .EXAMPLE
     .\New-BackupServerVM.ps1 -Name backup2 -SwitchName LAN -Generation 1 -Devices 10000 -Path D:\Machines
 #>
+
 #Requires -Version 5.1
 #Requires -Modules Hyper-V
 #Requires -RunAsAdministrator
@@ -70,11 +71,15 @@ $source = Join-Path $PSScriptRoot '@DISK@'
 if (-not (Test-Path -LiteralPath $source)) {
     throw "The disk is not beside this script: $source. Unpack the whole archive."
 }
-if (-not (Get-VMSwitch -Name $SwitchName -ErrorAction SilentlyContinue)) {
-    $there = (Get-VMSwitch | ForEach-Object { $_.Name }) -join ', '
-    throw "There is no virtual switch '$SwitchName'. There are: $there"
+# By comparison: -Name of these commands takes wildcards.
+$switches = @(Get-VMSwitch | ForEach-Object { $_.Name })
+if ($switches.Count -eq 0) {
+    throw "There is no virtual switch on this host. Make one: New-VMSwitch -Name LAN -NetAdapterName (Get-NetAdapter lists them)"
 }
-if (Get-VM -Name $Name -ErrorAction SilentlyContinue) {
+if ($switches -notcontains $SwitchName) {
+    throw "There is no virtual switch '$SwitchName'. There are: $($switches -join ', ')"
+}
+if (@(Get-VM | ForEach-Object { $_.Name }) -contains $Name) {
     throw "There is a virtual machine '$Name' already; give another name with -Name."
 }
 
@@ -143,7 +148,11 @@ try {
 
 Write-Host "The virtual machine '$Name' is there: generation $Generation, $($size.Cores) processors, $($size.MemoryMiB) MiB of memory."
 if ($Start) {
-    Start-VM -VM $vm
+    try {
+        Start-VM -VM $vm
+    } catch {
+        throw "It is there and does not start: $_ When that is mended: Start-VM -Name '$Name'"
+    }
     Write-Host "It starts. Its console shows its address: vmconnect.exe localhost $Name"
 } else {
     Write-Host "Start it with: Start-VM -Name '$Name'. Its disk may be enlarged before: Resize-VHD -Path '$disk' -SizeBytes 500GB"

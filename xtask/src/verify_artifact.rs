@@ -14,7 +14,7 @@ use crate::paths;
     long_about = "Say of an OVA, VMDK, VHDX, VHD, XVA or ISO what a hypervisor would refuse, and why.\n\n\
         The file's kind is told by its content. Nothing is changed. Each finding has the rule, what was found, and the \
         source of the rule.",
-    after_help = "Exit status: 0 nothing would be refused (advice may be given), 1 something would, or a file cannot be read, \
+    after_help = "Exit status: 0 nothing would be refused (advice may be given), 1 something would, or a file cannot be looked at, \
                   2 wrong arguments"
 )]
 pub struct Options {
@@ -84,14 +84,14 @@ pub fn run(options: &Options) -> Result<()> {
     if options.rules {
         return rules(options.json);
     }
-    let (mut documents, mut refused) = (Vec::new(), 0);
+    let (mut documents, mut refused, mut unread) = (Vec::new(), 0, 0);
     for file in &options.files {
         let report = match verify(file) {
             Ok(report) => report,
             Err(error) => {
                 // The others are looked at all the same.
                 eprintln!("error: {error}");
-                refused += 1;
+                unread += 1;
                 documents.push(Document {
                     file: file.clone(),
                     answer: Answer::Failed { error: error.to_string() },
@@ -124,8 +124,11 @@ pub fn run(options: &Options) -> Result<()> {
     if options.json {
         println!("{}", serde_json::to_string_pretty(&documents).context("cannot print the findings")?);
     }
-    if refused > 0 {
-        bail!("{refused} of {} files would be refused, or cannot be read", options.files.len());
+    match (refused, unread) {
+        (0, 0) => Ok(()),
+        _ => bail!(
+            "of {} files {refused} would be refused, and {unread} cannot be looked at",
+            options.files.len()
+        ),
     }
-    Ok(())
 }

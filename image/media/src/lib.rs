@@ -102,9 +102,22 @@ pub enum Error {
     /// A name that the format has no way to write.
     #[error("{0:?} cannot be the name of a file in the package: no quotes and no control characters")]
     Name(String),
+    /// Something that has no content to look at, or none that ends.
+    #[error("{} is {what}; give a file", path.display())]
+    NotRegular {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// A file that is no package.
-    #[error("{} is no OVA, VMDK, VHDX, VHD, XVA or ISO", .0.display())]
-    Unknown(PathBuf),
+    #[error("{} is {what}, and no OVA, VMDK, VHDX, VHD, XVA or ISO", path.display())]
+    Unknown {
+        /// Which.
+        path: PathBuf,
+        /// What it is, as far as that can be told.
+        what: &'static str,
+    },
     /// An archive around a package.
     #[error("{} is a zip; unpack it, and give the disk that is in it", .0.display())]
     Zip(PathBuf),

@@ -87,7 +87,7 @@ pub struct Property {
 pub struct Machine {
     /// Its name, also of the files.
     pub name: String,
-    /// What it is.
+    /// What it is; an importer offers it as the machine's name.
     pub product: String,
     /// Who makes it.
     pub vendor: String,
@@ -144,7 +144,7 @@ pub fn descriptor(machine: &Machine, file: &File) -> String {
   </NetworkSection>
 {sizes}  <VirtualSystem ovf:id="{name}">
     <Info>{product}</Info>
-    <Name>{name}</Name>
+    <Name>{product}</Name>
 {properties}    <OperatingSystemSection ovf:id="{os_number}" vmw:osType="{os_id}">
       <Info>The operating system inside</Info>
       <Description>{os_name}</Description>

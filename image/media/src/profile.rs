@@ -18,6 +18,11 @@ const LEAST_MEMORY: u64 = 1 << 30;
 const LEAST_DISK: u64 = 20_000_000_000;
 /// vSphere takes memory in multiples of it, Hyper-V in those of 2 MiB (vSphere: "Virtual Machine Memory Configuration").
 const MEMORY_STEP: u64 = 4 * MIB;
+/// The most memory that Hyper-V gives to a machine of generation 1, the least of all targets' limits (Microsoft, "Plan for
+/// Hyper-V scalability").
+const MOST_MEMORY: u64 = 1 << 40;
+/// The most processors that XenServer 7 gives to a machine, the least of all targets' limits (Citrix, "Configuration limits").
+const MOST_CORES: u32 = 32;
 /// The longest VHD (Microsoft, "Virtual Hard Disk Format Specification").
 const LONGEST_VHD: u64 = 2040 << 30;
 
@@ -165,6 +170,11 @@ impl Profile {
     /// # Errors
     /// A sentence that names the field and what is wrong.
     pub fn from_yaml(yaml: &str) -> Result<Self, String> {
+        if yaml.trim().is_empty() {
+            return Err(
+                "it is empty; docs/hypervisors.md has the keys, and the other targets are examples".into()
+            );
+        }
         let profile: Self = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
         profile.check()?;
         Ok(profile)
@@ -215,15 +225,23 @@ impl Profile {
             return Err("sizes: the smallest number of devices comes first, and each once".into());
         }
         let fits = |size: &Size| {
-            size.cores > 0 && size.memory >= LEAST_MEMORY && size.memory.is_multiple_of(MEMORY_STEP)
+            (1..=MOST_CORES).contains(&size.cores)
+                && (LEAST_MEMORY..=MOST_MEMORY).contains(&size.memory)
+                && size.memory.is_multiple_of(MEMORY_STEP)
         };
-        if !self.sizes.iter().all(fits) {
-            return Err("sizes: each needs a core and 1 GiB of memory, in whole multiples of 4 MiB".into());
+        if let Some(Size { devices, .. }) = self.sizes.iter().find(|size| !fits(size)) {
+            return Err(format!(
+                "sizes: that for {devices} devices needs 1 to {MOST_CORES} cores and 1 GiB to 1 TiB of memory, in whole \
+                 multiples of 4 MiB"
+            ));
         }
         if self.packages.is_empty() {
             return Err("packages: at least one is needed".into());
         }
-        for package in &self.packages {
+        for (index, package) in self.packages.iter().enumerate() {
+            if self.packages[..index].contains(package) {
+                return Err(format!("packages: {package} is listed twice"));
+            }
             self.check_package(*package)?;
         }
         for (what, driver) in self.needed_drivers() {
@@ -255,7 +273,12 @@ impl Profile {
             Package::Vhd => (bus == Bus::Xen, "vhd: bus xen"),
             Package::Iso | Package::Raw => (true, ""),
         };
-        if fits { Ok(()) } else { Err(format!("packages: {what}")) }
+        if fits {
+            return Ok(());
+        }
+        let secure_boot = if self.secure_boot { ", secure_boot" } else { "" };
+        let found = format!("firmware {:?}, bus {bus:?}, nic {nic:?}{secure_boot}", self.firmware);
+        Err(format!("packages: {what}; the target has {}", found.to_lowercase()))
     }
 
     /// The one firmware of the target, where it has one.
@@ -339,9 +362,25 @@ mod tests {
             ("size: 100 GiB", "size: 100.5 MB", "disk.size: 100500000 bytes are no whole MiB"),
             ("size: 100 GiB", "size: much", "much"),
             ("size: 100 GiB", "size: 18 GiB", "are less than the 20 GB that the machine needs"),
-            ("memory: 6 GiB", "memory: 6145 MiB", "sizes: each needs a core and 1 GiB"),
-            ("memory: 6 GiB", "memory: 512 MiB", "sizes: each needs a core and 1 GiB"),
-            ("cores: 4", "cores: 0", "sizes: each needs a core"),
+            (
+                "memory: 6 GiB",
+                "memory: 6145 MiB",
+                "sizes: that for 2000 devices needs 1 to 32 cores and 1 GiB",
+            ),
+            (
+                "memory: 6 GiB",
+                "memory: 512 MiB",
+                "sizes: that for 2000 devices needs 1 to 32 cores and 1 GiB",
+            ),
+            ("memory: 6 GiB", "memory: 2 TiB", "1 GiB to 1 TiB of memory"),
+            ("cores: 4", "cores: 4000", "1 to 32 cores"),
+            ("packages: [ova]", "packages: [ova, ova]", "packages: ova is listed twice"),
+            (
+                "bus: lsilogicsas",
+                "bus: ide",
+                "the target has firmware uefi, bus ide, nic vmxnet3, secure_boot",
+            ),
+            ("cores: 4", "cores: 0", "sizes: that for 2000 devices needs 1 to 32 cores"),
             ("firmware: uefi\nsecure_boot: true", "firmware: any", "and one firmware"),
             ("bus: lsilogicsas", "bus: ide", "packages: ova: bus pvscsi, lsilogic or lsilogicsas"),
             ("nic: vmxnet3", "nic: xen", "packages: ova:"),
@@ -364,6 +403,11 @@ mod tests {
             let error = Profile::from_yaml(&changed).unwrap_err();
             assert!(error.contains(expected), "{from} -> {to}: {error}");
         }
+    }
+
+    #[test]
+    fn an_empty_file_says_where_the_keys_are() {
+        assert!(Profile::from_yaml(" \n").unwrap_err().contains("it is empty; docs/hypervisors.md"));
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Rule { id, weight, text, source } = self.rule;
-        write!(f, "{weight} {id}: {}. {text}. Source: {source}", self.detail)
+        write!(f, "{weight} {id}: {}. Rule: {text}. Source: {source}", self.detail)
     }
 }
 
@@ -79,8 +79,6 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// What a zip begins with.
-const ZIP: [u8; 4] = *b"PK\x03\x04";
 /// Findings of a rule that are kept; the others are counted.
 const KEPT: usize = 5;
 
@@ -129,20 +127,28 @@ impl Findings {
     }
 }
 
+/// A value that a file may leave out.
+fn said(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| "nothing".into(), |value| value.to_string())
+}
+
 /// Looks at a file.
 ///
 /// # Errors
 /// It cannot be read, or is none of the kinds.
 pub fn verify(path: &Path) -> Result<Report, Error> {
     let failed = |cause: io::Error| Error::File { path: path.to_owned(), cause };
+    // Before it is opened: to open a pipe waits for somebody to write.
+    let file_type = std::fs::metadata(path).map_err(failed)?.file_type();
+    if !file_type.is_file() {
+        let what = if file_type.is_dir() { "a folder" } else { "a device, pipe or socket" };
+        return Err(Error::NotRegular { path: path.to_owned(), what });
+    }
     let file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     let whole = Part { file: &file, start: 0, bytes };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let Some(kind) = kind(&whole) else {
-        let is_zip = whole.read(0, ZIP.len()).is_ok_and(|found| found == ZIP);
-        return Err(if is_zip { Error::Zip(path.to_owned()) } else { Error::Unknown(path.to_owned()) });
-    };
+    let Some(kind) = kind(&whole) else { return Err(unknown(path, &whole)) };
     let mut findings = Findings::default();
     match kind {
         Kind::Ova => ova::verify(&whole, &mut findings)?,
@@ -153,6 +159,27 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
         Kind::Iso => iso::verify(&whole, &mut findings)?,
     }
     Ok(Report { kind, findings: findings.finish() })
+}
+
+/// Why a file is not looked at.
+fn unknown(path: &Path, file: &Part<'_>) -> Error {
+    let path = path.to_owned();
+    let at =
+        |offset: u64, expected: &[u8]| file.read(offset, expected.len()).is_ok_and(|found| found == expected);
+    let what = if file.bytes == 0 {
+        "empty"
+    } else if at(0, b"PK\x03\x04") {
+        return Error::Zip(path);
+    } else if at(0, b"QFI\xfb") {
+        "a qcow2 disk, which `qemu-img convert` makes into another"
+    } else if at(510, &[0x55, 0xaa]) {
+        "a raw disk, of which no rules are known"
+    } else if at(0, &[0x1f, 0x8b]) {
+        "compressed by gzip, without a machine of XenServer in it"
+    } else {
+        "something else"
+    };
+    Error::Unknown { path, what }
 }
 
 /// What a file is, by what stands at its beginning and end.

@@ -97,7 +97,7 @@ fn ova() {
 
     // The archive.
     type Change = fn(&mut Vec<Member>);
-    let archive: [(&str, Change); 9] = [
+    let archive: [(&str, Change); 11] = [
         ("ova.ovf-first", |all| all.swap(0, 1)),
         ("ova.order", |all| {
             all.swap(1, 2);
@@ -109,7 +109,11 @@ fn ova() {
         ("ova.manifest-complete", |all| all.push(("more.txt".into(), b'0', b"more".to_vec()))),
         ("ova.manifest-digest", |all| all[0].2.push(b'\n')),
         ("ovf.file-there", |all| drop(all.pop())),
-        ("ova.readable", |all| all[1].2 = vec![0xff, 0xfe]),
+        ("ova.text", |all| all[1].2 = vec![0xff, 0xfe]),
+        ("ova.text", |all| all[0].2.resize(300_000, b' ')),
+        ("ova.ustar", |all| {
+            all.insert(2, ("././@LongLink".into(), b'L', b"disk-of-a-long-name.vmdk\0".to_vec()))
+        }),
     ];
     for (id, change) in archive {
         let mut changed = members.clone();
@@ -148,6 +152,18 @@ fn ova() {
             "ovf.one-system",
             system_end,
             "</VirtualSystem><VirtualSystem ovf:id=\"b\"><Info>b</Info></VirtualSystem>",
+        ),
+        ("ovf.system", "VirtualSystem", "Virtual"),
+        ("ovf.references", "<rasd:Parent>3", "<rasd:Parent>33"),
+        ("ovf.references", "ovf:/disk/", "ovf:/disk/no"),
+        ("ovf.references", "ovf:diskId=\"", "ovf:diskId=\"no"),
+        ("ovf.references", "<rasd:Connection>", "<rasd:Connection>no "),
+        ("ovf.references", "<Configuration ovf:default=\"true\" ovf:id=\"", "<Configuration ovf:id=\"no"),
+        ("ovf.properties", "</Property>", "</Property><Property ovf:key=\"address\" ovf:type=\"string\"/>"),
+        (
+            "ovf.section",
+            system_end,
+            "<x:Section xmlns:x=\"urn:x\"><Info>x</Info></x:Section></VirtualSystem>",
         ),
         ("ovf.hardware", "vmx-15", "vmx-21"),
         ("ovf.hardware", "vmx-15", "virtualbox-2.2"),
@@ -572,9 +588,26 @@ fn damaged_files_are_answered() {
 #[test]
 fn what_is_no_package_is_said_to_be_none() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("text");
-    fs::write(&path, NAME).unwrap();
-    assert!(verify(&path).unwrap_err().to_string().contains("is no OVA, VMDK, VHDX, VHD, XVA or ISO"));
-    fs::write(&path, b"PK\x03\x04 and the rest").unwrap();
-    assert!(verify(&path).unwrap_err().to_string().contains("is a zip; unpack it"));
+    let path = folder.path().join("file");
+    let mut raw = vec![0; 1 << 20];
+    raw[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let table: [(&[u8], &str); 6] = [
+        (b"", "is empty, and no OVA, VMDK, VHDX, VHD, XVA or ISO"),
+        (NAME.as_bytes(), "is something else, and no OVA"),
+        (b"PK\x03\x04 and the rest", "is a zip; unpack it"),
+        (b"QFI\xfb and the rest", "is a qcow2 disk, which `qemu-img convert` makes into another"),
+        (&raw, "is a raw disk, of which no rules are known"),
+        (b"\x1f\x8b and the rest", "is compressed by gzip, without a machine"),
+    ];
+    for (content, expected) in table {
+        fs::write(&path, content).unwrap();
+        let error = verify(&path).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    for (path, expected) in
+        [(folder.path(), "is a folder"), (Path::new("/dev/zero"), "is a device, pipe or socket")]
+    {
+        let error = verify(path).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -8,11 +8,13 @@ use sha2::{Digest, Sha256, Sha512};
 use tar::{Archive, EntryType};
 
 use super::part::Part;
-use super::{Findings, ovf, rules, vmdk};
+use super::{Findings, ovf, rules, said, vmdk};
 use crate::{Error, hex};
 
 /// The longest description and manifest that are read, in bytes: they have some thousand.
 const TEXT_LIMIT: u64 = 256 << 10;
+/// The longest name by GNU's extension that is read, in bytes.
+const NAME_LIMIT: u64 = 4096;
 /// Members of an archive that are looked at.
 const MEMBERS_LIMIT: usize = 10_000;
 
@@ -56,7 +58,7 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
         }
         let part = members[at].part;
         findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), rules::OVF_FILE_SIZE, || {
-            format!("{} has {} bytes, and ovf:size says {:?}", file.name, part.bytes, file.bytes)
+            format!("{} has {} bytes, and ovf:size says {}", file.name, part.bytes, said(file.bytes))
         });
         if file.name.to_lowercase().ends_with(".vmdk") {
             let capacity = vmdk::verify(&part, &file.name, findings)?;
@@ -64,10 +66,8 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
                 capacity.is_none() || file.capacity.is_none() || capacity == file.capacity,
                 rules::OVF_CAPACITY_EQUAL,
                 || {
-                    format!(
-                        "{} is of {capacity:?} bytes, and the description says {:?}",
-                        file.name, file.capacity
-                    )
+                    let (found, described) = (said(capacity), said(file.capacity));
+                    format!("{} is a disk of {found} bytes, and the description says {described}", file.name)
                 },
             );
         }
@@ -85,8 +85,10 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
             return members;
         }
     };
+    // By GNU's extension, of the member that comes next.
+    let mut long_name = None;
     for entry in entries.take(MEMBERS_LIMIT) {
-        let entry = match entry {
+        let mut entry = match entry {
             Ok(entry) => entry,
             Err(error) => {
                 findings.add(rules::OVA_READABLE, error.to_string());
@@ -94,21 +96,32 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
             }
         };
         let header = entry.header();
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let short = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = long_name.take().unwrap_or(short);
         match header.entry_type() {
             EntryType::Regular => {}
             EntryType::Directory => {
                 findings.add(rules::OVA_NAMES, format!("{name} is a directory"));
                 continue;
             }
-            // GNU's are read.
-            EntryType::GNULongName | EntryType::GNULongLink => continue,
+            EntryType::GNULongName => {
+                let mut bytes = Vec::new();
+                let read = std::io::Read::by_ref(&mut entry).take(NAME_LIMIT).read_to_end(&mut bytes);
+                if let Err(error) = read {
+                    findings.add(rules::OVA_READABLE, error.to_string());
+                    break;
+                }
+                let name = String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+                findings.add(rules::OVA_USTAR, format!("{name} is a name by GNU's extension"));
+                long_name = Some(name);
+                continue;
+            }
             EntryType::XHeader | EntryType::XGlobalHeader => {
                 findings.add(rules::OVA_USTAR, format!("{name} is an extended header"));
                 continue;
             }
-            other => {
-                findings.add(rules::OVA_NAMES, format!("{name} is of kind {other:?}"));
+            _ => {
+                findings.add(rules::OVA_NAMES, format!("{name} is a link, a device or something else"));
                 continue;
             }
         }
@@ -127,11 +140,26 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
 }
 
 fn text(member: &Member<'_>, findings: &mut Findings) -> Option<String> {
-    let bytes =
-        (member.part.bytes <= TEXT_LIMIT).then(|| member.part.read(0, member.part.bytes as usize).ok());
-    let text = bytes.flatten().and_then(|bytes| String::from_utf8(bytes).ok());
-    findings.check(text.is_some(), rules::OVA_READABLE, || format!("{} is no text", member.name));
-    text
+    let Member { name, part } = member;
+    if part.bytes > TEXT_LIMIT {
+        let bytes = part.bytes;
+        findings
+            .add(rules::OVA_TEXT, format!("{name} has {bytes} bytes, and above {TEXT_LIMIT} none is read"));
+        return None;
+    }
+    let bytes = match part.read(0, part.bytes as usize) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            findings.add(rules::OVA_READABLE, format!("{name}: {error}"));
+            return None;
+        }
+    };
+    String::from_utf8(bytes)
+        .map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            findings.add(rules::OVA_TEXT, format!("{name} is not UTF-8 from byte {at} on"));
+        })
+        .ok()
 }
 
 /// A line of a manifest: algorithm, name, digest.
@@ -171,7 +199,7 @@ fn sums(text: &str, members: &[Member<'_>], findings: &mut Findings) -> Result<(
             _ => of_part::<Sha256>(&member.part)?,
         };
         findings.check(found.eq_ignore_ascii_case(digest), rules::OVA_MANIFEST_DIGEST, || {
-            format!("{} has {found}", member.name)
+            format!("{} has {found}, and the manifest says {digest}", member.name)
         });
     }
     for name in listed.keys() {

@@ -1,5 +1,7 @@
 //! Rules of OVF: the description.
 
+use std::collections::BTreeSet;
+
 use roxmltree::{Document, Node};
 
 use super::{Findings, rules};
@@ -18,6 +20,10 @@ const CONTROLLERS: [&str; 3] = ["lsilogic", "lsilogicsas", "VirtualSCSI"];
 const SHOUTED: [&str; 3] = ["VMXNET3", "VMXNET2", "E1000E"];
 /// CIM's number of SCSI controllers.
 const SCSI: &str = "6";
+/// And of network cards.
+const ETHERNET: &str = "10";
+/// Where content has its sections.
+const SECTIONED: [&str; 3] = ["Envelope", "VirtualSystem", "VirtualSystemCollection"];
 
 /// A file that the description names.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,16 +64,20 @@ pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
     };
     let root = document.root_element();
     if root.tag_name().name() != "Envelope" || root.tag_name().namespace() != Some(ENVELOPE) {
-        findings.add(rules::OVF_WELL_FORMED, format!("its root is {:?}", root.tag_name()));
+        let (name, space) = (root.tag_name().name(), root.tag_name().namespace());
+        let of = space.unwrap_or("no namespace");
+        findings.add(rules::OVF_WELL_FORMED, format!("its root is {name} of {of}"));
         return None;
     }
     let systems = children(root, "VirtualSystem").count();
     let collections = children(root, "VirtualSystemCollection").count();
-    findings.check((systems, collections) == (1, 0), rules::OVF_ONE_SYSTEM, || {
+    findings.check(systems > 0, rules::OVF_SYSTEM, || "there is none".into());
+    findings.check(systems <= 1 && collections == 0, rules::OVF_ONE_SYSTEM, || {
         format!("there are {systems} virtual systems and {collections} collections")
     });
     hardware(root, findings);
     sections(root, findings);
+    references(root, findings);
     Some(Described { files: files(root, findings) })
 }
 
@@ -102,7 +112,7 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
         for node in children(root, name).filter(|node| node.tag_name().namespace() == Some(VMWARE)) {
             let key = node.attribute((VMWARE, "key")).unwrap_or_default();
             findings.check(attribute(node, "required") == Some("false"), rules::OVF_REQUIRED, || {
-                format!("{key} is not")
+                format!("vmw:{name} {key} is not marked")
             });
         }
     }
@@ -112,6 +122,13 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
     for node in root.descendants().filter(Node::is_element) {
         let name = node.tag_name().name();
         let lower = name.to_lowercase();
+        let holder = node.parent_element().map(|parent| parent.tag_name().name()).unwrap_or_default();
+        let space = node.tag_name().namespace();
+        if SECTIONED.contains(&holder) && space != Some(ENVELOPE) && space != Some(VMWARE) {
+            findings.check(attribute(node, "required") == Some("false"), rules::OVF_SECTION, || {
+                format!("{name} of {} is not", space.unwrap_or("no namespace"))
+            });
+        }
         if lower.starts_with("bootorder") {
             findings.add(rules::OVF_BOOT_ORDER, format!("there is a {name}"));
         } else if lower.starts_with("eula") {
@@ -120,6 +137,57 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
             || node.tag_name().namespace().is_some_and(|space| space.to_lowercase().contains("xen"))
         {
             findings.add(rules::OVF_XEN, format!("there is {name}"));
+        }
+    }
+}
+
+/// What a system's resources, and its properties, say of others.
+fn references(root: Node<'_, '_>, findings: &mut Findings) {
+    let all = |name, key: &'static str| -> Vec<&str> {
+        children(root, name).filter_map(|node| attribute(node, key)).collect()
+    };
+    let (disks, files, networks) = (all("Disk", "diskId"), all("File", "id"), all("Network", "name"));
+    let configurations = all("Configuration", "id");
+    for hardware in children(root, "VirtualHardwareSection") {
+        let items: Vec<Node<'_, '_>> = children(hardware, "Item").collect();
+        let text = |item: Node<'_, '_>, name| {
+            children(item, name)
+                .next()
+                .and_then(|node| node.text())
+                .map(str::trim)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let ids: Vec<String> = items.iter().map(|item| text(*item, "InstanceID")).collect();
+        for item in items {
+            let id = text(item, "InstanceID");
+            let mut there = |is_there: bool, what: &str, name: &str| {
+                findings.check(is_there, rules::OVF_REFERENCES, || {
+                    format!("the resource {id} names the {what} {name:?}, which is not there")
+                });
+            };
+            let parent = text(item, "Parent");
+            there(parent.is_empty() || ids.contains(&parent), "parent", &parent);
+            let host = text(item, "HostResource");
+            let host = host.strip_prefix("ovf:").unwrap_or(&host);
+            if let Some(disk) = host.strip_prefix("/disk/") {
+                there(disks.contains(&disk), "disk", disk);
+            } else if let Some(file) = host.strip_prefix("/file/") {
+                there(files.contains(&file), "file", file);
+            }
+            if text(item, "ResourceType") == ETHERNET {
+                let network = text(item, "Connection");
+                there(network.is_empty() || networks.contains(&&*network), "network", &network);
+            }
+            for name in attribute(item, "configuration").unwrap_or_default().split_whitespace() {
+                there(configurations.contains(&name), "configuration", name);
+            }
+        }
+    }
+    for section in children(root, "ProductSection") {
+        let mut keys = BTreeSet::new();
+        for key in children(section, "Property").filter_map(|node| attribute(node, "key")) {
+            findings.check(keys.insert(key), rules::OVF_PROPERTIES, || format!("{key} is there twice"));
         }
     }
 }
@@ -148,7 +216,10 @@ fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
         findings.check(
             disk.is_none() || capacity.is_some_and(|bytes| bytes.is_multiple_of(MIB)),
             rules::OVF_CAPACITY,
-            || format!("{name} is said to be of {capacity:?} bytes"),
+            || match capacity {
+                Some(bytes) => format!("{name} is said to be of {bytes} bytes"),
+                None => format!("the capacity of {name} is not understood"),
+            },
         );
         let bytes = attribute(node, "size").and_then(|size| match size.parse() {
             Ok(bytes) => Some(bytes),

@@ -3,7 +3,7 @@
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::part::{Part, le32, le64};
-use super::{Findings, Rule, rules};
+use super::{Findings, Rule, rules, said};
 use crate::Error;
 use crate::ordered::{ordered, workers};
 use crate::vmdk::{
@@ -61,10 +61,16 @@ pub fn verify(file: &Part<'_>, name: &str, findings: &mut Findings) -> Result<Op
     let expected = (VERSION, FLAGS, GRAIN_SECTORS, TABLE_ENTRIES as u32, COMPRESSION);
     let found = (head.version, head.flags, head.grain, head.table_entries, head.compression);
     findings.check(found == expected, rules::VMDK_HEADER, || {
-        format!(
-            "it says version {}, flags {:#x}, grains of {} sectors, {} entries a table, compression {}",
-            head.version, head.flags, head.grain, head.table_entries, head.compression
-        )
+        let fields: [(&str, u64, u64); 5] = [
+            ("version", found.0.into(), expected.0.into()),
+            ("flags", found.1.into(), expected.1.into()),
+            ("sectors a grain", found.2, expected.2),
+            ("entries a table", found.3.into(), expected.3.into()),
+            ("compression", found.4.into(), expected.4.into()),
+        ];
+        let others = fields.into_iter().filter(|(_, found, expected)| found != expected);
+        let words = others.map(|(name, found, expected)| format!("{name} {found:#x}, and not {expected:#x}"));
+        format!("it says {}", words.collect::<Vec<_>>().join("; "))
     });
     let text =
         head.descriptor.1.le(&DESCRIPTOR_LIMIT).then(|| {
@@ -84,7 +90,9 @@ pub fn verify(file: &Part<'_>, name: &str, findings: &mut Findings) -> Result<Op
     // The footer's marker, the footer, the end of stream.
     let end = file.read(file.bytes - 3 * SECTOR_BYTES, 3 * SECTOR_BYTES as usize).map_err(Error::Read)?;
     let (before, last) = end.split_at(2 * SECTOR_BYTES as usize);
-    findings.check(crate::is_zero(last), rules::VMDK_END_OF_STREAM, || "the last sector is none".into());
+    findings.check(crate::is_zero(last), rules::VMDK_END_OF_STREAM, || {
+        "the last sector is no such marker".into()
+    });
     let (footer_marker, footer) = before.split_at(SECTOR_BYTES as usize);
     let foot = header(footer);
     let is_footer = (le64(footer_marker, 0), le32(footer_marker, 8), le32(footer_marker, 12))
@@ -123,7 +131,8 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
     let id = value("ddb.longContentID").unwrap_or_default();
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     findings.check(geometry == (Some("255"), Some("63")) && is_id, rules::VMDK_GEOMETRY, || {
-        format!("heads and sectors are {geometry:?}, longContentID is {id:?}")
+        let (heads, sectors) = (said(geometry.0), said(geometry.1));
+        format!("heads are {heads}, sectors {sectors}, longContentID is {id:?}")
     });
     // ACCESS SECTORS TYPE "NAME"
     let extent = text.lines().find_map(|line| {
@@ -133,11 +142,11 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
     let sectors = extent.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
     let extent_name = extent.and_then(|rest| rest.split('"').nth(1)).unwrap_or_default();
     findings.check(extent_name == name, rules::VMDK_EXTENT_NAME, || {
-        format!("it says {extent_name:?}, and is {name:?}")
+        format!("it says {extent_name:?}, and the file is {name:?}")
     });
     let whole = head.capacity > 0 && head.capacity.is_multiple_of(GRAIN_SECTORS);
     findings.check(whole && sectors == Some(head.capacity), rules::VMDK_CAPACITY, || {
-        format!("the header says {} sectors, the extent {sectors:?}", head.capacity)
+        format!("the header says {} sectors, the extent {}", head.capacity, said(sectors))
     });
 }
 
@@ -186,7 +195,10 @@ fn tables(file: &Part<'_>, head: &Header, directory: u64, findings: &mut Finding
     }
     let count = bytes.div_ceil(GRAIN_BYTES * TABLE_ENTRIES);
     let Ok(entries) = file.read(directory.saturating_mul(SECTOR_BYTES), count as usize * 4) else {
-        findings.add(rules::VMDK_TABLES, format!("the directory at sector {directory} is not in the file"));
+        // Where the footer would say it, and is cut off.
+        let place =
+            if directory == DIRECTORY_AT_END { "nowhere".into() } else { format!("at sector {directory}") };
+        findings.add(rules::VMDK_TABLES, format!("the directory is {place} in the file"));
         return Ok(());
     };
     let there = (0..count).filter(|number| le32(&entries, *number as usize * 4) != 0);

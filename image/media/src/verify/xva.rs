@@ -10,7 +10,7 @@ use tar::{Archive, EntryType};
 use twox_hash::XxHash64;
 
 use super::part::Part;
-use super::{Findings, rules};
+use super::{Findings, rules, said};
 use crate::xva::CHUNK_BYTES;
 use crate::{Error, hex};
 
@@ -183,7 +183,7 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
             break;
         }
         if entry.header().entry_type() != EntryType::Regular {
-            findings.add(rules::XVA_NAMES, format!("{name} is of kind {:?}", entry.header().entry_type()));
+            findings.add(rules::XVA_NAMES, format!("{name} is no plain file"));
             continue;
         }
         let limit = if name == "ova.xml" { RECORDS_LIMIT } else { CHUNK_BYTES };
@@ -358,7 +358,8 @@ fn records(xml: &str, findings: &mut Findings) -> Option<Sizes> {
     let xapi = (number("xapi_major"), number("xapi_minor"));
     let is_old = matches!(xapi, (Some(major), Some(minor)) if (major, minor) <= XAPI);
     findings.check(is_old && number("export_vsn") == Some(2), rules::XVA_VERSION, || {
-        format!("it says xapi {xapi:?}, export_vsn {:?}", number("export_vsn"))
+        let (major, minor) = (said(xapi.0), said(xapi.1));
+        format!("it says xapi {major}.{minor}, export_vsn {}", said(number("export_vsn")))
     });
     for field in VERSION_FIELDS {
         findings.check(member(version, field).is_some(), rules::XVA_FIELDS, || {
