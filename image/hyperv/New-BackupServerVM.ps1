@@ -74,7 +74,7 @@ if (-not (Test-Path -LiteralPath $source)) {
 # By comparison: -Name of these commands takes wildcards.
 $switches = @(Get-VMSwitch | ForEach-Object { $_.Name })
 if ($switches.Count -eq 0) {
-    throw "There is no virtual switch on this host. Make one: New-VMSwitch -Name LAN -NetAdapterName (Get-NetAdapter lists them)"
+    throw "There is no virtual switch on this host. Get-NetAdapter lists the network cards; make one: New-VMSwitch -Name LAN -NetAdapterName Ethernet"
 }
 if ($switches -notcontains $SwitchName) {
     throw "There is no virtual switch '$SwitchName'. There are: $($switches -join ', ')"

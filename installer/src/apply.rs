@@ -9,6 +9,7 @@
 //! missing; see grub.cfg.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use provisioning::Answers;
 use rustix::mount::UnmountFlags;
 use storage::inventory::Disk;
 use storage::layout::{self, Partition};
+use storage::medium::ESP;
 use storage::plan::{Plan, PlannedDisk, Profile};
 use storage::recorded::{self, Recorded};
 use storage::{btrfs, table};
@@ -173,14 +175,19 @@ fn write_payloads(
             let partition = *target.partition(payload.partition)?;
             let sector_bytes = target.disk().sector_bytes;
             let mut reader = payload.open()?;
-            let written = |bytes| progress(Progress::Bytes { done: before + bytes, total });
-            // Zeros too: what was there before is not known to be blank.
+            let written =
+                |bytes: u64| progress(Progress::Bytes { done: before + bytes.min(payload.bytes), total });
+            // The medium leaves out the zeros at the ESP's end. They are written, here and in between: what was there before
+            // is not known to be blank.
+            let is_esp = payload.path.ends_with(ESP);
+            let room = if is_esp { partition.size_bytes(sector_bytes) } else { 0 };
+            let mut content = (&mut reader).chain(std::io::repeat(0));
             table::fill(
                 &mut target.file,
                 sector_bytes,
                 &partition,
-                &mut reader,
-                payload.bytes,
+                &mut content,
+                payload.bytes.max(room),
                 false,
                 written,
             )

@@ -13,7 +13,7 @@ pub const KEY: &str = "infimonitor.medium";
 pub const SUMS: &str = "SHA256SUMS";
 /// Code of the boot sector.
 pub const MBR_CODE: &str = "mbr.img";
-/// The payload that is the ESP, as far as its file system uses it.
+/// The payload that is the ESP, without the zeros at its end.
 pub const ESP: &str = "esp.img";
 /// The payloads: GPT name of the partition into which each goes, and its file.
 pub const PAYLOADS: [(&str, &str); 5] = [

@@ -1,5 +1,5 @@
 //! Packages: our VMDK writer against qemu-img's, and our XVA writer against tar, xva-img and gzip, on the same disk at the same
-//! deflate level.
+//! deflate level; ours at its best one, too.
 //!
 //! The disk is the one that was built, or one that is named. Each runs as a process of its own, so that memory can be compared:
 //! this program calls itself for ours.
@@ -34,7 +34,7 @@ pub struct Options {
     level: u32,
 }
 
-/// Deflate level of all: qemu-img knows no other (zlib's default).
+/// Deflate level of all that are compared: qemu-img knows no other (zlib's default).
 const LEVEL: u32 = 6;
 /// Ours at this one beside them: deflate's levels mean another effort in each library.
 const BEST: u32 = 9;
@@ -48,12 +48,12 @@ struct Run {
 }
 
 /// Size of the disk that xva-img gets: it stores every zero, thrice over until the end.
-const SMALL: u64 = 8 << 30;
+const SMALL_BYTES: u64 = 8 << 30;
 /// Size of the thin disk of which memory is promised (issue 7).
-const HUGE: u64 = 1 << 40;
+const HUGE_BYTES: u64 = 1 << 40;
 
 /// One who makes a package, and how it is called.
-type Maker<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
+type Maker<'a> = (String, Box<dyn Fn() -> Command + 'a>);
 
 /// Runs everything.
 pub fn run(options: &Options) -> Result<Vec<Comparison>> {
@@ -66,8 +66,8 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
     let folder = tempfile::tempdir_in(options.disk.parent().unwrap_or(Path::new(".")))
         .context("cannot make a folder beside the disk")?;
     let place = |name: &str| folder.path().join(name);
-    let small = resized(&toolbox, &options.disk, place("small.raw"), SMALL)?;
-    let huge = resized(&toolbox, &options.disk, place("huge.raw"), HUGE)?;
+    let small = resized(&toolbox, &options.disk, place("small.raw"), SMALL_BYTES)?;
+    let huge = resized(&toolbox, &options.disk, place("huge.raw"), HUGE_BYTES)?;
     let out = place("out");
     let xva_img = xva_img(&toolbox, &small, folder.path(), &out)?;
     let groups: [(&str, &Path, Vec<Maker<'_>>); 4] = [
@@ -114,7 +114,8 @@ fn ours<'a>(kind: &'a str, level: u32, disk: &'a Path, out: &'a Path) -> Result<
             .args(["--level", &level.to_string()]);
         command
     };
-    Ok((if level == LEVEL { "ours" } else { "ours, level 9" }, Box::new(make)))
+    let name = if level == LEVEL { "ours".into() } else { format!("ours, level {level}") };
+    Ok((name, Box::new(make)))
 }
 
 fn qemu_img<'a>(toolbox: &'a Toolbox, disk: &'a Path, out: &'a Path) -> Maker<'a> {
@@ -124,7 +125,7 @@ fn qemu_img<'a>(toolbox: &'a Toolbox, disk: &'a Path, out: &'a Path) -> Maker<'a
         command.arg(disk).arg(out);
         command
     };
-    ("qemu-img", Box::new(make))
+    ("qemu-img".into(), Box::new(make))
 }
 
 /// xva-img makes a folder of chunks, and from it a tar, which gzip compresses: what people do today.
@@ -139,15 +140,21 @@ fn xva_img<'a>(toolbox: &'a Toolbox, disk: &'a Path, folder: &'a Path, out: &'a 
         command.arg(folder.join("plain.xva")).arg(&records).arg(out);
         command
     };
-    Ok(("xva-img and gzip", Box::new(make)))
+    Ok(("xva-img and gzip".into(), Box::new(make)))
 }
 
-/// The disk's content in a file of another size: cut, or with nothing after it.
+/// The disk's content in a file of another size: cut, whatever is there, or with nothing after it.
 fn resized(toolbox: &Toolbox, disk: &Path, to: PathBuf, bytes: u64) -> Result<PathBuf> {
     let mut copy = toolbox.command("cp");
-    let status = copy.args(["--sparse=always", "--reflink=auto"]).arg(disk).arg(&to).status()?;
+    let status = copy
+        .args(["--sparse=always", "--reflink=auto"])
+        .arg(disk)
+        .arg(&to)
+        .status()
+        .context("cannot run cp")?;
     ensure!(status.success(), "{} could not be copied to {}", disk.display(), to.display());
-    let file = File::options().write(true).open(&to)?;
+    let file =
+        File::options().write(true).open(&to).with_context(|| format!("cannot open {}", to.display()))?;
     file.set_len(bytes).with_context(|| format!("cannot make {} {bytes} bytes long", to.display()))?;
     Ok(to)
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use storage::contents::{Contents, identify};
 use storage::inventory::{Disk, parse};
-use storage::layout::{GIB, STATE};
+use storage::layout::{GIB, Partition, STATE};
 use storage::medium::{FOLDER, MBR_CODE, PAYLOADS, SUMS};
 use storage::plan::{Firmware, Plan, Wish, plan};
 use storage::table::{self, MBR_CODE_BYTES};
@@ -60,6 +60,12 @@ fn medium(root: &Path) -> Result<()> {
     Ok(fs::write(folder.join(SUMS), sums)?)
 }
 
+/// Where the last bytes of the ESP lie, which the medium does not have.
+fn end_of_esp(partitions: &[Partition]) -> Result<u64> {
+    let esp = partitions.iter().find(|partition| partition.name == "esp").context("no ESP")?;
+    Ok(esp.offset_bytes(512) + esp.size_bytes(512) - BEFORE.len() as u64)
+}
+
 impl Machine {
     fn new() -> Result<Self> {
         let folder = test_folder()?;
@@ -83,6 +89,10 @@ impl Machine {
             file.set_len(DISK_BYTES)?;
             file.write_all_at(&BEFORE, 0)?;
             file.write_all_at(&BEFORE, DISK_BYTES - BEFORE.len() as u64)?;
+        }
+        for planned in &machine.plan()?.disks {
+            let file = File::options().write(true).open(&planned.disk.device)?;
+            file.write_all_at(&BEFORE, end_of_esp(&planned.partitions)?)?;
         }
         Ok(machine)
     }
@@ -120,6 +130,9 @@ impl Machine {
                 let (rest, payload) = content.split_last().context("it is empty")?;
                 ensure!(payload.iter().all(|byte| *byte == number) && *rest == 0, "{name} is not whole");
             }
+            let mut end = BEFORE;
+            file.read_exact_at(&mut end, end_of_esp(&planned.partitions)?)?;
+            ensure!(end == [0; BEFORE.len()], "at the end of the ESP is what was there before");
             let state = planned.partitions.iter().find(|partition| partition.name == STATE);
             let state = state.context("no state")?;
             let mut head = vec![0; storage::contents::PROBE_BYTES];

@@ -111,12 +111,20 @@ pub enum Error {
         what: &'static str,
     },
     /// A file that is no package.
-    #[error("{} is {what}, and no OVA, VMDK, VHDX, VHD, XVA or ISO", path.display())]
+    #[error("{} is {what}no OVA, VMDK, VHDX, VHD, XVA or ISO", path.display())]
     Unknown {
         /// Which.
         path: PathBuf,
-        /// What it is, as far as that can be told.
+        /// What it is, as far as that can be told, as the beginning of the sentence's end.
         what: &'static str,
+    },
+    /// A member of an OVA that should be text.
+    #[error("{name:?} in it cannot be looked at: {cause}")]
+    Text {
+        /// Its name.
+        name: String,
+        /// Why.
+        cause: String,
     },
     /// An archive around a package.
     #[error("{} is a zip; unpack it, and give the disk that is in it", .0.display())]

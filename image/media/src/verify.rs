@@ -127,11 +127,6 @@ impl Findings {
     }
 }
 
-/// A value that a file may leave out.
-fn said(value: Option<impl fmt::Display>) -> String {
-    value.map_or_else(|| "nothing".into(), |value| value.to_string())
-}
-
 /// Looks at a file.
 ///
 /// # Errors
@@ -164,48 +159,44 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
 /// Why a file is not looked at.
 fn unknown(path: &Path, file: &Part<'_>) -> Error {
     let path = path.to_owned();
-    let at =
-        |offset: u64, expected: &[u8]| file.read(offset, expected.len()).is_ok_and(|found| found == expected);
     let what = if file.bytes == 0 {
-        "empty"
-    } else if at(0, b"PK\x03\x04") {
+        "empty, and "
+    } else if file.has(0, b"PK\x03\x04") {
         return Error::Zip(path);
-    } else if at(0, b"QFI\xfb") {
-        "a qcow2 disk, which `qemu-img convert` makes into another"
-    } else if at(510, &[0x55, 0xaa]) {
-        "a raw disk, of which no rules are known"
-    } else if at(0, &[0x1f, 0x8b]) {
-        "compressed by gzip, without a machine of XenServer in it"
+    } else if file.has(0, b"QFI\xfb") {
+        "a qcow2 disk, which `qemu-img convert` makes into another, and "
+    } else if file.has(510, &[0x55, 0xaa]) {
+        "a raw disk, of which no rules are known, and "
+    } else if file.has(0, &[0x1f, 0x8b]) {
+        "compressed by gzip, without a machine of XenServer in it, and "
     } else {
-        "something else"
+        ""
     };
     Error::Unknown { path, what }
 }
 
 /// What a file is, by what stands at its beginning and end.
 fn kind(file: &Part<'_>) -> Option<Kind> {
-    let at =
-        |offset: u64, expected: &[u8]| file.read(offset, expected.len()).is_ok_and(|found| found == expected);
-    if at(0, b"vhdxfile") {
+    if file.has(0, b"vhdxfile") {
         return Some(Kind::Vhdx);
     }
-    if at(0, &crate::vmdk::MAGIC.to_le_bytes()) || at(0, b"# Disk DescriptorFile") {
+    if file.has(0, &crate::vmdk::MAGIC.to_le_bytes()) || file.has(0, b"# Disk DescriptorFile") {
         return Some(Kind::Vmdk);
     }
-    if at(0, b"conectix") || (file.bytes >= 512 && at(file.bytes - 512, b"conectix")) {
+    if file.has(0, b"conectix") || (file.bytes >= 512 && file.has(file.bytes - 512, b"conectix")) {
         return Some(Kind::Vhd);
     }
-    if at(32769, b"CD001") {
+    if file.has(32769, b"CD001") {
         return Some(Kind::Iso);
     }
     // Newer versions compress so.
-    if at(0, &xva::ZSTD) {
+    if file.has(0, &xva::ZSTD) {
         return Some(Kind::Xva);
     }
-    if at(0, &[0x1f, 0x8b]) {
+    if file.has(0, &[0x1f, 0x8b]) {
         return xva::is_gzipped(file).then_some(Kind::Xva);
     }
-    if at(257, b"ustar") || at(0, b"ova.xml\0") {
+    if file.has(257, b"ustar") || file.has(0, b"ova.xml\0") {
         return Some(if xva::is_xva(file) { Kind::Xva } else { Kind::Ova });
     }
     None

@@ -2,6 +2,8 @@
 
 /// Namespaces that a document may declare.
 const NAMESPACES: usize = 64;
+/// Elements that may be in each other: both kinds of documents have fewer than twenty.
+const DEPTH: usize = 64;
 /// Bytes that a tag may have.
 const TAG_BYTES: usize = 16 << 10;
 
@@ -21,8 +23,8 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// Whether a text can be parsed without much ado. Namespaces and attributes are compared each with each by the parser, so that a
-/// file of some megabytes could keep it for days.
+/// Whether a text can be parsed and searched without much ado. Namespaces and attributes are compared each with each by the parser,
+/// and what is deep in others is found from each of them, so that a file of some megabytes could keep it for days.
 ///
 /// # Errors
 /// What there is too much of.
@@ -36,6 +38,19 @@ pub fn is_moderate(text: &str) -> Result<(), String> {
     if longest > TAG_BYTES {
         return Err(format!("a tag has {longest} bytes"));
     }
+    // As the text has it: what stands in a comment counts, too.
+    let mut depth = 0usize;
+    for tag in text.split('<').skip(1).filter(|tag| !tag.starts_with(['?', '!'])) {
+        let is_empty = tag.split('>').next().is_some_and(|tag| tag.ends_with('/'));
+        depth = match (tag.starts_with('/'), is_empty) {
+            (true, _) => depth.saturating_sub(1),
+            (false, true) => depth,
+            (false, false) => depth + 1,
+        };
+        if depth > DEPTH {
+            return Err(format!("it has more than {DEPTH} elements in each other"));
+        }
+    }
     Ok(())
 }
 
@@ -47,6 +62,10 @@ mod tests {
     fn what_would_take_days_is_refused() {
         assert!(is_moderate("<a xmlns=\"b\"><c d=\"e\"/></a>").is_ok());
         assert!(is_moderate(&"<a xmlns:b=\"c\">".repeat(65)).unwrap_err().contains("65 namespaces"));
+        assert!(is_moderate(&"<a b=\"/\"><!-- <c></c> --></a>".repeat(100)).is_ok());
+        assert!(
+            is_moderate(&"<a><b/>".repeat(65)).unwrap_err().contains("more than 64 elements in each other")
+        );
         assert!(is_moderate(&format!("<a {}>", "b=\"c\" ".repeat(3000))).unwrap_err().contains("a tag has"));
     }
 

@@ -120,8 +120,8 @@ fn make(room: &Room, toolbox: &Toolbox, files: &[PathBuf], roothash: &Path) -> R
     packages::sound(&room.scratch("medium.iso"))
 }
 
-/// What of a payload is on the medium: all, but of the ESP not the free clusters at its end, 62 MB of zeros. What lies in
-/// free clusters means nothing, so a disk may keep there what it had. Whole blocks remain, for disks of 4096-byte sectors.
+/// What of a payload is on the medium: all, but of the ESP not the 62 MB of zeros at its end, which the installer writes without
+/// having read them. Whole blocks remain, for disks of 4096-byte sectors.
 fn carried<'c>(name: &str, content: &'c [u8]) -> &'c [u8] {
     if name != ESP {
         return content;
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_esp_alone_the_free_end_stays_away() {
+    fn of_the_esp_alone_the_zeros_at_its_end_stay_away() {
         let (block, two) = (BLOCK_BYTES, [[1; BLOCK_BYTES], [0; BLOCK_BYTES]].concat());
         let table =
             [(ESP, &two[..], block), ("root.erofs", &two, 2 * block), (ESP, &two[..9], 9), (ESP, &[], 0)];

@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256, Sha512};
 use tar::{Archive, EntryType};
 
 use super::part::Part;
-use super::{Findings, ovf, rules, said, vmdk};
+use super::{Findings, ovf, rules, vmdk};
 use crate::{Error, hex};
 
-/// The longest description and manifest that are read, in bytes: they have some thousand.
-const TEXT_LIMIT: u64 = 256 << 10;
+/// The longest description and manifest that are read, in bytes: they have some thousand, those of large vApps a million.
+const TEXT_LIMIT: u64 = 4 << 20;
 /// The longest name by GNU's extension that is read, in bytes.
 const NAME_LIMIT: u64 = 4096;
 /// Members of an archive that are looked at.
@@ -36,11 +36,10 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
         format!("{} comes after {description} other members", members[description].name)
     });
     let manifest = ends_with(".mf");
-    if let Some(text) = manifest.and_then(|at| text(&members[at], findings)) {
-        sums(&text, &members, findings)?;
+    if let Some(at) = manifest {
+        sums(&text(&members[at])?, &members, findings)?;
     }
-    let Some(text) = text(&members[description], findings) else { return Ok(()) };
-    let Some(described) = ovf::verify(&text, findings) else { return Ok(()) };
+    let Some(described) = ovf::verify(&text(&members[description])?, findings) else { return Ok(()) };
     // The order of members is that of the description.
     let manifest = manifest.filter(|at| *at + 1 < members.len());
     let mut before = description.max(manifest.unwrap_or(0));
@@ -57,19 +56,17 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
             continue;
         }
         let part = members[at].part;
-        findings.check(file.bytes.is_none_or(|bytes| bytes == part.bytes), rules::OVF_FILE_SIZE, || {
-            format!("{} has {} bytes, and ovf:size says {}", file.name, part.bytes, said(file.bytes))
-        });
+        if let Some(bytes) = file.bytes.filter(|bytes| *bytes != part.bytes) {
+            let detail = format!("{} has {} bytes, and ovf:size says {bytes}", file.name, part.bytes);
+            findings.add(rules::OVF_FILE_SIZE, detail);
+        }
         if file.name.to_lowercase().ends_with(".vmdk") {
             let capacity = vmdk::verify(&part, &file.name, findings)?;
-            findings.check(
-                capacity.is_none() || file.capacity.is_none() || capacity == file.capacity,
-                rules::OVF_CAPACITY_EQUAL,
-                || {
-                    let (found, described) = (said(capacity), said(file.capacity));
+            if let (Some(found), Some(described)) = (capacity, file.capacity) {
+                findings.check(found == described, rules::OVF_CAPACITY_EQUAL, || {
                     format!("{} is a disk of {found} bytes, and the description says {described}", file.name)
-                },
-            );
+                });
+            }
         }
     }
     Ok(())
@@ -106,13 +103,13 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
             }
             EntryType::GNULongName => {
                 let mut bytes = Vec::new();
-                let read = std::io::Read::by_ref(&mut entry).take(NAME_LIMIT).read_to_end(&mut bytes);
+                let read = entry.by_ref().take(NAME_LIMIT).read_to_end(&mut bytes);
                 if let Err(error) = read {
                     findings.add(rules::OVA_READABLE, error.to_string());
                     break;
                 }
                 let name = String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
-                findings.add(rules::OVA_USTAR, format!("{name} is a name by GNU's extension"));
+                findings.add(rules::OVA_LONG_NAME, format!("{name} has {} bytes", name.len()));
                 long_name = Some(name);
                 continue;
             }
@@ -139,27 +136,18 @@ fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {
     members
 }
 
-fn text(member: &Member<'_>, findings: &mut Findings) -> Option<String> {
-    let Member { name, part } = member;
+/// What a member says.
+fn text(Member { name, part }: &Member<'_>) -> Result<String, Error> {
+    let wrong = |cause: String| Error::Text { name: name.clone(), cause };
     if part.bytes > TEXT_LIMIT {
-        let bytes = part.bytes;
-        findings
-            .add(rules::OVA_TEXT, format!("{name} has {bytes} bytes, and above {TEXT_LIMIT} none is read"));
-        return None;
+        return Err(wrong(format!(
+            "it has {} bytes, and no description is larger than {TEXT_LIMIT}",
+            part.bytes
+        )));
     }
-    let bytes = match part.read(0, part.bytes as usize) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            findings.add(rules::OVA_READABLE, format!("{name}: {error}"));
-            return None;
-        }
-    };
+    let bytes = part.read(0, part.bytes as usize).map_err(|error| wrong(error.to_string()))?;
     String::from_utf8(bytes)
-        .map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            findings.add(rules::OVA_TEXT, format!("{name} is not UTF-8 from byte {at} on"));
-        })
-        .ok()
+        .map_err(|error| wrong(format!("it is not UTF-8 from byte {} on", error.utf8_error().valid_up_to())))
 }
 
 /// A line of a manifest: algorithm, name, digest.

@@ -45,6 +45,17 @@ fn children<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator
     node.descendants().filter(move |node| node.is_element() && node.tag_name().name() == name)
 }
 
+/// What the first element of this name right in `node` says; empty without one.
+fn text<'a>(node: Node<'a, '_>, name: &str) -> &'a str {
+    let mut elements = node.children().filter(|child| child.tag_name().name() == name);
+    elements.next().and_then(|child| child.text()).unwrap_or_default().trim()
+}
+
+/// Whether an importer may leave it out.
+fn is_optional(node: Node<'_, '_>) -> bool {
+    matches!(attribute(node, "required"), Some("false" | "0"))
+}
+
 fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     node.attribute((ENVELOPE, name)).or_else(|| node.attribute(name))
 }
@@ -99,11 +110,10 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
         findings.check(!NEW_GUESTS.contains(&guest), rules::OVF_GUEST, || format!("it is {guest}"));
     }
     for node in children(root, "Item") {
-        let of = |name| children(node, name).next().and_then(|node| node.text()).unwrap_or_default().trim();
-        let kind = of("ResourceSubType");
+        let kind = text(node, "ResourceSubType");
         findings.check(!SHOUTED.contains(&kind), rules::OVF_NIC, || format!("it is {kind:?}"));
         findings.check(
-            of("ResourceType") != SCSI || CONTROLLERS.contains(&kind),
+            text(node, "ResourceType") != SCSI || CONTROLLERS.contains(&kind),
             rules::OVF_CONTROLLER,
             || format!("it is {kind:?}"),
         );
@@ -111,9 +121,8 @@ fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
     for name in ["Config", "ExtraConfig"] {
         for node in children(root, name).filter(|node| node.tag_name().namespace() == Some(VMWARE)) {
             let key = node.attribute((VMWARE, "key")).unwrap_or_default();
-            findings.check(attribute(node, "required") == Some("false"), rules::OVF_REQUIRED, || {
-                format!("vmw:{name} {key} is not marked")
-            });
+            findings
+                .check(is_optional(node), rules::OVF_REQUIRED, || format!("vmw:{name} {key} is not marked"));
         }
     }
 }
@@ -125,7 +134,7 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
         let holder = node.parent_element().map(|parent| parent.tag_name().name()).unwrap_or_default();
         let space = node.tag_name().namespace();
         if SECTIONED.contains(&holder) && space != Some(ENVELOPE) && space != Some(VMWARE) {
-            findings.check(attribute(node, "required") == Some("false"), rules::OVF_SECTION, || {
+            findings.check(is_optional(node), rules::OVF_SECTION, || {
                 format!("{name} of {} is not", space.unwrap_or("no namespace"))
             });
         }
@@ -143,44 +152,36 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
 
 /// What a system's resources, and its properties, say of others.
 fn references(root: Node<'_, '_>, findings: &mut Findings) {
-    let all = |name, key: &'static str| -> Vec<&str> {
+    let all = |name, key: &'static str| -> BTreeSet<&str> {
         children(root, name).filter_map(|node| attribute(node, key)).collect()
     };
     let (disks, files, networks) = (all("Disk", "diskId"), all("File", "id"), all("Network", "name"));
     let configurations = all("Configuration", "id");
     for hardware in children(root, "VirtualHardwareSection") {
-        let items: Vec<Node<'_, '_>> = children(hardware, "Item").collect();
-        let text = |item: Node<'_, '_>, name| {
-            children(item, name)
-                .next()
-                .and_then(|node| node.text())
-                .map(str::trim)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let ids: Vec<String> = items.iter().map(|item| text(*item, "InstanceID")).collect();
-        for item in items {
-            let id = text(item, "InstanceID");
+        let items = || hardware.children().filter(|node| node.tag_name().name() == "Item");
+        let ids: BTreeSet<&str> = items().map(|item| text(item, "InstanceID")).collect();
+        for item in items() {
             let mut there = |is_there: bool, what: &str, name: &str| {
                 findings.check(is_there, rules::OVF_REFERENCES, || {
+                    let id = text(item, "InstanceID");
                     format!("the resource {id} names the {what} {name:?}, which is not there")
                 });
             };
             let parent = text(item, "Parent");
-            there(parent.is_empty() || ids.contains(&parent), "parent", &parent);
+            there(parent.is_empty() || ids.contains(parent), "parent", parent);
             let host = text(item, "HostResource");
-            let host = host.strip_prefix("ovf:").unwrap_or(&host);
+            let host = host.strip_prefix("ovf:").unwrap_or(host);
             if let Some(disk) = host.strip_prefix("/disk/") {
-                there(disks.contains(&disk), "disk", disk);
+                there(disks.contains(disk), "disk", disk);
             } else if let Some(file) = host.strip_prefix("/file/") {
-                there(files.contains(&file), "file", file);
+                there(files.contains(file), "file", file);
             }
             if text(item, "ResourceType") == ETHERNET {
                 let network = text(item, "Connection");
-                there(network.is_empty() || networks.contains(&&*network), "network", &network);
+                there(network.is_empty() || networks.contains(network), "network", network);
             }
             for name in attribute(item, "configuration").unwrap_or_default().split_whitespace() {
-                there(configurations.contains(&name), "configuration", name);
+                there(configurations.contains(name), "configuration", name);
             }
         }
     }

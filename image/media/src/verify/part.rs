@@ -32,6 +32,11 @@ impl<'f> Part<'f> {
         Ok(bytes)
     }
 
+    /// Whether these bytes stand at `offset`.
+    pub fn has(&self, offset: u64, expected: &[u8]) -> bool {
+        self.read(offset, expected.len()).is_ok_and(|found| found == expected)
+    }
+
     /// Some bytes of it as a part of their own; no more than it has.
     pub fn part(&self, offset: u64, bytes: u64) -> Part<'f> {
         let offset = offset.min(self.bytes);

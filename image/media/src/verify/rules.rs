@@ -54,11 +54,11 @@ macro_rules! rules {
 
 rules! {
     OVA_READABLE: Refused "ova.readable": "The archive is a whole tar", "vmware/open-vmdk issue 85";
-    OVA_TEXT: Refused "ova.text": "Description and manifest are text in UTF-8 of at most 256 KiB; of others nothing can be said here", "this tool, which vouches for nothing that it has not read";
     OVA_OVF_FIRST: Refused "ova.ovf-first": "The description is the first member; vSphere (from a URL), OVF Tool and Workstation do not find it elsewhere", "osbuild/image-builder issue 431; coreos/coreos-assembler pull request 1141";
     OVA_ORDER: Advice "ova.order": "Members come in the order description, manifest, disks as the description names them; or the manifest is the last", "DMTF DSP0243, as bottlerocket-os/bottlerocket pull request 1719 quotes it";
     OVA_NAMES: Refused "ova.names": "Members are plain files on the top level", "vmware/open-vmdk issue 85";
-    OVA_USTAR: Refused "ova.ustar": "Members are of the format ustar: no pax headers, which vSphere does not know, and no long names of GNU's; `tar --format=ustar` makes it", "vmware/open-vmdk pull request 65";
+    OVA_USTAR: Refused "ova.ustar": "Members have no pax headers, which vSphere does not know", "vmware/open-vmdk pull request 65";
+    OVA_LONG_NAME: Advice "ova.long-name": "A name has 100 bytes at most; for a longer one stands an extension of GNU's, which not everything reads", "vmware/open-vmdk pull request 65";
     OVA_MEMBER_SIZE: Advice "ova.member-size": "A member of 8 GiB and more does not fit a ustar header; what stands there instead not every version reads", "coreos/coreos-assembler issue 3787";
     OVA_MANIFEST_FORM: Refused "ova.manifest-form": "Lines of the manifest are exactly `SHA256(name)= hex`", "home-assistant/operating-system issues 826, 3654";
     OVA_MANIFEST_SHA1: Advice "ova.manifest-sha1": "The manifest has SHA256, which is read from vSphere 6.5 on; of SHA-1 it is said that vSphere 8 refuses it, and no public report was found", "home-assistant/operating-system issue 3654, where it was read";
@@ -67,7 +67,7 @@ rules! {
     OVF_WELL_FORMED: Refused "ovf.well-formed": "The description is XML with the envelope of OVF 1", OVF_SCHEMA;
     OVF_SYSTEM: Refused "ovf.system": "There is a virtual system", OVF_SCHEMA;
     OVF_ONE_SYSTEM: Advice "ovf.one-system": "There is one virtual system; not every importer takes a collection", OVF_SCHEMA;
-    OVF_REFERENCES: Refused "ovf.references": "What is referred to is there: a resource's parent, disk, network and configuration", "vSphere Web Services API, OvfInvalidValueReference, OvfInvalidValueConfiguration, OvfHostResourceConstraint";
+    OVF_REFERENCES: Refused "ovf.references": "What is referred to is there: a resource's parent, disk, file, network and configuration", "vSphere Web Services API, OvfInvalidValueReference, OvfInvalidValueConfiguration, OvfHostResourceConstraint";
     OVF_PROPERTIES: Refused "ovf.properties": "A property's key is there once in its section", "DMTF DSP0243 1.1.0, 9.5";
     OVF_SECTION: Refused "ovf.section": "A section that is neither OVF's nor VMware's is marked ovf:required=\"false\", or who does not know it refuses all", "vSphere Web Services API, OvfManager and OvfUnsupportedSection; DMTF DSP8023 1.1.1, Section_Type";
     OVF_HARDWARE: Refused "ovf.hardware": "Virtual hardware above vmx-17 is unknown to vSphere 7 before 7.0.3, and other families are refused", "librenms/packer-builds issue 36; EMCECS/ECS-CommunityEdition issue 575";

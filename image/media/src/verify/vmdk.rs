@@ -3,7 +3,7 @@
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::part::{Part, le32, le64};
-use super::{Findings, Rule, rules, said};
+use super::{Findings, Rule, rules};
 use crate::Error;
 use crate::ordered::{ordered, workers};
 use crate::vmdk::{
@@ -61,15 +61,15 @@ pub fn verify(file: &Part<'_>, name: &str, findings: &mut Findings) -> Result<Op
     let expected = (VERSION, FLAGS, GRAIN_SECTORS, TABLE_ENTRIES as u32, COMPRESSION);
     let found = (head.version, head.flags, head.grain, head.table_entries, head.compression);
     findings.check(found == expected, rules::VMDK_HEADER, || {
-        let fields: [(&str, u64, u64); 5] = [
-            ("version", found.0.into(), expected.0.into()),
-            ("flags", found.1.into(), expected.1.into()),
-            ("sectors a grain", found.2, expected.2),
-            ("entries a table", found.3.into(), expected.3.into()),
-            ("compression", found.4.into(), expected.4.into()),
+        let fields = [
+            ("version", head.version.to_string(), VERSION.to_string()),
+            ("flags", format!("{:#x}", head.flags), format!("{FLAGS:#x}")),
+            ("sectors a grain", head.grain.to_string(), GRAIN_SECTORS.to_string()),
+            ("entries a table", head.table_entries.to_string(), TABLE_ENTRIES.to_string()),
+            ("compression", head.compression.to_string(), COMPRESSION.to_string()),
         ];
-        let others = fields.into_iter().filter(|(_, found, expected)| found != expected);
-        let words = others.map(|(name, found, expected)| format!("{name} {found:#x}, and not {expected:#x}"));
+        let others = fields.iter().filter(|(_, found, expected)| found != expected);
+        let words = others.map(|(name, found, expected)| format!("{name} {found}, and not {expected}"));
         format!("it says {}", words.collect::<Vec<_>>().join("; "))
     });
     let text =
@@ -131,7 +131,7 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
     let id = value("ddb.longContentID").unwrap_or_default();
     let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     findings.check(geometry == (Some("255"), Some("63")) && is_id, rules::VMDK_GEOMETRY, || {
-        let (heads, sectors) = (said(geometry.0), said(geometry.1));
+        let [heads, sectors] = [geometry.0, geometry.1].map(|value| value.unwrap_or("nothing"));
         format!("heads are {heads}, sectors {sectors}, longContentID is {id:?}")
     });
     // ACCESS SECTORS TYPE "NAME"
@@ -139,14 +139,14 @@ fn descriptor(text: &str, name: &str, head: &Header, findings: &mut Findings) {
         let (access, rest) = line.split_once(' ')?;
         ["RW", "RDONLY"].contains(&access).then_some(rest)
     });
-    let sectors = extent.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    let sectors = extent.and_then(|rest| rest.split(' ').next()).unwrap_or("nothing");
     let extent_name = extent.and_then(|rest| rest.split('"').nth(1)).unwrap_or_default();
     findings.check(extent_name == name, rules::VMDK_EXTENT_NAME, || {
         format!("it says {extent_name:?}, and the file is {name:?}")
     });
     let whole = head.capacity > 0 && head.capacity.is_multiple_of(GRAIN_SECTORS);
-    findings.check(whole && sectors == Some(head.capacity), rules::VMDK_CAPACITY, || {
-        format!("the header says {} sectors, the extent {}", head.capacity, said(sectors))
+    findings.check(whole && sectors.parse() == Ok(head.capacity), rules::VMDK_CAPACITY, || {
+        format!("the header says {} sectors, the extent {sectors}", head.capacity)
     });
 }
 
@@ -195,10 +195,12 @@ fn tables(file: &Part<'_>, head: &Header, directory: u64, findings: &mut Finding
     }
     let count = bytes.div_ceil(GRAIN_BYTES * TABLE_ENTRIES);
     let Ok(entries) = file.read(directory.saturating_mul(SECTOR_BYTES), count as usize * 4) else {
-        // Where the footer would say it, and is cut off.
-        let place =
-            if directory == DIRECTORY_AT_END { "nowhere".into() } else { format!("at sector {directory}") };
-        findings.add(rules::VMDK_TABLES, format!("the directory is {place} in the file"));
+        let detail = if directory == DIRECTORY_AT_END {
+            "the footer is missing, which would say where the directory is".into()
+        } else {
+            format!("the directory at sector {directory} is not in the file")
+        };
+        findings.add(rules::VMDK_TABLES, detail);
         return Ok(());
     };
     let there = (0..count).filter(|number| le32(&entries, *number as usize * 4) != 0);

@@ -10,7 +10,7 @@ use tar::{Archive, EntryType};
 use twox_hash::XxHash64;
 
 use super::part::Part;
-use super::{Findings, rules, said};
+use super::{Findings, rules};
 use crate::xva::CHUNK_BYTES;
 use crate::{Error, hex};
 
@@ -358,8 +358,9 @@ fn records(xml: &str, findings: &mut Findings) -> Option<Sizes> {
     let xapi = (number("xapi_major"), number("xapi_minor"));
     let is_old = matches!(xapi, (Some(major), Some(minor)) if (major, minor) <= XAPI);
     findings.check(is_old && number("export_vsn") == Some(2), rules::XVA_VERSION, || {
-        let (major, minor) = (said(xapi.0), said(xapi.1));
-        format!("it says xapi {major}.{minor}, export_vsn {}", said(number("export_vsn")))
+        let [major, minor, export] =
+            ["xapi_major", "xapi_minor", "export_vsn"].map(|name| text(version, name));
+        format!("it says xapi {major:?}.{minor:?}, export_vsn {export:?}")
     });
     for field in VERSION_FIELDS {
         findings.check(member(version, field).is_some(), rules::XVA_FIELDS, || {
