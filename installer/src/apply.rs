@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use provisioning::Answers;
@@ -26,6 +27,9 @@ use uuid::Uuid;
 
 use crate::loops::Loop;
 use crate::medium::Medium;
+
+/// How long the kernel may take to let go of an unmounted file system.
+const FORGET_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Programs and places; others in tests.
 #[derive(Debug, Clone)]
@@ -219,8 +223,21 @@ fn make_state(host: &Host, targets: &[Target<'_>], plan: &Plan, answers: &Answer
     let unmounted = rustix::mount::unmount(&host.mount_point, UnmountFlags::empty())
         .with_context(|| format!("cannot unmount {}", host.mount_point.display()));
     // Or the kernel remembers these devices as its members when the real ones come.
-    let forgotten = devices.iter().try_for_each(|device| btrfs::forget(&host.btrfs, device));
-    written.and(unmounted).and(forgotten.map_err(Into::into))
+    let forgotten = devices.iter().try_for_each(|device| forget(&host.btrfs, device));
+    written.and(unmounted).and(forgotten)
+}
+
+/// Has the kernel forget a device whose file system was just unmounted. A program that began meanwhile, in a mount namespace of its
+/// own, may still have it for a while.
+fn forget(btrfs: &Path, device: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while let Err(error) = btrfs::forget(btrfs, device) {
+        if begun.elapsed() >= FORGET_PATIENCE {
+            return Err(error.into());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 fn fill_state(host: &Host, recorded: &Recorded, answers: &Answers) -> Result<()> {

@@ -340,13 +340,9 @@ mod tests {
     #[test]
     fn the_targets_of_this_repository_are_sound() {
         let profiles = read_all(&folder()).unwrap();
-        let names: Vec<&str> = profiles.keys().map(String::as_str).collect();
-        assert_eq!(
-            names,
-            ["bare-metal", "esxi", "hyperv-gen1", "hyperv-gen2", "xenserver-bios", "xenserver-uefi"]
-        );
-        // Design, "Sizing".
-        for (name, profile) in &profiles {
+        // Design, "Sizing". Somebody's own target beside these may have others.
+        for name in ["bare-metal", "esxi", "hyperv-gen1", "hyperv-gen2", "xenserver-bios", "xenserver-uefi"] {
+            let profile = &profiles[name];
             let sizes: Vec<_> =
                 profile.sizes.iter().map(|size| (size.devices, size.cores, size.memory >> 30)).collect();
             assert_eq!(sizes, [(2000, 4, 6), (10000, 6, 8)], "{name}");

@@ -472,15 +472,19 @@ mod tests {
     #[test]
     fn each_target_gets_its_files_and_hyperv_one_for_both() {
         let all = targets().unwrap();
+        // Somebody's own target has files of its own beside these.
         let names = file_names(&all).unwrap();
         let of = |end: &str| format!("{PRODUCT}-{VERSION}-{end}");
         let expected =
             ["esxi.ova", "hyperv.zip", "xenserver-bios.xva", "xenserver-bios.vhd", "xenserver-uefi.xva"];
-        assert_eq!(names, expected.map(of));
+        assert!(expected.iter().all(|name| names.contains(&of(name))), "{names:?}");
         let one = chosen(&all, &["hyperv-gen2".into()]).unwrap();
         assert_eq!(file_names(&one).unwrap(), [of("hyperv.zip")]);
         let error = chosen(&all, &["esx".into()]).unwrap_err().to_string();
-        assert!(error.starts_with("there is no target esx; there are: bare-metal, esxi, "), "{error}");
+        assert!(
+            error.starts_with("there is no target esx; there are: ") && error.contains("esxi, "),
+            "{error}"
+        );
     }
 
     #[test]
