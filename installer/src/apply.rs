@@ -12,7 +12,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use provisioning::Answers;
@@ -27,9 +26,6 @@ use uuid::Uuid;
 
 use crate::loops::Loop;
 use crate::medium::Medium;
-
-/// How long the kernel may take to let go of an unmounted file system.
-const FORGET_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Programs and places; others in tests.
 #[derive(Debug, Clone)]
@@ -183,19 +179,13 @@ fn write_payloads(
                 |bytes: u64| progress(Progress::Bytes { done: before + bytes.min(payload.bytes), total });
             // The medium leaves out the zeros at the ESP's end. They are written, here and in between: what was there before
             // is not known to be blank.
-            let is_esp = payload.path.ends_with(ESP);
-            let room = if is_esp { partition.size_bytes(sector_bytes) } else { 0 };
+            let bytes = match payload.path.ends_with(ESP) {
+                true => payload.bytes.max(partition.size_bytes(sector_bytes)),
+                false => payload.bytes,
+            };
             let mut content = (&mut reader).chain(std::io::repeat(0));
-            table::fill(
-                &mut target.file,
-                sector_bytes,
-                &partition,
-                &mut content,
-                payload.bytes.max(room),
-                false,
-                written,
-            )
-            .with_context(|| target.disk().title())?;
+            table::fill(&mut target.file, sector_bytes, &partition, &mut content, bytes, false, written)
+                .with_context(|| target.disk().title())?;
             reader.check()?;
             before += payload.bytes;
         }
@@ -223,21 +213,8 @@ fn make_state(host: &Host, targets: &[Target<'_>], plan: &Plan, answers: &Answer
     let unmounted = rustix::mount::unmount(&host.mount_point, UnmountFlags::empty())
         .with_context(|| format!("cannot unmount {}", host.mount_point.display()));
     // Or the kernel remembers these devices as its members when the real ones come.
-    let forgotten = devices.iter().try_for_each(|device| forget(&host.btrfs, device));
-    written.and(unmounted).and(forgotten)
-}
-
-/// Has the kernel forget a device whose file system was just unmounted. A program that began meanwhile, in a mount namespace of its
-/// own, may still have it for a while.
-fn forget(btrfs: &Path, device: &Path) -> Result<()> {
-    let begun = Instant::now();
-    while let Err(error) = btrfs::forget(btrfs, device) {
-        if begun.elapsed() >= FORGET_PATIENCE {
-            return Err(error.into());
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
+    let forgotten = devices.iter().try_for_each(|device| btrfs::forget(&host.btrfs, device));
+    written.and(unmounted).and(forgotten.map_err(Into::into))
 }
 
 fn fill_state(host: &Host, recorded: &Recorded, answers: &Answers) -> Result<()> {

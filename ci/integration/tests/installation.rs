@@ -4,6 +4,8 @@ use anyhow::{Context, Result, ensure};
 use installer::apply::{Host, Progress, install};
 use installer::medium::Medium;
 use integration::test_folder;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use provisioning::{Answers, Role};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -66,8 +68,18 @@ fn end_of_esp(partitions: &[Partition]) -> Result<u64> {
     Ok(esp.offset_bytes(512) + esp.size_bytes(512) - BEFORE.len() as u64)
 }
 
+/// Gives this test mounts of its own: a cluster that another test begins takes all that it sees into its namespace, and *state*
+/// would be in use after it was unmounted here.
+fn own_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot make the mounts private")
+}
+
 impl Machine {
     fn new() -> Result<Self> {
+        own_mounts()?;
         let folder = test_folder()?;
         let toolbox = Toolbox::open()?;
         medium(&folder.path().join("medium"))?;

@@ -110,14 +110,17 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
-    /// A file that is no package.
-    #[error("{} is {what}no OVA, VMDK, VHDX, VHD, XVA or ISO", path.display())]
-    Unknown {
+    /// A file that is no package, and that is known.
+    #[error("{} is {what}, and no OVA, VMDK, VHDX, VHD, XVA or ISO", path.display())]
+    Other {
         /// Which.
         path: PathBuf,
-        /// What it is, as far as that can be told, as the beginning of the sentence's end.
+        /// What it is.
         what: &'static str,
     },
+    /// A file that is no package.
+    #[error("{} is no OVA, VMDK, VHDX, VHD, XVA or ISO", .0.display())]
+    Unknown(PathBuf),
     /// A member of an OVA that should be text.
     #[error("{name:?} in it cannot be looked at: {cause}")]
     Text {

@@ -352,22 +352,15 @@ mod tests {
     #[test]
     fn what_does_not_go_together_is_refused_by_name() {
         let esxi = std::fs::read_to_string(folder().join("esxi.yaml")).unwrap();
+        let size = "sizes: that for 2000 devices needs 1 to 32 cores and 1 GiB";
         let table = [
             ("firmware: uefi", "firmware: bios", "secure_boot: only firmware: uefi has it"),
             ("firmware: uefi", "firmware: efi", "unknown variant `efi`"),
             ("size: 100 GiB", "size: 100.5 MB", "disk.size: 100500000 bytes are no whole MiB"),
             ("size: 100 GiB", "size: much", "much"),
             ("size: 100 GiB", "size: 18 GiB", "are less than the 20 GB that the machine needs"),
-            (
-                "memory: 6 GiB",
-                "memory: 6145 MiB",
-                "sizes: that for 2000 devices needs 1 to 32 cores and 1 GiB",
-            ),
-            (
-                "memory: 6 GiB",
-                "memory: 512 MiB",
-                "sizes: that for 2000 devices needs 1 to 32 cores and 1 GiB",
-            ),
+            ("memory: 6 GiB", "memory: 6145 MiB", size),
+            ("memory: 6 GiB", "memory: 512 MiB", size),
             ("memory: 6 GiB", "memory: 2 TiB", "1 GiB to 1 TiB of memory"),
             ("cores: 4", "cores: 4000", "1 to 32 cores"),
             ("packages: [ova]", "packages: [ova, ova]", "packages: ova is listed twice"),
@@ -376,7 +369,7 @@ mod tests {
                 "bus: ide",
                 "the target has firmware uefi, bus ide, nic vmxnet3, secure_boot",
             ),
-            ("cores: 4", "cores: 0", "sizes: that for 2000 devices needs 1 to 32 cores"),
+            ("cores: 4", "cores: 0", size),
             ("firmware: uefi\nsecure_boot: true", "firmware: any", "and one firmware"),
             ("bus: lsilogicsas", "bus: ide", "packages: ova: bus pvscsi, lsilogic or lsilogicsas"),
             ("nic: vmxnet3", "nic: xen", "packages: ova:"),

@@ -160,19 +160,19 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
 fn unknown(path: &Path, file: &Part<'_>) -> Error {
     let path = path.to_owned();
     let what = if file.bytes == 0 {
-        "empty, and "
+        "empty"
     } else if file.has(0, b"PK\x03\x04") {
         return Error::Zip(path);
     } else if file.has(0, b"QFI\xfb") {
-        "a qcow2 disk, which `qemu-img convert` makes into another, and "
+        "a qcow2 disk, which `qemu-img convert` makes into another"
     } else if file.has(510, &[0x55, 0xaa]) {
-        "a raw disk, of which no rules are known, and "
+        "a raw disk, of which no rules are known"
     } else if file.has(0, &[0x1f, 0x8b]) {
-        "compressed by gzip, without a machine of XenServer in it, and "
+        "compressed by gzip, without a machine of XenServer in it"
     } else {
-        ""
+        return Error::Unknown(path);
     };
-    Error::Unknown { path, what }
+    Error::Other { path, what }
 }
 
 /// What a file is, by what stands at its beginning and end.

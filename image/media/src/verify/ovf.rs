@@ -135,7 +135,7 @@ fn sections(root: Node<'_, '_>, findings: &mut Findings) {
         let space = node.tag_name().namespace();
         if SECTIONED.contains(&holder) && space != Some(ENVELOPE) && space != Some(VMWARE) {
             findings.check(is_optional(node), rules::OVF_SECTION, || {
-                format!("{name} of {} is not", space.unwrap_or("no namespace"))
+                format!("{name} of {} is not marked", space.unwrap_or("no namespace"))
             });
         }
         if lower.starts_with("bootorder") {
