@@ -45,7 +45,10 @@ pub struct Backup {
     pub format: u32,
     /// Id that sorts by time, such as `20261123T205430Z`.
     pub id: String,
-    /// When the snapshot was made.
+    /// Place in the order of its monitor's backups, from 1: clocks jump, this only grows. 0 in those of the first versions.
+    #[serde(default)]
+    pub sequence: u64,
+    /// When the snapshot was made, by this machine's clock.
     pub created: Timestamp,
     /// Why.
     pub reason: Reason,
@@ -68,6 +71,11 @@ pub struct Backup {
 }
 
 impl Backup {
+    /// Orders the backups of one monitor, the oldest first: by the sequence, and those without one by the clock.
+    pub fn order(&self) -> (u64, Timestamp, &str) {
+        (self.sequence, self.created, &self.id)
+    }
+
     /// `<id>_<monitor UUID>`: the name by which it is told from every other, also over FTP. The id alone may be that of
     /// another monitor's backup as well.
     pub fn full_name(&self) -> String {

@@ -76,6 +76,7 @@ async fn complete(
     let backup = Backup {
         format: MANIFEST_FORMAT,
         id: id.to_string(),
+        sequence: 0,
         created,
         reason: request.reason,
         comment: request.comment,

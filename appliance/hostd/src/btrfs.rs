@@ -1,9 +1,14 @@
 //! The few btrfs operations, by `btrfs` of btrfs-progs.
 
-use anyhow::{Context, Result, bail};
+use crate::program::{self, Bounds};
+use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::path::Path;
+use std::time::Duration;
 use tokio::process::Command;
+
+/// A volume of many disks may take minutes to commit.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Makes an empty subvolume.
 pub async fn create(path: &Path) -> Result<()> {
@@ -31,13 +36,11 @@ pub async fn wait_until_deleted(path: &Path) -> Result<()> {
     btrfs(["subvolume".as_ref(), "sync".as_ref(), path.as_os_str()]).await
 }
 
+/// Runs `btrfs` with these arguments.
 async fn btrfs<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<()> {
     let mut command = Command::new("btrfs");
     command.args(arguments);
-    let output = command.output().await.context("cannot run btrfs; is btrfs-progs installed?")?;
-    if !output.status.success() {
-        let arguments: Vec<_> = command.as_std().get_args().map(OsStr::to_string_lossy).collect();
-        bail!("btrfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    let arguments: Vec<_> = command.as_std().get_args().map(OsStr::to_string_lossy).collect();
+    let what = format!("btrfs {}", arguments.join(" "));
+    program::output(command, Bounds::SHORT.within(LIMIT)).await.map(drop).context(what)
 }

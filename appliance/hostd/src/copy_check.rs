@@ -7,8 +7,9 @@
 use crate::adopt::FOREIGN;
 use crate::btrfs;
 use crate::places::{Places, UNVERIFIED_SUFFIX};
+use crate::program::{self, Bounds};
 use crate::sandbox::Sandbox;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use hostd::{CopyCheck, Step, reached};
 use std::path::Path;
 use std::time::Duration;
@@ -85,27 +86,26 @@ pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Res
     }
     arguments.push(replica::PGDATA);
     let sandbox = Sandbox::replica(places, &kept).in_background();
-    let command = sandbox.command(&places.program(PROGRAM), &arguments)?.output();
-    let output = tokio::time::timeout(LIMIT, command)
-        .await
-        .context("the check of the full copy was not done within a day")?
-        .context("cannot run pg_verifybackup")?;
+    let bounds = Bounds::SHORT.within(LIMIT).printing(1 << 20);
+    let checked = program::output(sandbox.command(&places.program(PROGRAM), &arguments)?, bounds).await;
     let generation = generation.lock().await;
     ensure!(
         *generation == began,
         "the check of the full copy was given up, as the copy was replaced or dropped"
     );
-    if output.status.success() {
-        delete(places, monitor).await?;
-        return Ok(CopyCheck::Good);
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let short = |text: &str| text.chars().take(SAID_MAX).collect::<String>();
-    match said.lines().find_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: ")) {
-        Some(verdict) if output.status.code() == Some(1) => {
-            Ok(CopyCheck::Damaged { problem: short(verdict) })
+    let failure = match checked {
+        Ok(_) => {
+            delete(places, monitor).await?;
+            return Ok(CopyCheck::Good);
         }
-        // No memory, a sandbox that cannot be set up: that says nothing of the copy.
-        _ => bail!("pg_verifybackup ended with {}: {}", output.status, short(said.trim())),
+        Err(failure) => failure,
+    };
+    if let Some((1, said)) = failure.refusal() {
+        let verdict = said.lines().find_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: "));
+        if let Some(verdict) = verdict {
+            return Ok(CopyCheck::Damaged { problem: verdict.chars().take(SAID_MAX).collect() });
+        }
     }
+    // No memory, a sandbox that cannot be set up: that says nothing of the copy.
+    Err(failure.into())
 }

@@ -4,7 +4,8 @@
 //! nobody else wants them. Memory does not grow with the backup.
 
 use crate::places::Places;
-use anyhow::{Context, Result, bail};
+use crate::program::{self, Bounds};
+use anyhow::{Context, Result};
 use api::{DIGEST_CHUNK_BYTES, Digests};
 use backups::{BackupId, index_path};
 use files::hex;
@@ -13,11 +14,15 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::process::Command;
 use uuid::Uuid;
 
 /// What is read at a time, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Time to read a whole backup when nobody waits for it.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// Arguments of `hostd digest`.
 #[derive(Debug, clap::Args)]
@@ -75,11 +80,10 @@ pub async fn of(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Digests
     let mut command = Command::new("nice");
     command.args(["-n", "19", "ionice", "-c", "3"]).arg(own).arg("digest");
     command.arg("--index").arg(index_path(&folder, id)).arg("--snapshot").arg(folder.join(id.as_str()));
-    let output = command.kill_on_drop(true).output().await.context("cannot run hostd digest")?;
-    if !output.status.success() {
-        bail!("its tar cannot be read: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    serde_json::from_slice(&output.stdout).context("hostd digest prints no hashes")
+    // 64 hexadecimal digits for each 64 MiB: this is enough for 15 TiB.
+    let bounds = Bounds::SHORT.within(LIMIT).printing(16 << 20);
+    let printed = program::output(command, bounds).await.context("its tar cannot be read")?;
+    serde_json::from_slice(&printed).context("hostd digest prints no hashes")
 }
 
 /// What differs from hashes that were made before, as a sentence without full stop.

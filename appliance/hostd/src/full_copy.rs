@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::places::Places;
+use crate::program::Bounds;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, cluster, copy_check, rotate};
@@ -14,11 +15,15 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Mutex;
 
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
+
+/// Time to make a copy a replica: it moves some files.
+const ADOPT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
 /// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
@@ -153,7 +158,7 @@ async fn copy_into(
     }
     reached(Step::CopyReceived);
     let own = std::env::current_exe().context("cannot find my own program")?;
-    sandbox.output(&own, ["adopt"]).await?;
+    sandbox.output(&own, ["adopt"], Bounds::SHORT.within(ADOPT_LIMIT)).await?;
     sandbox.control_data().await.map(drop)
 }
 

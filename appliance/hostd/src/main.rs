@@ -19,6 +19,7 @@ mod digest;
 mod disks;
 mod full_copy;
 mod places;
+mod program;
 mod replies;
 mod rotate;
 mod sandbox;
@@ -71,7 +72,12 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::ClusterExec(args) => match cluster_exec::run(&args)? {},
+        Command::ClusterExec(args) => {
+            let Err(error) = cluster_exec::run(&args);
+            // Told from an exit status of the program's own.
+            eprintln!("Error: {error:#}");
+            std::process::exit(program::NOT_STARTED)
+        }
         Command::Digest(args) => digest::run(&args),
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Disarm => backups::disarm(Path::new(replica::CLUSTER_ROOT)),

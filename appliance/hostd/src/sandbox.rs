@@ -5,7 +5,8 @@
 //! disk only when nobody else wants them (design D7, D9).
 
 use crate::places::{HIDDEN, Places};
-use anyhow::{Context, Result, bail};
+use crate::program::{self, Bounds};
+use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group, Uid, User};
 use replica::ControlData;
 use std::ffi::OsStr;
@@ -106,51 +107,23 @@ impl<'a> Sandbox<'a> {
         Ok(command)
     }
 
-    /// Runs a program to its end and gives what it printed.
+    /// Runs a program to its end, within `bounds`, and gives what it printed.
     ///
     /// # Errors
-    /// It did not end well; then the error has the last of what it said.
-    pub async fn output<I, S>(&self, program: &Path, arguments: I) -> Result<String>
+    /// It did not end well: see [`program::Failure`], which is the error's cause.
+    pub async fn output<I, S>(&self, program: &Path, arguments: I, bounds: Bounds) -> Result<String>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let output = self
-            .command(program, arguments)?
-            .output()
-            .await
-            .with_context(|| format!("cannot run {}", program.display()))?;
-        if !output.status.success() {
-            // Some say it on standard output (pg_amcheck).
-            let said = [output.stderr, output.stdout].concat();
-            let name = program.file_name().unwrap_or_default().display();
-            bail!("{name} failed ({}): {}", output.status, last_of(&String::from_utf8_lossy(&said)));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let printed = program::output(self.command(program, arguments)?, bounds).await?;
+        Ok(String::from_utf8_lossy(&printed).into_owned())
     }
 
     /// What `pg_control` of the cluster says.
     pub async fn control_data(&self) -> Result<ControlData> {
-        let printed = self.output(&self.places.program("pg_controldata"), [replica::PGDATA]).await?;
+        let printed =
+            self.output(&self.places.program("pg_controldata"), [replica::PGDATA], Bounds::SHORT).await?;
         Ok(ControlData::parse(&printed)?)
-    }
-}
-
-/// The end of a text that goes into an error: hostile input may print without end.
-fn last_of(text: &str) -> &str {
-    const CHARACTERS: usize = 600;
-    let text = text.trim();
-    text.char_indices().rev().nth(CHARACTERS).map_or(text, |(at, _)| &text[at..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_end_of_a_long_text_is_kept() {
-        assert_eq!(last_of(" short\n"), "short");
-        let long = "ü".repeat(1000);
-        assert_eq!(last_of(&long).chars().count(), 601);
     }
 }

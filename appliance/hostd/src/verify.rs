@@ -6,6 +6,7 @@
 
 use crate::cluster::{self, Postgres};
 use crate::places::Places;
+use crate::program::Bounds;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, digest};
 use anyhow::{Context, Result};
@@ -26,6 +27,10 @@ use uuid::Uuid;
 
 /// A verification that takes longer says nothing any more: newer backups wait for their turn.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// What a program that reads the whole cluster may take.
+const READING: Bounds = Bounds::SHORT.within(LIMIT).printing(1 << 20);
+/// What one question may take; to promote writes a checkpoint.
+const ASKING: Bounds = Bounds::SHORT.within(Duration::from_secs(3600)).printing(1 << 20);
 /// Time between two looks at the recovery.
 const POLL: Duration = Duration::from_millis(200);
 /// Memory for shared buffers: the machine's other work goes first.
@@ -134,7 +139,7 @@ async fn prove(places: &Places, backup: &Backup, clone: &Path, depth: Depth) -> 
     let tree = clone.to_path_buf();
     tokio::task::spawn_blocking(move || give(&tree, uid, gid)).await.map_err(anyhow::Error::from)??;
     let own = std::env::current_exe().context("cannot find my own program")?;
-    sandbox.output(&own, ["disarm"]).await.map_err(against)?;
+    sandbox.output(&own, ["disarm"], Bounds::SHORT).await.map_err(against)?;
     let asking = Asking::prepare(places, sandbox, backup).await?;
 
     let started = Instant::now();
@@ -153,7 +158,7 @@ async fn prove(places: &Places, backup: &Backup, clone: &Path, depth: Depth) -> 
     if depth == Depth::Full {
         if backup.postgresql.checksums {
             let program = places.program("pg_checksums");
-            sandbox.output(&program, ["--check", "-D", replica::PGDATA]).await.map_err(against)?;
+            sandbox.output(&program, ["--check", "-D", replica::PGDATA], READING).await.map_err(against)?;
         } else {
             limits.push("The monitor's cluster has no page checksums, so none could be checked.".into());
         }
@@ -219,7 +224,7 @@ impl<'a> Asking<'a> {
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
     async fn sql(&self, database: &str, sql: &str) -> Result<String> {
         let conninfo = self.conninfo(database);
-        self.sandbox.output(&self.places.program("psql"), psql_arguments(&conninfo, sql)).await
+        self.sandbox.output(&self.places.program("psql"), psql_arguments(&conninfo, sql), ASKING).await
     }
 
     /// Waits until the clone has replayed all that the backup says it has, and makes it a database of its own.
@@ -287,6 +292,6 @@ impl<'a> Asking<'a> {
             arguments.extend(["--no-dependent-indexes", "--exclude-index=*"]);
         }
         let program = self.places.program("pg_amcheck");
-        self.sandbox.output(&program, arguments).await.map(drop).map_err(against)
+        self.sandbox.output(&program, arguments, READING).await.map(drop).map_err(against)
     }
 }

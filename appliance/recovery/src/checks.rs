@@ -129,6 +129,7 @@ mod tests {
         Backup {
             format: 1,
             id: "20261125T120000Z".into(),
+            sequence: 0,
             created: Timestamp::UNIX_EPOCH,
             reason: Reason::Schedule,
             comment: String::new(),

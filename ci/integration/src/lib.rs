@@ -4,11 +4,13 @@
 //! [`Monitor`] is a PostgreSQL with TLS that they follow. Everything lives in one folder below /var/tmp (a cluster's
 //! namespace hides /tmp) and is gone when the test ends, also when it panics. It needs root.
 
+mod faults;
 mod monitor;
 mod restored;
 mod server;
 mod volume;
 
+pub use faults::{Fault, Faults};
 pub use monitor::{Certificate, Monitor, as_cluster_user, programs};
 pub use restored::Restored;
 pub use server::{PASSWORD, Server};

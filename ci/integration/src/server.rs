@@ -1,7 +1,8 @@
 //! The backup server's processes.
 
 use crate::{
-    CLUSTER_USER, Certificate, Process, VERIFIER, Volume, free_port, program, run, test_folder, wait_for,
+    CLUSTER_USER, Certificate, Faults, Process, VERIFIER, Volume, free_port, program, run, test_folder,
+    wait_for,
 };
 use anyhow::{Context, Result};
 use api::{Client, Status};
@@ -29,14 +30,26 @@ pub struct Server {
     pub port: u16,
     certificate: Certificate,
     toolbox: Toolbox,
+    faults: Option<Faults>,
     folder: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts one with nothing paired.
     pub fn start(toolbox: &Toolbox) -> Result<Self> {
+        Self::start_on(toolbox, VOLUME_BYTES, false)
+    }
+
+    /// Starts one whose outside programs fail when they are told to ([`Self::faults`]), on a data volume of `bytes`.
+    pub fn start_sick(toolbox: &Toolbox, bytes: u64) -> Result<Self> {
+        Self::start_on(toolbox, bytes, true)
+    }
+
+    /// Starts one on a data volume of `bytes`, sparse.
+    fn start_on(toolbox: &Toolbox, bytes: u64, is_sick: bool) -> Result<Self> {
         let folder = test_folder()?;
-        let volume = Volume::new(toolbox, folder.path(), VOLUME_BYTES)?;
+        let volume = Volume::new(toolbox, folder.path(), bytes)?;
+        let faults = is_sick.then(|| Faults::install(&folder.path().join("programs"))).transpose()?;
         let certificate = Certificate::new(api::SERVER_NAME)?;
         for name in ["bin", "tls", "state"] {
             fs::create_dir(folder.path().join(name))?;
@@ -57,11 +70,20 @@ impl Server {
             port,
             certificate,
             toolbox: toolbox.clone(),
+            faults,
             folder,
         };
         server.start_hostd()?;
         server.start_backupd()?;
         Ok(server)
+    }
+
+    /// The stand-ins of one that was started by [`Self::start_sick`].
+    ///
+    /// # Errors
+    /// It was started with the real programs.
+    pub fn faults(&self) -> Result<&Faults> {
+        self.faults.as_ref().context("this server has the real programs")
     }
 
     /// Starts `hostd`.
@@ -71,12 +93,19 @@ impl Server {
 
     /// Starts `hostd`; it kills itself at `last`.
     pub fn start_hostd_until(&mut self, last: Option<Step>) -> Result<()> {
-        let mut command = self.toolbox.command(&self.path("bin/hostd").to_string_lossy());
-        command.arg("serve").arg("--socket").arg(self.path("hostd.sock"));
+        // The tree sets a PATH of its own; `env` becomes the program.
+        let mut command = self.toolbox.command("env");
+        if let Some(faults) = &self.faults {
+            command.arg(format!("PATH={}:/usr/sbin:/usr/bin", faults.folder().display()));
+        }
+        command.arg(self.path("bin/hostd")).arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
         command.args(["--cluster-user", CLUSTER_USER, "--verifier", VERIFIER]);
         command.args(["--observer", "root", "--readers", "root"]);
+        if let Some(faults) = &self.faults {
+            command.arg("--postgresql").arg(faults.folder());
+        }
         if let Some(step) = last {
             command.env(KILL_AT, step.name());
         }
