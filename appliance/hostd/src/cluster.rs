@@ -3,6 +3,7 @@
 use crate::lines::Lines;
 use crate::places::Places;
 use crate::sandbox::{Sandbox, user_ids};
+use crate::scope::Scope;
 use anyhow::{Context, Result};
 use api::Peer;
 use nix::sys::signal::{Signal, kill};
@@ -50,13 +51,12 @@ fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> R
         .with_context(|| format!("cannot give {} to {}", socket.display(), places.cluster_user))?;
     let run_dir = run.to_str().context("the run folder's path is not UTF-8")?;
     let source = Source::from(peer);
-    let memory = memory_mib(&fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?);
     let config = ReplicaConfig {
         run_dir,
         source: &source,
         control,
         observer: &places.observer,
-        shared_buffers_mib: shared_buffers_mib(memory),
+        shared_buffers_mib: shared_buffers_mib(machine_mib()?),
     };
     for (name, text) in
         [(POSTGRESQL_CONF, config.postgresql_conf()), (HBA_FILE, config.hba()), (IDENT_FILE, config.ident())]
@@ -71,6 +71,11 @@ pub fn write_owned(path: &Path, text: &str, uid: Uid, gid: Gid) -> Result<()> {
     let owner = Some((uid.as_raw(), gid.as_raw()));
     files::replace(path, 0o600, owner, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Memory of this machine in MiB.
+pub fn machine_mib() -> Result<u64> {
+    Ok(memory_mib(&fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?))
 }
 
 /// `MemTotal` of /proc/meminfo in MiB; 0 where it is not there.
@@ -114,6 +119,9 @@ impl Server {
 pub struct Postgres {
     child: Child,
     log: Arc<Mutex<VecDeque<String>>>,
+    scope: Option<Scope>,
+    /// What was killed in the group before it was started.
+    earlier_kills: u64,
 }
 
 impl Postgres {
@@ -121,6 +129,8 @@ impl Postgres {
     /// is.
     pub fn start(places: &Places, sandbox: Sandbox<'_>, run: &Path, name: String) -> Result<Self> {
         let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
+        let scope = sandbox.scope();
+        let earlier_kills = scope.as_ref().map_or(0, Scope::memory_kills);
         let mut child = sandbox
             .command(&places.program("postgres"), ["-D", replica::PGDATA, "-c", config.as_str()])?
             .stdout(Stdio::null())
@@ -130,12 +140,18 @@ impl Postgres {
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let errors = child.stderr.take().context("the server's log is not connected")?;
         tokio::spawn(keep_log(errors, name, Arc::clone(&log)));
-        Ok(Self { child, log })
+        Ok(Self { child, log, scope, earlier_kills })
     }
 
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether the kernel has killed it, or a program that asked it, because its memory was used up: trouble of the machine,
+    /// and no verdict on its data.
+    pub fn killed_for_memory(&self) -> bool {
+        self.scope.as_ref().is_some_and(|scope| scope.memory_kills() > self.earlier_kills)
     }
 
     /// The last lines of its log.
@@ -154,6 +170,9 @@ impl Postgres {
             );
             kill(pid, Signal::SIGQUIT).context("cannot kill PostgreSQL")?;
             if tokio::time::timeout(QUIT_TIMEOUT, self.child.wait()).await.is_err() {
+                if let Some(scope) = &self.scope {
+                    scope.kill()?;
+                }
                 // It hangs. Its children are in sessions of their own, and one that hangs as well would keep the next
                 // server from the data directory.
                 for process in children(pid)?.into_iter().chain([pid]) {

@@ -5,6 +5,7 @@
 //! the backups and our secrets, gives up every privilege, and executes the program in its own place, so that the
 //! process id that `hostd` knows is the program's.
 
+use crate::scope;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -29,6 +30,9 @@ pub struct Args {
     /// User to become
     #[arg(long)]
     user: String,
+    /// Control group to enter first; without limits otherwise
+    #[arg(long)]
+    scope: Option<PathBuf>,
     /// Folder to hide; may be given several times
     #[arg(long)]
     hide: Vec<PathBuf>,
@@ -45,6 +49,10 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     let user = User::from_name(&args.user)
         .with_context(|| format!("cannot look up user {}", args.user))?
         .with_context(|| format!("there is no user {}", args.user))?;
+    // A cluster without limits is better than none.
+    if let Some(Err(error)) = args.scope.as_deref().map(scope::enter) {
+        eprintln!("hostd: a cluster runs without limits of memory and tasks: {error:#}");
+    }
     // hostd is spared when memory runs out; a cluster, which the monitor's data can make large, is not.
     std::fs::write("/proc/self/oom_score_adj", "0").context("cannot set the OOM score")?;
     if args.no_network {

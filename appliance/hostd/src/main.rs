@@ -24,6 +24,7 @@ mod program;
 mod replies;
 mod rotate;
 mod sandbox;
+mod scope;
 mod server;
 mod usage;
 mod verify;

@@ -1,5 +1,6 @@
 //! Where things are for `hostd` (docs/architecture.md), and who is who. Options, so that tests can run it elsewhere.
 
+use crate::scope::Scopes;
 use anyhow::{Context, Result, ensure};
 use backups::BackupId;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ pub struct Places {
     /// Group that reads manifests and tar indexes
     #[arg(long, default_value = "infimonitor")]
     pub readers: String,
+    /// Limits of clusters; found when hostd begins to serve
+    #[arg(skip)]
+    pub scopes: Scopes,
 }
 
 impl Places {

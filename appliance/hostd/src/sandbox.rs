@@ -4,8 +4,9 @@
 //! neither the sockets nor the passwords of the replicas; and since nobody waits for it, it gets the processor and the
 //! disk only when nobody else wants them (design D7, D9).
 
-use crate::places::{HIDDEN, Places};
+use crate::places::{COPYING_SUFFIX, HIDDEN, Places};
 use crate::program::{self, Bounds};
+use crate::scope::{Scope, Share};
 use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group, Uid, User};
 use replica::ControlData;
@@ -70,6 +71,28 @@ impl<'a> Sandbox<'a> {
         }
     }
 
+    /// Its control group; `None` where nothing is delegated to hostd.
+    pub fn scope(&self) -> Option<Scope> {
+        let name = self.subvolume.file_name().unwrap_or_default().to_string_lossy();
+        let is_below = |folder: &str| self.subvolume.parent() == Some(&self.places.data.join(folder));
+        let (name, share) = match self.kind {
+            Kind::Clone => ("verification".to_owned(), Share::Background),
+            // What is asked of a backup: it has no server.
+            Kind::Replica if !is_below("replica") => ("backup".to_owned(), Share::Copy),
+            Kind::Replica if self.in_background => (format!("check-{name}"), Share::Background),
+            Kind::Replica if name.ends_with(COPYING_SUFFIX) => (format!("replica-{name}"), Share::Copy),
+            Kind::Replica => (format!("replica-{name}"), Share::Replica),
+        };
+        self.places.scopes.get(&name, share)
+    }
+
+    /// How many programs of its group were killed so far because memory was short. One more than before is trouble of the
+    /// machine, whatever the program's end looks like.
+    #[allow(dead_code)] // For who judges the end of a verification.
+    pub fn memory_kills(&self) -> u64 {
+        self.scope().map_or(0, |scope| scope.memory_kills())
+    }
+
     /// A command of it, with no input, that is killed when it is dropped.
     pub fn command<I, S>(&self, program: &Path, arguments: I) -> Result<Command>
     where
@@ -99,6 +122,9 @@ impl<'a> Sandbox<'a> {
             .args(["--user", self.user()]);
         if self.kind == Kind::Clone {
             command.arg("--no-network");
+        }
+        if let Some(scope) = self.scope() {
+            command.arg("--scope").arg(scope.folder());
         }
         for folder in hidden {
             command.arg("--hide").arg(folder);

@@ -1,12 +1,13 @@
 //! Serving requests: who may ask, one connection per request, one server per monitor.
 
 use crate::clock::{self, Clock};
-use crate::cluster::Server;
+use crate::cluster::{self, Server};
 use crate::decisions::Decisions;
 use crate::full_copy::Room;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
+use crate::scope::Scopes;
 use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
@@ -49,9 +50,10 @@ struct Host {
 }
 
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
-pub async fn serve(places: Places, socket: &Path) -> Result<()> {
+pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
     let (observer, observer_group) = user_ids(&places.observer)?;
     let listener = listen(socket, observer_group.as_raw())?;
+    places.scopes = Scopes::take_over(cluster::machine_mib()?);
     let clock = Clock::start(&places.state)?;
     let decisions = Decisions::load(&places.state)?;
     hand_out_ftp(&places, &decisions)?;
@@ -326,8 +328,13 @@ async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
     let control = if present { Some(Sandbox::replica(places, &replica).control_data().await?) } else { None };
     let mut servers = host.servers.lock().await;
     let server = servers.get_mut(&monitor);
-    let (running, log) =
-        server.map_or((false, Vec::new()), |server| (server.postgres.runs(), server.postgres.log()));
+    let (running, log) = server.map_or((false, Vec::new()), |server| {
+        let (running, mut log) = (server.postgres.runs(), server.postgres.log());
+        if !running && server.postgres.killed_for_memory() {
+            log.push("FATAL:  killed, as it used all the memory that the replica may have".into());
+        }
+        (running, log)
+    });
     let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
     Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log })
 }
