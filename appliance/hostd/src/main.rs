@@ -7,6 +7,7 @@ mod access;
 mod adopt;
 mod backup;
 mod btrfs;
+mod callers;
 mod catalog;
 mod clock;
 mod cluster;

@@ -1,5 +1,6 @@
 //! Serving requests: who may ask, one connection per request, one server per monitor.
 
+use crate::callers::Callers;
 use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
 use crate::decisions::Decisions;
@@ -11,7 +12,7 @@ use crate::scope::Scopes;
 use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
-use hostd::{MAX_FRAME, ReplicaInfo, Reply, Request};
+use hostd::{ReplicaInfo, Reply, Request};
 use nix::unistd::Uid;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
@@ -19,7 +20,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -41,6 +42,10 @@ struct Host {
     generation: copy_check::Generation,
     /// Held while backups come, go or change their records.
     catalog: Mutex<()>,
+    /// Connections of root.
+    of_root: Arc<Callers>,
+    /// Connections of the process that sends requests.
+    of_observer: Arc<Callers>,
     /// Held while a backup is verified, which takes hours: one at a time.
     verifying: Mutex<()>,
     /// What is done with the disks.
@@ -48,6 +53,9 @@ struct Host {
     /// What was left half made is deleted: at the start, or when the data volume was mended later.
     clean: Mutex<bool>,
 }
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
@@ -70,6 +78,8 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
         copying: Mutex::default(),
         generation: Mutex::default(),
         catalog: Mutex::default(),
+        of_root: Arc::default(),
+        of_observer: Arc::default(),
         verifying: Mutex::default(),
         disks: disks::UnderWay::default(),
         clean: Mutex::default(),
@@ -82,7 +92,15 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
     tracing::info!("listening on {}", socket.display());
     loop {
         let stream = tokio::select! {
-            accepted = listener.accept() => accepted.context("cannot accept a connection")?.0,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // No memory, no descriptors: that passes, and whoever is connected is served meanwhile.
+                Err(error) => {
+                    tracing::error!("cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            },
             _ = looks_at_clock.tick() => {
                 if let Err(error) = host.clock.look() {
                     tracing::error!("{error:#}");
@@ -153,17 +171,26 @@ async fn answer(stream: UnixStream, observer: Uid, host: &Host) -> Result<()> {
     let asking = stream.peer_cred().context("cannot tell who asks")?.uid();
     let (read, write) = stream.into_split();
     let mut replies = Replies::new(write);
-    if asking != observer.as_raw() && asking != 0 {
-        bail!("user {asking} may not send requests");
-    }
-    let mut line = String::new();
-    let mut read = BufReader::new(read.take(MAX_FRAME));
-    read.read_line(&mut line).await.context("cannot read the request")?;
+    let callers = match asking {
+        0 => &host.of_root,
+        _ if asking == observer.as_raw() => &host.of_observer,
+        _ => bail!("user {asking} may not send requests"),
+    };
+    let mut caller = callers.arrive();
+    let mut read = BufReader::new(read);
+    let line = match caller.request(&mut read).await {
+        Ok(line) => line,
+        Err(error) => {
+            // Not worth a line in the journal each: whoever waits for a reply reads it.
+            tracing::debug!("a connection of user {asking} was closed: {error:#}");
+            return replies.send(&Reply::Failed { error: format!("{error:#}") }).await;
+        }
+    };
     // Nothing follows a request: what can be read then is the end of the connection.
     let left = pin!(async move {
         drop(read.read_u8().await);
     });
-    let reply = match serde_json::from_str(&line) {
+    let reply = match serde_json::from_slice(&line) {
         Ok(request) => match carry_out(request, asking == 0, host, &mut replies, left).await {
             Ok(reply) => reply,
             Err(error) => {
