@@ -1,0 +1,245 @@
+//! Strangers who connect first, and hold what they have: the rightful client gets in and gets its backup.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
+
+mod support;
+
+use api::FtpSettings;
+use std::fs;
+use support::{ID, set, start, stderr};
+
+/// Every kind of connection that stops before its login.
+const HOLD: &str = "
+import threading
+def held(source, kind):
+    raw = socket.create_connection((HOST, PORT), timeout=20, source_address=(source, 0))
+    try:
+        if kind > 0:
+            raw.recv(1000)
+            raw.sendall(b'AUTH TLS\\r\\n')
+            raw.recv(1000)
+        if kind == 2:
+            raw.sendall(b'\\x16\\x03\\x01\\x02\\x00\\x01')
+        if kind == 3:
+            raw = context().wrap_socket(raw, server_hostname='backup-server')
+            raw.sendall(b'USER backup\\r\\n')
+    except OSError:
+        pass
+    return raw
+";
+
+#[test]
+fn connections_without_a_login_keep_nobody_out() {
+    let server = start(|_| {});
+    let said = server.python(&format!(
+        "{HOLD}
+held_by = []
+def hold(source):
+    held_by.append([held(source, number % 4) for number in range(24)])
+for source in ['127.0.0.2', '127.0.0.3', '127.0.0.1']:
+    hold(source)
+took = []
+for number in range(20):
+    start = time.monotonic()
+    ftp = login()
+    took.append(time.monotonic() - start)
+    assert fetch(ftp, MANIFEST).startswith(b'{{')
+    ftp.quit()
+    hold(['127.0.0.2', '127.0.0.3', '127.0.0.1'][number % 3])
+print(len(took), 'logins, the slowest took s:', round(max(took), 2))"
+    ));
+    println!("{said}");
+}
+
+#[test]
+fn more_addresses_than_there_are_places_keep_nobody_out() {
+    let server = start(|_| {});
+    server.python(&format!(
+        "{HOLD}
+kept = [held(f'127.0.1.{{number + 1}}', number % 4) for number in range(150)]
+for number in range(10):
+    assert fetch(login(), MANIFEST).startswith(b'{{')
+    kept += [held(f'127.0.2.{{number * 10 + more + 1}}', more % 4) for more in range(10)]"
+    ));
+}
+
+#[test]
+fn what_waits_for_a_login_takes_no_place_of_a_session_and_no_session_one_of_them() {
+    let server = start(|config| {
+        config.limits.sessions = 2;
+        config.limits.waiting = 2;
+        config.limits.waiting_per_address = 2;
+    });
+    server.python(&format!(
+        "{HOLD}
+first, second = login(), login(source='127.0.0.2')
+kept = [held('127.0.0.3', kind) for kind in range(4)]
+said = refused('421', login)
+assert 'Too many sessions' in said, said
+for ftp in [first, second]:
+    assert fetch(ftp, MANIFEST).startswith(b'{{')"
+    ));
+}
+
+/// The address, kind and number of strangers who are at the port before the client.
+const STRANGERS: &str = "
+import threading
+def stranger(port, source, kind, got):
+    try:
+        raw = socket.create_connection((HOST, port), timeout=20, source_address=(source, 0))
+        got.append([kind, 0])
+        mine = got[-1]
+        if kind == 'garbage':
+            raw.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n')
+        elif kind == 'part':
+            raw.sendall(b'\\x16\\x03\\x01\\x02\\x00')
+        elif kind in ('tls12', 'tls13'):
+            tls = context()
+            tls.minimum_version = tls.maximum_version = (
+                ssl.TLSVersion.TLSv1_2 if kind == 'tls12' else ssl.TLSVersion.TLSv1_3)
+            raw = tls.wrap_socket(raw, server_hostname=HOST)
+        elif kind == 'other session':
+            raw = other.context.wrap_socket(raw, server_hostname=HOST, session=other.sock.session)
+        kept.append(raw)
+        mine[1] += len(raw.recv(65536))
+    except OSError as error:
+        pass
+other, kept = login(), []
+";
+
+#[test]
+fn strangers_who_connect_first_neither_break_a_transfer_nor_get_a_byte() {
+    let server = start(|_| {});
+    fs::write(server.path("expected"), server.tar()).unwrap();
+    let said = server.python(&format!(
+        "{STRANGERS}
+tar = open({:?}, 'rb').read()
+def transfer(source, kind, command, rest=None):
+    ftp, got = login(), []
+    port = int(ftp.sendcmd('EPSV').split('|')[3])
+    threads = [threading.Thread(target=stranger, args=(port, source, kind, got), daemon=True) for _ in range(4)]
+    [thread.start() for thread in threads]
+    deadline = time.monotonic() + 20
+    while len(got) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    raw = socket.create_connection((HOST, port), timeout=20)
+    if rest:
+        ftp.sendcmd(f'REST {{rest}}')
+    assert ftp.sendcmd(command).startswith('150')
+    data, all = ftp.context.wrap_socket(raw, server_hostname=HOST, session=ftp.sock.session), b''
+    while piece := data.recv(65536):
+        all += piece
+    data.close()
+    assert ftp.voidresp().startswith('226')
+    time.sleep(0.1)
+    assert len(got) == 4 and all, (source, kind, got)
+    # Of TLS it may get an alert, 7 bytes.
+    most = 0 if 'tls' in kind or kind == 'other session' else 7
+    assert max(bytes for _, bytes in got) <= most, (source, kind, got)
+    return all
+for source in ['127.0.0.2', '127.0.0.1']:
+    for kind in ['silent', 'garbage', 'part', 'tls12', 'tls13', 'other session']:
+        assert transfer(source, kind, 'RETR ' + TAR) == tar, (source, kind)
+assert transfer('127.0.0.1', 'tls13', 'RETR ' + TAR, 1000) == tar[1000:]
+assert TAR.encode() in transfer('127.0.0.1', 'tls13', 'MLSD')
+print('ok')",
+        server.path("expected")
+    ));
+    assert!(said.contains("ok"));
+}
+
+#[test]
+fn more_strangers_than_are_looked_at_at_once_break_no_transfer() {
+    let server = start(|_| {});
+    server.python(&format!(
+        "{STRANGERS}
+ftp = login()
+port = int(ftp.sendcmd('EPSV').split('|')[3])
+kept = [socket.create_connection((HOST, port), timeout=20) for _ in range(100)]
+raw = socket.create_connection((HOST, port), timeout=20)
+kept += [socket.create_connection((HOST, port), timeout=20) for _ in range(10)]
+ftp.putcmd('RETR ' + MANIFEST)
+data = ftp.context.wrap_socket(raw, server_hostname=HOST, session=ftp.sock.session)
+assert data.recv(1000).startswith(b'{{')"
+    ));
+}
+
+/// A stranger cannot get a ticket from a handshake of its own and come back with it.
+#[test]
+fn a_handshake_on_a_data_port_gives_nothing_to_come_back_with() {
+    let server = start(|_| {});
+    server.python(
+        "ftp = login()
+port = int(ftp.sendcmd('EPSV').split('|')[3])
+for version in [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]:
+    tls = context()
+    tls.minimum_version = tls.maximum_version = version
+    session = None
+    for attempt in range(2):
+        raw = socket.create_connection((HOST, port), timeout=20)
+        try:
+            stranger = tls.wrap_socket(raw, server_hostname=HOST, session=session)
+            stranger.settimeout(1)
+            assert stranger.recv(1000) == b''
+            session = stranger.session
+        except OSError:
+            continue
+        assert not stranger.session_reused
+ftp.putcmd('RETR ' + MANIFEST)
+raw = socket.create_connection((HOST, port), timeout=20)
+assert ftp.context.wrap_socket(raw, server_hostname=HOST, session=ftp.sock.session).recv(1000).startswith(b'{')",
+    );
+}
+
+#[test]
+fn a_client_that_cannot_resume_is_told_and_the_console_can_allow_it() {
+    let script = "
+def plain(server_ends):
+    ftp = login()
+    ftp.resumes = False
+    try:
+        return fetch(ftp, MANIFEST)
+    except (OSError, EOFError):
+        return ftp.getmultiline()
+";
+    let server = start(|config| config.limits.unresumed = std::time::Duration::from_secs(1));
+    server.python(&format!(
+        "{script}
+said = plain(True)
+assert said.startswith('421') and '--allow-unproven-data true' in said, said"
+    ));
+    let settings = FtpSettings { allow_unproven_data: true, ..FtpSettings::default() };
+    let server = start(|config| set(config, settings));
+    server.python(&format!("{script}\nassert plain(False).startswith(b'{{')"));
+    // Their own sessions go on being resumed.
+    let output = server.curl(&[&server.url(&format!("{ID}.tar"))]);
+    assert!(output.stdout == server.tar(), "{}", stderr(&output));
+}
+
+#[test]
+fn many_transfers_in_one_session_resume_each_time() {
+    let server = start(|_| {});
+    server.python(
+        "for version in [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]:
+    ftp = connect()
+    ftp.context.minimum_version = ftp.context.maximum_version = version
+    ftp.login('backup', PASSWORD)
+    ftp.prot_p()
+    for number in range(100):
+        assert fetch(ftp, MANIFEST).startswith(b'{'), number
+    # Broken off, so that tickets of that handshake may not have been read.
+    for number in range(10):
+        data = ftp.transfercmd('RETR ' + TAR)
+        data.close()
+        try:
+            ftp.voidresp()
+        except ftplib.error_temp:
+            pass
+    assert fetch(ftp, MANIFEST).startswith(b'{')",
+    );
+    // A name each: curl keeps the control connection and takes a ticket for each.
+    let urls: Vec<String> = (0..20).map(|_| server.url(&format!("{ID}.json"))).collect();
+    let output = server.curl(&urls.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", stderr(&output));
+}
