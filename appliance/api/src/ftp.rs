@@ -24,6 +24,8 @@ pub struct FtpSettings {
     pub allow_clear: bool,
     /// Data connections count that do not resume the TLS session of their control connection: whoever shares a client's
     /// address can then take its place.
+    // Left out where it is not set, so that an older release reads the file too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_unproven_data: bool,
     /// The address that PASV names to clients, where this server is behind NAT; `None`: the one they connected to.
     pub passive_address: Option<Ipv4Addr>,

@@ -6,7 +6,9 @@ mod support;
 
 use api::FtpSettings;
 use std::fs;
-use support::{ID, set, start, stderr};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{ID, Running, set, start, stderr};
 
 /// Every kind of connection that stops before its login.
 const HOLD: &str = "
@@ -203,7 +205,7 @@ def plain(server_ends):
     except (OSError, EOFError):
         return ftp.getmultiline()
 ";
-    let server = start(|config| config.limits.unresumed = std::time::Duration::from_secs(1));
+    let server = start(|config| config.limits.unresumed = Duration::from_secs(1));
     server.python(&format!(
         "{script}
 said = plain(True)
@@ -242,4 +244,94 @@ fn many_transfers_in_one_session_resume_each_time() {
     let urls: Vec<String> = (0..20).map(|_| server.url(&format!("{ID}.json"))).collect();
     let output = server.curl(&urls.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// The program itself, with the files of a server that a test has started.
+struct Program {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Program {
+    fn start(files: &Running) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = files.path("");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ftpd"));
+        command.args(["--passive-ports", "0-0", "--listen"]).arg(format!("127.0.0.1:{port}"));
+        command.arg("--backups").arg(folder.join("backups")).arg("--tls-dir").arg(&folder);
+        command.arg("--password-file").arg(folder.join("password"));
+        command.arg("--settings").arg(folder.join("ftp.json"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "ftpd does not listen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Self { child, port }
+    }
+
+    /// The most memory that it has had, in KiB.
+    fn most_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// Everything full at once: connections before the login in the midst of TLS and of a line, sessions in the midst of
+/// a transfer, strangers in the midst of a handshake on their ports, and wrong passwords.
+#[test]
+fn memory_stays_small_under_attack() {
+    let files = start(|_| {});
+    fs::File::create(files.snapshot().join("sparse")).unwrap().set_len(256 << 20).unwrap();
+    support::complete(&files.backups(), ID);
+    let program = Program::start(&files);
+    let mut arguments = files.python_arguments(
+        "127.0.0.1",
+        &format!(
+            "{HOLD}
+kept = []
+for number in range(8):
+    source = f'127.0.0.{{number % 2 + 1}}'
+    ftp = login(source=source)
+    if number > 5:
+        port = int(ftp.sendcmd('EPSV').split('|')[3])
+        for stranger in range(40):
+            raw = socket.create_connection((HOST, port), timeout=20, source_address=(source, 0))
+            raw.sendall(b'\\x16\\x03\\x01\\x40\\x00\\x01\\x00\\x3f\\xfc' + b'x' * 15000)
+            kept.append(raw)
+        kept.append(ftp)
+        continue
+    data = ftp.transfercmd('RETR ' + TAR)
+    data.recv(1)
+    kept.append((ftp, data))
+for round in range(3):
+    for number in range(120):
+        raw = held(f'127.0.{{round + 1}}.{{number + 1}}', number % 4)
+        try:
+            raw.sendall(b'x' * 4000)
+        except OSError:
+            pass
+        kept.append(raw)
+for number in range(3):
+    try:
+        login(password='wrong', source='127.0.9.1')
+    except (ftplib.error_perm, OSError, EOFError):
+        pass
+print('full')"
+        ),
+    );
+    arguments[3] = program.port.to_string();
+    let output = Command::new("python3").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let most = program.most_memory();
+    println!("most memory: {most} KiB");
+    assert!(most <= 64 * 1024, "{most} KiB");
 }
