@@ -31,30 +31,33 @@ pub(crate) struct LoggedIn {
     pub(crate) tls: Option<Tls>,
 }
 
-/// Talks to a client until it has logged in; `None`: it goes without. `is_right` checks user and password.
+/// Talks to a client until it has logged in; `None`: it goes without. `load` gives the settings of TLS where it is asked
+/// for, `is_right` checks user and password.
 pub(crate) async fn log_in<F: Future<Output = bool>>(
     mut lines: Lines,
     mut known: Known,
-    tls: Option<Tls>,
+    load: impl Fn() -> Option<Tls>,
     is_right: impl Fn(Vec<u8>, Vec<u8>) -> F,
 ) -> io::Result<Option<LoggedIn>> {
     answer(&mut lines, if known.clear_allowed { GREETING_CLEAR } else { GREETING }).await?;
-    let (mut user, mut wrong) = (Vec::new(), 0);
+    let (mut user, mut wrong, mut tls) = (Vec::new(), 0, None);
     for _ in 0..MOST_BEFORE_LOGIN {
         let Some(line) = lines.next().await? else { return Ok(None) };
         let (name, argument) = parse(&line);
         match decide(&name, argument, &known) {
             Step::Answer(text) => answer(&mut lines, text).await?,
             Step::BeginTls => {
-                let Some(tls) = &tls else {
+                let Some(loaded) = load() else {
                     answer(&mut lines, "431 The server has no usable certificate").await?;
                     continue;
                 };
                 answer(&mut lines, "234 Begin TLS").await?;
                 let stall = lines.stall();
-                let stream = TlsAcceptor::from(Arc::clone(&tls.control)).accept(lines.into_stream()?).await?;
+                let stream =
+                    TlsAcceptor::from(Arc::clone(&loaded.control)).accept(lines.into_stream()?).await?;
                 lines = Lines::new(Box::new(stream), stall);
                 known = Known { tls: true, user: false, ..known };
+                tls = Some(loaded);
             }
             Step::User => {
                 user = argument.to_vec();
@@ -64,7 +67,6 @@ pub(crate) async fn log_in<F: Future<Output = bool>>(
             Step::Password => {
                 if is_right(std::mem::take(&mut user), argument.to_vec()).await {
                     let known = Known { logged_in: true, ..known };
-                    let tls = tls.filter(|_| known.tls);
                     return Ok(Some(LoggedIn { lines, known, tls }));
                 }
                 known.user = false;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use auth::{Outcome, Verifier};
+use tokio::task::JoinSet;
 use unftp_core::auth::{AuthenticationError, Authenticator, Credentials, Principal};
 
 /// Whether user and password are right.
@@ -15,19 +16,23 @@ pub(crate) async fn is_right(verifier: &Arc<Verifier>, user: &[u8], password: &[
     // What is not UTF-8 is not the password, and counts as a wrong one.
     let user = String::from_utf8_lossy(user).into_owned();
     let password = String::from_utf8_lossy(password).into_owned();
-    match tokio::task::spawn_blocking(move || verifier.verify(&user, &password, from)).await {
-        Ok(Outcome::Accepted) => {
+    // Dropped with the connection: a check that has not begun then never does.
+    let mut check = JoinSet::new();
+    check.spawn_blocking(move || verifier.verify(&user, &password, from));
+    match check.join_next().await.transpose() {
+        Ok(Some(Outcome::Accepted)) => {
             tracing::info!("{from} logged in");
             true
         }
-        Ok(Outcome::Rejected) => {
+        Ok(Some(Outcome::Rejected)) => {
             tracing::warn!("{from}: wrong user or password");
             false
         }
-        Ok(Outcome::Throttled { retry_after }) => {
+        Ok(Some(Outcome::Throttled { retry_after })) => {
             tracing::warn!("{from}: too many wrong passwords, next try in {} s", retry_after.as_secs());
             false
         }
+        Ok(None) => false,
         Err(error) => {
             tracing::error!("password check failed: {error}");
             false

@@ -39,8 +39,9 @@ use crate::waiting::{Waiting, WaitingPlace};
 
 /// After a failure to accept (no descriptors left), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Passwords checked at once, and settings read.
-const BLOCKING_THREADS: usize = 16;
+/// Passwords that are checked or wait for it: more than `auth` lets wait, so that those it answers at once find a
+/// thread.
+const BLOCKING_THREADS: usize = 64;
 /// How often what lasts longer than a session is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -189,9 +190,9 @@ async fn meet(
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, Duration::from_secs(60))?;
     let Limits { login: time, stall, .. } = shared.config.limits;
-    let reader = Arc::clone(shared);
-    let (settings, tls) = tokio::task::spawn_blocking(move || (reader.settings(), reader.tls())).await?;
-    let tls = tls.inspect_err(|error| tracing::error!("there is no TLS: {error:#}")).ok();
+    // Here and not on a thread of its own: small files, and those threads may all be busy with passwords.
+    let settings = shared.settings();
+    let tls = || shared.tls().inspect_err(|error| tracing::error!("there is no TLS: {error:#}")).ok();
     let known = Known { clear_allowed: settings.allow_clear, ipv6: from.is_ipv6(), ..Known::default() };
     let is_right = |user: Vec<u8>, password: Vec<u8>| async move {
         login::is_right(&shared.verifier, &user, &password, from).await

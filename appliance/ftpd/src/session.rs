@@ -168,6 +168,7 @@ impl Session {
     /// The client owes no data connection any more: it is there, or its command has failed.
     pub(crate) fn data_connection_settled(&self) {
         locked(&self.marks).data_connection_offered = None;
+        self.unresumed.forget();
         self.used();
     }
 

@@ -33,7 +33,7 @@ const TICKETS: usize = 4;
 pub(crate) struct Tls {
     /// For the control connection.
     pub(crate) control: Arc<ServerConfig>,
-    /// The same, as it is.
+    /// Certificate and key.
     key: Arc<CertifiedKey>,
 }
 
@@ -45,6 +45,11 @@ impl Unresumed {
     /// Whether one has tried.
     pub(crate) fn tried(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Forgets it: the right connection has come, so it was a stranger.
+    pub(crate) fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

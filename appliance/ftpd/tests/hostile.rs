@@ -40,6 +40,12 @@ def hold(source):
     held_by.append([held(source, number % 4) for number in range(24)])
 for source in ['127.0.0.2', '127.0.0.3', '127.0.0.1']:
     hold(source)
+done = threading.Event()
+def flood(source):
+    while not done.wait(0.01):
+        held(source, 0)
+for source in ['127.0.0.4', '127.0.0.5']:
+    threading.Thread(target=flood, args=(source,), daemon=True).start()
 took = []
 for number in range(20):
     start = time.monotonic()
@@ -48,6 +54,7 @@ for number in range(20):
     assert fetch(ftp, MANIFEST).startswith(b'{{')
     ftp.quit()
     hold(['127.0.0.2', '127.0.0.3', '127.0.0.1'][number % 3])
+done.set()
 print(len(took), 'logins, the slowest took s:', round(max(took), 2))"
     ));
     println!("{said}");
@@ -149,6 +156,28 @@ print('ok')",
         server.path("expected")
     ));
     assert!(said.contains("ok"));
+}
+
+/// Without TLS there is only the address to go by.
+#[test]
+fn in_clear_another_address_does_not_get_in_between() {
+    let server = start(|config| set(config, FtpSettings { allow_clear: true, ..FtpSettings::default() }));
+    server.python(
+        "ftp = ftplib.FTP(timeout=20)
+ftp.connect(HOST, PORT)
+ftp.login('backup', PASSWORD)
+port = int(ftp.sendcmd('EPSV').split('|')[3])
+strangers = [socket.create_connection((HOST, port), source_address=('127.0.0.2', 0)) for _ in range(20)]
+data = socket.create_connection((HOST, port), timeout=20)
+ftp.putcmd('RETR ' + MANIFEST)
+assert data.recv(1000).startswith(b'{')
+for stranger in strangers:
+    stranger.settimeout(5)
+    try:
+        assert stranger.recv(1000) == b''
+    except ConnectionError:
+        pass",
+    );
 }
 
 #[test]
