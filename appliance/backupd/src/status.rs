@@ -307,6 +307,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_ftp_does_without_protection_is_a_warning_with_the_way_out() {
+        let safe = FtpSettings::default();
+        for (settings, level, order) in [
+            (Ok(safe), Level::Ok, ""),
+            (Ok(FtpSettings { allow_clear: true, ..safe }), Level::Warn, "--allow-clear false"),
+            (
+                Ok(FtpSettings { allow_unproven_data: true, ..safe }),
+                Level::Warn,
+                "--allow-unproven-data false",
+            ),
+            (Err("no".to_owned()), Level::Warn, "no"),
+        ] {
+            let check = ftp_check(settings);
+            assert_eq!(check.level, level);
+            assert!(check.message.contains(order), "{}", check.message);
+        }
+    }
+
+    #[test]
     fn reasons_become_sentences() {
         let failed = |reason: &str| State::Failed { reason: reason.into() };
         assert_eq!(message(&failed("the monitor refuses"), None), "The monitor refuses.");

@@ -17,7 +17,7 @@
 //!   connection (`tls`); all others are closed, and accepting goes on until the right one comes (`data`).
 //!
 //! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net and other Java clients without help.
-//! curl, lftp, FileZilla, WinSCP and the recovery program do. The console can allow the others
+//! curl, lftp, FileZilla, the recovery program and, as it says, WinSCP do. The console can allow the others
 //! (`hostd order ftp --allow-unproven-data true`): then the address and a TLS handshake suffice, and whoever shares the
 //! client's address can take its place. In clear FTP, where the console allows that, the address alone must do.
 //!
