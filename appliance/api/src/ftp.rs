@@ -22,6 +22,11 @@ pub const FTP_BYTES_PER_SECOND: RangeInclusive<u64> = 65_536..=100_000_000_000;
 pub struct FtpSettings {
     /// Clear FTP is served too: passwords and backups can then be read on the network.
     pub allow_clear: bool,
+    /// Data connections count that do not resume the TLS session of their control connection: whoever shares a client's
+    /// address can then take its place.
+    // Left out where it is not set, so that an older release reads the file too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_unproven_data: bool,
     /// The address that PASV names to clients, where this server is behind NAT; `None`: the one they connected to.
     pub passive_address: Option<Ipv4Addr>,
     /// All downloads together take no more than this, in [`FTP_BYTES_PER_SECOND`]; `None`: what there is.
@@ -60,9 +65,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ftp.json");
         assert_eq!(FtpSettings::read(&path).unwrap(), FtpSettings::default());
-        assert!(!FtpSettings::default().allow_clear);
+        assert!(!FtpSettings::default().allow_clear && !FtpSettings::default().allow_unproven_data);
         let settings = FtpSettings {
             allow_clear: true,
+            allow_unproven_data: true,
             passive_address: Some(Ipv4Addr::new(192, 0, 2, 7)),
             bytes_per_second: Some(10_000_000),
         };

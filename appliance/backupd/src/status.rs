@@ -239,10 +239,21 @@ pub fn clock_check(is_trusted: Option<bool>) -> Check {
     Check { name: "clock".into(), level, message: message.into() }
 }
 
-/// Check `ftp`: a warning as long as clear FTP is allowed.
+/// Check `ftp`: a warning as long as clear FTP, or a data connection without proof, is allowed.
 pub fn ftp_check(settings: Result<FtpSettings, String>) -> Check {
     let (level, message) = match settings {
-        Ok(FtpSettings { allow_clear: false, .. }) => (Level::Ok, "Backups are served over TLS only.".into()),
+        Ok(FtpSettings { allow_clear: false, allow_unproven_data: false, .. }) => {
+            (Level::Ok, "Backups are served over TLS only.".into())
+        }
+        Ok(FtpSettings { allow_clear: false, .. }) => (
+            Level::Warn,
+            format!(
+                "FTP serves data connections that do not resume the TLS session of their control connection: a machine \
+                 that shares a client's address can take a backup in its place; `{} order ftp --allow-unproven-data \
+                 false` at the console ends that.",
+                hostd::PROGRAM
+            ),
+        ),
         Ok(_) => (
             Level::Warn,
             format!(
@@ -294,6 +305,25 @@ pub fn system_check(report: Result<Option<String>, String>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ftp_does_without_protection_is_a_warning_with_the_way_out() {
+        let safe = FtpSettings::default();
+        for (settings, level, order) in [
+            (Ok(safe), Level::Ok, ""),
+            (Ok(FtpSettings { allow_clear: true, ..safe }), Level::Warn, "--allow-clear false"),
+            (
+                Ok(FtpSettings { allow_unproven_data: true, ..safe }),
+                Level::Warn,
+                "--allow-unproven-data false",
+            ),
+            (Err("no".to_owned()), Level::Warn, "no"),
+        ] {
+            let check = ftp_check(settings);
+            assert_eq!(check.level, level);
+            assert!(check.message.contains(order), "{}", check.message);
+        }
+    }
 
     #[test]
     fn reasons_become_sentences() {

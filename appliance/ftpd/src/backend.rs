@@ -16,6 +16,7 @@ use unftp_core::storage::{
 
 use crate::catalog::{Catalog, Item, Opened};
 use crate::chunks::Chunks;
+use crate::data::{DataStream, within};
 use crate::pace::Pace;
 use crate::path::{Place, resolve};
 use crate::session::Session;
@@ -147,25 +148,44 @@ impl Backend {
         Ok((Chunks::start(content, offset), Held { index, unfinished: Arc::clone(&self.unfinished) }))
     }
 
-    async fn send<W>(&self, path: &Path, offset: u64, output: &mut W) -> Result<u64>
-    where
-        W: AsyncWrite + Unpin + Sync + Send + ?Sized,
-    {
-        let (mut chunks, mut held) = self.open(path, offset).await?;
+    /// The client's data connection, once it has shown that it is that. The session's deadline ends a wait in vain.
+    async fn data_connection(&self) -> Result<DataStream> {
+        let gone = || Error::from(io::Error::from(io::ErrorKind::NotConnected));
+        let stream = self.session.take_data().ok_or_else(gone)?.await.map_err(|_| gone())?;
+        self.session.data_connection_settled();
+        Ok(stream)
+    }
+
+    async fn send(&self, path: &Path, offset: u64) -> Result<u64> {
+        let (mut chunks, mut held) = self.open(path, offset).await.inspect_err(|_| {
+            self.session.data_connection_settled(); // nothing more is owed
+        })?;
+        let mut output = self.data_connection().await?;
+        let sent = self.send_chunks(path, &mut chunks, &mut output).await;
+        // Its end, after a failure too: the reply says which it was.
+        if !matches!(&sent, Err(error) if error.kind() == io::ErrorKind::TimedOut) {
+            within(self.stall, output.shutdown()).await?;
+        }
+        let sent = sent?;
+        held.finished();
+        Ok(sent)
+    }
+
+    async fn send_chunks(
+        &self,
+        path: &Path,
+        chunks: &mut Chunks,
+        output: &mut DataStream,
+    ) -> io::Result<u64> {
         let mut sent = 0;
         while let Some(chunk) = chunks.next().await.inspect_err(|error| {
             tracing::error!("{} stopped after {sent} bytes: {error}", path.display());
         })? {
             let mut rest = chunk.bytes();
             while !rest.is_empty() {
-                let Ok(written) = tokio::time::timeout(self.stall, output.write(rest)).await else {
-                    // libunftp would now wait, for ever, for this client to take the end of the TLS stream.
-                    self.session.give_up("the client took nothing");
-                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
-                };
-                let count = written?;
+                let count = within(self.stall, output.write(rest)).await?;
                 if count == 0 {
-                    return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+                    return Err(io::ErrorKind::BrokenPipe.into());
                 }
                 rest = &rest[count..];
                 sent += count as u64;
@@ -174,7 +194,6 @@ impl Backend {
             }
             chunks.reuse(chunk);
         }
-        held.finished();
         Ok(sent)
     }
 }
@@ -206,7 +225,6 @@ impl StorageBackend<DefaultUser> for Backend {
     where
         P: AsRef<Path> + Send + Debug,
     {
-        self.session.data_connection_in_use();
         let items = match resolve(path.as_ref()) {
             Some(Place::Root) => self.with_catalog(Catalog::list).await?,
             _ => vec![self.find(path.as_ref()).await?],
@@ -217,22 +235,23 @@ impl StorageBackend<DefaultUser> for Backend {
             .collect())
     }
 
+    /// Sends to the client's data connection itself. What libunftp gives, `_output`, leads there too, at the price of
+    /// one copy more and of not knowing what has arrived.
     async fn get_into<'a, P, W>(
         &self,
         _user: &DefaultUser,
         path: P,
         offset: u64,
-        output: &'a mut W,
+        _output: &'a mut W,
     ) -> Result<u64>
     where
         W: AsyncWrite + Unpin + Sync + Send + ?Sized,
         P: AsRef<Path> + Send + Debug,
     {
-        self.session.data_connection_in_use();
         if !self.session.serves() {
             return Err(ErrorKind::TransientFileNotAvailable.into());
         }
-        let result = self.send(path.as_ref(), offset, output).await;
+        let result = self.send(path.as_ref(), offset).await;
         match &result {
             Ok(sent) => tracing::info!("{} sent: {sent} bytes from {offset}", path.as_ref().display()),
             Err(error) => tracing::warn!("{} not sent from {offset}: {error}", path.as_ref().display()),
@@ -264,7 +283,6 @@ impl StorageBackend<DefaultUser> for Backend {
         _path: P,
         _offset: u64,
     ) -> Result<u64> {
-        self.session.data_connection_in_use();
         read_only()
     }
 

@@ -1,43 +1,65 @@
 //! The FTP server of the backup server: backups as files to be fetched, and nothing else.
 //!
 //! It serves `<id>.tar` and `<id>.json` of every complete backup, read-only, to the one user `backup`, over explicit
-//! TLS on both channels. libunftp speaks FTP; what it is given is ours: the files ([`catalog`], [`backend`]), who may
-//! log in ([`login`]), the passive ports ([`ports`]), how fast it may go ([`pace`]), what stays while it is downloaded
-//! ([`backups::download`]) and, above all, the frame that each session runs in
-//! ([`session`], [`server`]).
+//! TLS on both channels. libunftp speaks FTP to those who have logged in; what is around it is ours:
+//!
+//! ```text
+//!  client ── control ──▶ door: TLS, login, ports ([server], control, commands) ── inside the machine ──▶ libunftp
+//!    │                                                                                                    │ lists
+//!    └────── data ─────▶ the right connection among all that come (data, tls) ◀── files ([backend]) ◀─────┘
+//! ```
+//!
+//! - Before the login a connection is a task with a deadline and a place in a pool of its own (`waiting`); libunftp does
+//!   not see it. A newcomer always gets a place: the oldest connection of whoever has most of them ends for it.
+//! - A login takes one of a few places for sessions, each a thread and a runtime of its own, watched from there. Ending
+//!   it drops the runtime and with it every task and socket, whatever the session got stuck in ([`session`]).
+//! - A data connection counts only when it comes from the client's address and resumes the TLS session of its control
+//!   connection (`tls`); all others are closed, and accepting goes on until the right one comes (`data`).
+//!
+//! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net and other Java clients without help.
+//! curl, lftp, FileZilla, the recovery program and, as it says, WinSCP do. The console can allow the others
+//! (`hostd order ftp --allow-unproven-data true`): then the address and a TLS handshake suffice, and whoever shares the
+//! client's address can take its place. In clear FTP, where the console allows that, the address alone must do.
 //!
 //! # How libunftp's weak places are closed
 //! Found by reading libunftp 0.24.0; each has a test in `tests/`.
-//!
-//! Every session runs on a thread and a runtime of its own and is watched from there. Whatever a session got stuck
-//! in, ending it drops the runtime and with it every task and socket. That, and a deadline for each thing that a
-//! client owes, closes most:
 //!
 //! | weakness | closed by |
 //! |---|---|
 //! | a restart offset survives a failed RETR, and the next one starts there | a session with such a failure serves nothing more and ends ([`session`]) |
 //! | a session is locked for a whole transfer, ABOR waits | the data connection's end ends the transfer; a stall ends it too ([`backend`]) |
-//! | a data connection without TLS handshake panics or hangs, and the session never idles out | deadline for the data connection ([`session`]) |
-//! | no data connection within 15 s: the next command hangs | the same deadline |
-//! | passive ports are tried at random, nine times | all are tried, in turn ([`ports`]) |
-//! | PASV on an IPv6 connection closes it | a listener for each family, so that no IPv4 client is met by it |
-//! | unknown users are not counted, locked-out logins are still checked | [`login`] leaves that to `auth` and always gives one answer |
-//! | no limit of connections, none per address | [`server`] |
-//! | TLS is demanded of PASV but not of EPSV, so EPSV after PROT C would send a backup in clear | the kernel hands over only data connections on which the client speaks first ([`ports`]) |
-//! | a line without end fills the memory, before any login | bytes received are counted ([`session`]) |
-//! | a TLS handshake on the control connection may take for ever | deadline for the login ([`session`]) |
+//! | one data connection is accepted, whoever comes first | it gets ours, from inside the machine (`ports`); clients are accepted by `data` |
+//! | a data connection without TLS handshake panics or hangs, and the session never idles out | TLS is ours (`data`), with deadlines ([`session`]) |
+//! | no data connection within 15 s: the next command hangs | it always has one (`ports`); the client's has a deadline ([`session`]) |
+//! | several PASVs leak ports | the port before is given back (`ports`) |
+//! | passive ports are tried at random, nine times | all are tried, in turn (`ports`) |
+//! | PASV on an IPv6 connection closes it | it is asked for EPSV alone; PASV gets 425 there (`commands`) |
+//! | unknown users are not counted, locked-out logins are still checked | the login is ours: `auth` decides, and there is one answer (`login`) |
+//! | no limit of connections, none per address | `waiting`, [`server`] |
+//! | TLS is demanded of PASV but not of EPSV, so EPSV after PROT C would send a backup in clear | TLS and PROT are ours (`commands`) |
+//! | a line without end fills the memory, before any login | lines are bounded (`lines`) |
+//! | a TLS handshake on the control connection may take for ever | deadline for the login ([`server`]) |
+//!
+//! Not closed: a client that is flooded with connections from its own address faster than it can log in, or than its
+//! data connection can shake hands, does not get through while that lasts.
 
 pub mod backend;
 pub mod catalog;
 mod chunks;
-pub mod login;
+mod commands;
+mod control;
+mod data;
+mod lines;
+mod login;
 mod pace;
 pub mod path;
-pub mod ports;
+mod ports;
 pub mod server;
 pub mod session;
 mod socket;
+mod tls;
 mod unfinished;
+mod waiting;
 
 pub use server::{Config, Server};
 pub use session::Limits;

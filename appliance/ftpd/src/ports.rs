@@ -3,74 +3,86 @@
 //! All ports of the range are tried, in turn over all sessions. A port with a transfer under way can be listened on
 //! again, so ten ports do not limit the number of transfers; they only cannot *wait* for two clients at once.
 //!
-//! While TLS is required, the kernel hands over only connections on which the client has sent something
-//! (`TCP_DEFER_ACCEPT`). A TLS client speaks first. A clear-text FTP client that downloads never does, so no backup
-//! leaves in clear although libunftp checks the protection level for PASV only, not for EPSV. (A client that
-//! logged in and sends a byte to get around this has decided to; the rule protects those who misconfigured theirs.)
+//! libunftp accepts one connection and no other. So it is given a socket inside the machine, with one connection in
+//! its queue that is ours; what listens outside is [`crate::data`].
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use libunftp::options::Binder;
-use rustix::net::sockopt;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use crate::session::Session;
+use crate::data;
+use crate::session::{Limits, Session};
 use crate::socket;
-
-/// How long the kernel keeps a silent data connection to itself. Must exceed libunftp's wait for one, 15 s: after
-/// this time the kernel would hand it over all the same.
-const SILENT: Duration = Duration::from_secs(60);
 
 /// Binds passive ports for one session.
 #[derive(Debug)]
-pub struct PassivePorts {
+pub(crate) struct PassivePorts {
     /// Counts over all sessions.
     turn: Arc<AtomicUsize>,
+    range: RangeInclusive<u16>,
     session: Arc<Session>,
-    allow_clear: bool,
+    times: (Duration, Duration),
+    offered: Option<JoinHandle<()>>,
 }
 
 impl PassivePorts {
     /// For a session; `turn` is shared by all of them.
-    pub fn new(turn: Arc<AtomicUsize>, session: Arc<Session>, allow_clear: bool) -> Self {
-        Self { turn, session, allow_clear }
+    pub(crate) fn new(
+        turn: Arc<AtomicUsize>,
+        range: RangeInclusive<u16>,
+        session: Arc<Session>,
+        limits: &Limits,
+    ) -> Self {
+        Self { turn, range, session, times: (limits.stall, limits.data_connection), offered: None }
     }
 
-    fn prepare(&self, address: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-        if address.is_ipv6() {
-            sockopt::set_ipv6_v6only(&socket, true)?;
+    /// Listens on a free port.
+    fn listen(&self) -> io::Result<TcpListener> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+        for port in in_turn(&self.range, first) {
+            result = socket::listen(SocketAddr::new(bindable(self.session.client.reached), port));
+            if result.is_ok() {
+                break;
+            }
         }
-        // Ports of transfers that just ended (TIME_WAIT) or still run must be usable.
-        socket.set_reuseaddr(true)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        if !self.allow_clear {
-            socket::defer_accept(&socket, SILENT)?;
-        }
-        socket.bind(address)?;
-        Ok(socket)
+        let listener = result?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
     }
 }
 
 #[async_trait]
 impl Binder for PassivePorts {
-    async fn bind(&mut self, local: IpAddr, range: RangeInclusive<u16>) -> io::Result<TcpSocket> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-        for port in in_turn(&range, first) {
-            result = self.prepare(SocketAddr::new(bindable(local), port));
-            if result.is_ok() {
-                self.session.data_connection_offered();
-                break;
-            }
+    async fn bind(&mut self, _: IpAddr, _: RangeInclusive<u16>) -> io::Result<TcpSocket> {
+        // A port that was offered before and not used is not offered any more.
+        if let Some(before) = self.offered.take() {
+            before.abort();
         }
-        result.inspect_err(|error| tracing::warn!("no passive port in {range:?}: {error}"))
+        let listener = self.listen().inspect_err(|error| {
+            tracing::warn!("no passive port in {:?}: {error}", self.range);
+        })?;
+        let port = listener.local_addr()?.port();
+        let inside = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        inside.set_nonblocking(true)?;
+        let inner = TcpStream::connect(inside.local_addr()?).await?;
+        let (found, data) = oneshot::channel();
+        let (delivered, delivery) = oneshot::channel();
+        self.session.data_connection_offered(port, data, delivery);
+        let serve = data::serve(listener, (found, delivered), inner, Arc::clone(&self.session), self.times);
+        self.offered = Some(tokio::spawn(serve));
+        // It listens already, which libunftp asks for again to no effect.
+        Ok(TcpSocket::from_std_stream(OwnedFd::from(inside).into()))
     }
 }
 
@@ -80,7 +92,7 @@ fn in_turn(range: &RangeInclusive<u16>, turn: usize) -> impl Iterator<Item = u16
     range.clone().cycle().skip(turn.checked_rem(count).unwrap_or(0)).take(count)
 }
 
-/// Link-local addresses cannot be bound without their interface, which libunftp drops: listen on all instead.
+/// Link-local addresses cannot be bound without their interface, which is not known here: listen on all instead.
 fn bindable(local: IpAddr) -> IpAddr {
     match local {
         IpAddr::V6(address) if address.is_unicast_link_local() => Ipv6Addr::UNSPECIFIED.into(),

@@ -1,10 +1,11 @@
-//! Accepting connections and giving each the frame it runs in: a thread, a runtime, limits.
+//! Accepting connections, their login, and the frame that each session runs in: a thread, a runtime, limits.
 //!
 //! A thread per session is the point, not a shortcut: dropping its runtime ends everything that libunftp has spawned
-//! for it, which nothing else can do. With few sessions it costs nothing, and a transfer stays on one core.
+//! for it, which nothing else can do. With few sessions it costs nothing, and a transfer stays on one core. All control
+//! connections, and those that have not logged in, are tasks of one runtime, which runs no code of libunftp.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -17,27 +18,30 @@ use anyhow::{Context, Result, ensure};
 use api::FtpSettings;
 use auth::Verifier;
 use libunftp::ServerBuilder;
-use libunftp::options::{FtpsRequired, PassiveHost, SiteMd5, TlsFlags};
+use libunftp::options::SiteMd5;
 use rustix::net::sockopt;
+use tokio::runtime::{Builder, Runtime};
 use unftp_core::auth::DefaultUser;
 
 use crate::backend::Backend;
 use crate::catalog::Catalog;
-use crate::login::Login;
+use crate::commands::Known;
+use crate::control::{self, LoggedIn};
+use crate::lines::Lines;
+use crate::login::{self, AlreadyLoggedIn};
 use crate::pace::Pace;
 use crate::ports::PassivePorts;
-use crate::session::{Limits, Session};
+use crate::session::{Client, Limits, Session};
 use crate::socket;
+use crate::tls::Tls;
 use crate::unfinished::Unfinished;
-
-/// libunftp's answer to a clear login is fixed, so the way out stands in the greeting.
-const GREETING: &str =
-    "InfiMONITOR Backup Server. Explicit TLS is required: AUTH TLS before USER, PROT P before transfers";
-const GREETING_CLEAR: &str =
-    "InfiMONITOR Backup Server. Clear FTP is allowed; AUTH TLS is available and better";
+use crate::waiting::{Waiting, WaitingPlace};
 
 /// After a failure to accept (no descriptors left), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Passwords that are checked or wait for it: more than `auth` lets wait, so that those it answers at once find a
+/// thread.
+const BLOCKING_THREADS: usize = 64;
 /// How often what lasts longer than a session is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -67,6 +71,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Server {
     listeners: Vec<TcpListener>,
+    runtime: Runtime,
     shared: Arc<Shared>,
 }
 
@@ -78,6 +83,7 @@ struct Shared {
     passive_turn: Arc<AtomicUsize>,
     pace: Arc<Pace>,
     unfinished: Arc<Unfinished>,
+    waiting: Arc<Waiting>,
     sessions: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -108,10 +114,16 @@ impl Server {
             passive_turn: Arc::default(),
             pace: Arc::default(),
             unfinished: Arc::default(),
+            waiting: Arc::default(),
             sessions: Mutex::default(),
         };
-        shared.ftp(&Arc::new(Session::begin()))?;
-        Ok(Self { listeners, shared: Arc::new(shared) })
+        shared.tls()?;
+        for listener in &listeners {
+            listener.set_nonblocking(true)?;
+        }
+        let runtime =
+            Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+        Ok(Self { listeners, runtime, shared: Arc::new(shared) })
     }
 
     /// Where it listens.
@@ -121,108 +133,158 @@ impl Server {
 
     /// Serves until the process ends.
     pub fn run(self) {
-        let Self { listeners, shared } = self;
-        thread::scope(|scope| {
-            for listener in &listeners {
-                scope.spawn(|| accept(listener, &shared));
+        let Self { listeners, runtime, shared } = self;
+        runtime.block_on(async {
+            for listener in listeners {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => drop(tokio::spawn(accept(listener, Arc::clone(&shared)))),
+                    Err(error) => tracing::error!("cannot wait for connections: {error}"),
+                }
             }
             loop {
-                thread::sleep(HOUSEKEEPING);
+                tokio::time::sleep(HOUSEKEEPING).await;
                 shared.unfinished.let_go(Instant::now());
                 shared.pace.set(shared.settings().bytes_per_second);
+                let displaced = shared.waiting.take_displaced();
+                if displaced > 0 {
+                    tracing::warn!("{displaced} connections without a login ended for others");
+                }
             }
         });
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     loop {
-        match listener.accept() {
-            Ok((stream, from)) => start(stream, from.ip(), shared),
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let limits = &shared.config.limits;
+                let network = network(from.ip());
+                let place = shared.waiting.admit(network, limits.waiting, limits.waiting_per_address);
+                let (number, visitor) = (place.number(), Arc::clone(&shared));
+                let task = tokio::spawn(async move {
+                    if let Err(error) = meet(stream, from.ip(), place, &visitor).await {
+                        tracing::debug!("{from}: {error:#}");
+                    }
+                });
+                shared.waiting.held_by(number, task.abort_handle());
+            }
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
-                thread::sleep(ACCEPT_PAUSE);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-fn start(mut stream: TcpStream, from: IpAddr, shared: &Arc<Shared>) {
-    let Some(place) = Place::take(shared, from) else {
-        tracing::warn!("{from}: refused, too many sessions");
-        // A new connection's send buffer takes this at once; should the client be gone, so be it.
-        let _told = stream.write_all(b"421 Too many sessions; end one or try again in a minute\r\n");
-        return;
-    };
-    let session_shared = Arc::clone(shared);
-    let spawned = thread::Builder::new().name("session".into()).spawn(move || {
-        if let Err(error) = serve(stream, from, &session_shared) {
-            tracing::warn!("{from}: {error:#}");
-        }
-        drop(place);
-    });
-    if let Err(error) = spawned {
-        tracing::error!("{from}: cannot start a session: {error}");
-    }
-}
-
-/// Runs one session to its end.
-fn serve(stream: TcpStream, from: IpAddr, shared: &Shared) -> Result<()> {
-    let control = stream.try_clone().context("cannot watch the connection")?;
-    stream.set_nonblocking(true).context("cannot prepare the connection")?;
-    sockopt::set_tcp_nodelay(&stream, true)?;
+/// One connection from beginning to end.
+async fn meet(
+    stream: tokio::net::TcpStream,
+    from: IpAddr,
+    place: WaitingPlace,
+    shared: &Arc<Shared>,
+) -> Result<()> {
+    let reached = stream.local_addr()?.ip();
+    stream.set_nodelay(true)?;
     // The control connection is silent during a transfer: keep NAT on the way from forgetting it.
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, Duration::from_secs(60))?;
-    let session = Arc::new(Session::begin());
-    let ftp = shared.ftp(&session)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Limits { login: time, stall, .. } = shared.config.limits;
+    // Here and not on a thread of its own: small files, and those threads may all be busy with passwords.
+    let settings = shared.settings();
+    let tls = || shared.tls().inspect_err(|error| tracing::error!("there is no TLS: {error:#}")).ok();
+    let known = Known { clear_allowed: settings.allow_clear, ipv6: from.is_ipv6(), ..Known::default() };
+    let is_right = |user: Vec<u8>, password: Vec<u8>| async move {
+        login::is_right(&shared.verifier, &user, &password, from).await
+    };
+    let log_in = control::log_in(Lines::new(Box::new(stream), stall), known, tls, is_right);
+    let Some(client) = tokio::time::timeout(time, log_in).await.context("not logged in in time")?? else {
+        return Ok(());
+    };
+    ensure!(place.leave(), "its place was given to another");
+    let Some(place) = Place::take(shared, from) else {
+        tracing::warn!("{from}: refused, too many sessions");
+        let text = "421 Too many sessions; end one or try again in a minute";
+        return Ok(control::refuse(client.lines, text).await?);
+    };
+    serve(client, from, reached, settings, place, shared).await
+}
+
+/// Runs one session to its end.
+async fn serve(
+    client: LoggedIn,
+    address: IpAddr,
+    reached: IpAddr,
+    settings: FtpSettings,
+    place: Place,
+    shared: &Arc<Shared>,
+) -> Result<()> {
+    shared.pace.set(settings.bytes_per_second);
+    let session = Arc::new(Session::begin(Client {
+        address,
+        reached,
+        tls: client.tls.clone(),
+        unproven_allowed: settings.allow_unproven_data,
+    }));
+    let (inner, outer) = socket::pair().context("cannot connect within the machine")?;
+    let (of_thread, shared_with_thread) = (Arc::clone(&session), Arc::clone(shared));
+    thread::Builder::new()
+        .name("session".into())
+        .spawn(move || {
+            if let Err(error) = run(inner, &of_thread, &shared_with_thread) {
+                tracing::error!("{address}: {error:#}");
+            }
+            drop(place);
+        })
+        .context("cannot start a session")?;
+    let mut inner = Lines::new(Box::new(tokio::net::TcpStream::from_std(outer)?), shared.config.limits.stall);
+    control::enter(&mut inner).await?;
+    Ok(control::carry(client, inner, &session, settings.passive_address).await?)
+}
+
+/// libunftp's part of one session, on a thread of its own.
+fn run(stream: TcpStream, session: &Arc<Session>, shared: &Shared) -> Result<()> {
+    let ftp = shared.ftp(session)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let stream = tokio::net::TcpStream::from_std(stream)?;
         tokio::select! {
             result = ftp.service(stream) => result.map(|()| None).map_err(io::Error::other),
-            reason = session.watch(&control, &shared.config.limits) => Ok(Some(reason)),
+            reason = session.watch(&shared.config.limits) => Ok(Some(reason)),
         }
     });
     // Without waiting: a thread stuck in reading a disk must not keep the session's place.
     runtime.shutdown_background();
     if let Some(reason) = ended? {
-        tracing::warn!("{from}: session ended: {reason}");
+        tracing::warn!("{}: session ended: {reason}", session.client.address);
     }
     Ok(())
 }
 
 impl Shared {
+    /// TLS for one connection, with tickets of its own.
+    fn tls(&self) -> Result<Tls> {
+        Tls::load(&self.config.certificate, &self.config.key)
+    }
+
     /// libunftp, set up for one session.
     fn ftp(&self, session: &Arc<Session>) -> Result<libunftp::Server<Backend, DefaultUser>> {
-        let Config { certificate, key, limits, .. } = &self.config;
-        let FtpSettings { allow_clear, passive_address, bytes_per_second } = self.settings();
-        self.pace.set(bytes_per_second);
+        let limits = &self.config.limits;
         let (catalog, stall) = (Catalog::new(&self.config.backups), limits.stall);
-        let shared = (Arc::clone(session), Arc::clone(&self.pace), Arc::clone(&self.unfinished));
+        let of_backend = (Arc::clone(session), Arc::clone(&self.pace), Arc::clone(&self.unfinished));
         let backend = move || {
-            let (session, pace, unfinished) = shared.clone();
+            let (session, pace, unfinished) = of_backend.clone();
             Backend::new(catalog.clone(), session, stall, pace, unfinished)
         };
-        let login = Login::new(Arc::clone(&self.verifier), Arc::clone(session), allow_clear);
-        let ports = PassivePorts::new(Arc::clone(&self.passive_turn), Arc::clone(session), allow_clear);
-        let required = if allow_clear { FtpsRequired::None } else { FtpsRequired::All };
-        ServerBuilder::with_authenticator(Box::new(backend), Arc::new(login))
-            .greeting(if allow_clear { GREETING_CLEAR } else { GREETING })
-            .ftps(certificate, key)
-            .ftps_required(required, required)
-            // libunftp leaves TLS 1.3 out for a client's fault with uploads; there are none.
-            .ftps_tls_flags(
-                TlsFlags::LATEST_VERSIONS | TlsFlags::RESUMPTION_SESS_ID | TlsFlags::RESUMPTION_TICKETS,
-            )
-            .passive_ports(self.config.passive_ports.clone())
-            .passive_host(passive_address.map_or(PassiveHost::FromConnection, PassiveHost::Ip))
+        let range = self.config.passive_ports.clone();
+        let ports = PassivePorts::new(Arc::clone(&self.passive_turn), range, Arc::clone(session), limits);
+        ServerBuilder::with_authenticator(Box::new(backend), Arc::new(AlreadyLoggedIn))
             .binder(ports)
-            .idle_session_timeout(limits.idle.as_secs())
+            // The session's own deadlines come first.
+            .idle_session_timeout((limits.unused * 2).as_secs().max(60))
             .sitemd5(SiteMd5::None)
             .build()
-            .map_err(anyhow::Error::from)
-            .with_context(|| format!("cannot use {} with {}", certificate.display(), key.display()))
+            .context("cannot set libunftp up")
     }
 
     /// What the console has set.

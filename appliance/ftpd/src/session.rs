@@ -1,53 +1,59 @@
-//! One session's deadlines: what a client owes, and when waiting for it ends.
+//! One session after its login: what its parts tell each other, what its client owes, and when waiting for it ends.
 //!
 //! The decision is a pure function of marks that the other parts set ([`verdict`]); the watch looks every
 //! [`WATCH_INTERVAL`]. It does not care what the session is stuck in, which is why it holds for libunftp's own
 //! failures too.
 
-use std::net::TcpStream;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::socket;
+use tokio::sync::oneshot;
 
-/// How often a session is looked at. Short, because it also bounds what a line without end can put into memory.
+use crate::data::DataStream;
+use crate::tls::{Tls, Unresumed};
+
+/// How often a session is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What sessions may use.
+/// What connections and sessions may use.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Connections at once that have not logged in.
+    pub waiting: usize,
+    /// The same from one IPv4 address or IPv6 /64 network.
+    pub waiting_per_address: usize,
+    /// From connecting to having logged in, TLS handshake included.
+    pub login: Duration,
     /// Sessions at once.
     pub sessions: usize,
     /// Sessions at once from one IPv4 address or IPv6 /64 network.
     pub sessions_per_address: usize,
-    /// From connecting to having logged in, TLS handshake included.
-    pub login: Duration,
     /// From PASV or EPSV to a data connection with finished TLS handshake and its command.
     pub data_connection: Duration,
-    /// Without commands, when libunftp says good-bye.
+    /// The same once a client has tried to do without resuming its TLS session.
+    pub unresumed: Duration,
+    /// Without commands or transfers.
     pub idle: Duration,
-    /// Without anything done, NOOP included: when the session is ended without a word.
+    /// Without anything done, NOOP included.
     pub unused: Duration,
     /// A transfer in which the client takes nothing.
     pub stall: Duration,
-    /// Bytes on the control connection before the login. A handshake and a few commands take 2 KB.
-    pub control_bytes_before_login: u64,
-    /// Bytes on the control connection in all: some 100 000 commands.
-    pub control_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            waiting: 48,
+            waiting_per_address: 4,
+            login: Duration::from_secs(25),
             sessions: 8,
             sessions_per_address: 4,
-            login: Duration::from_secs(60),
             data_connection: Duration::from_secs(30),
+            unresumed: Duration::from_secs(10),
             idle: Duration::from_secs(300),
             unused: Duration::from_secs(900),
             stall: Duration::from_secs(60),
-            control_bytes_before_login: 64 << 10,
-            control_bytes: 8 << 20,
         }
     }
 }
@@ -55,99 +61,172 @@ impl Default for Limits {
 /// How long a session that is given up lives on, so that a reply can be sent.
 const LAST_REPLY: Duration = Duration::from_secs(1);
 
+/// Why a session ends whose client cannot resume TLS sessions.
+const UNRESUMED: &str = "The data connection does not resume the TLS session of the control connection. Use a client \
+    that does, or allow others at the console: hostd order ftp --allow-unproven-data true";
+
 /// What has happened, and when.
 #[derive(Debug, Clone, Copy)]
 struct Marks {
-    connected: Instant,
+    asked: Instant,
     used: Instant,
-    logged_in: bool,
     data_connection_offered: Option<Instant>,
     given_up: Option<(Instant, &'static str)>,
+    ended: Option<&'static str>,
+}
+
+/// What a client has shown when it logged in.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Its address: data connections must come from there.
+    pub(crate) address: IpAddr,
+    /// The server's address that it connected to: ports are offered there.
+    pub(crate) reached: IpAddr,
+    /// TLS of the control connection, if there is.
+    pub(crate) tls: Option<Tls>,
+    /// Data connections need no proof.
+    pub(crate) unproven_allowed: bool,
 }
 
 /// What the parts of one session tell each other.
 #[derive(Debug)]
-pub struct Session(Mutex<Marks>);
+pub struct Session {
+    pub(crate) client: Client,
+    pub(crate) unresumed: Unresumed,
+    marks: Mutex<Marks>,
+    protected: Mutex<bool>,
+    port: Mutex<Option<u16>>,
+    data: Mutex<Option<oneshot::Receiver<DataStream>>>,
+    delivery: Mutex<Option<oneshot::Receiver<bool>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Session {
     /// A session that begins now.
-    pub fn begin() -> Self {
+    pub(crate) fn begin(client: Client) -> Self {
         let now = Instant::now();
-        Self(Mutex::new(Marks {
-            connected: now,
-            used: now,
-            logged_in: false,
-            data_connection_offered: None,
-            given_up: None,
-        }))
+        Self {
+            client,
+            unresumed: Unresumed::default(),
+            marks: Mutex::new(Marks {
+                asked: now,
+                used: now,
+                data_connection_offered: None,
+                given_up: None,
+                ended: None,
+            }),
+            protected: Mutex::default(),
+            port: Mutex::default(),
+            data: Mutex::default(),
+            delivery: Mutex::default(),
+        }
     }
 
-    /// The client did something, or a transfer went on.
-    pub fn used(&self) {
-        self.marks().used = Instant::now();
+    /// A command came.
+    pub(crate) fn asked(&self) {
+        locked(&self.marks).asked = Instant::now();
     }
 
-    /// The password was right.
-    pub fn logged_in(&self) {
-        self.marks().logged_in = true;
+    /// The client did something with the backups, or a transfer went on.
+    pub(crate) fn used(&self) {
+        locked(&self.marks).used = Instant::now();
+    }
+
+    /// Data connections have TLS from now on, or none.
+    pub(crate) fn protect(&self, protected: bool) {
+        *locked(&self.protected) = protected;
+    }
+
+    /// Whether data connections have TLS.
+    pub(crate) fn is_protected(&self) -> bool {
+        *locked(&self.protected)
+    }
+
+    /// The client is told this port; it owes a connection and a command for it. `delivery` tells whether what the
+    /// command gives has arrived.
+    pub(crate) fn data_connection_offered(
+        &self,
+        port: u16,
+        data: oneshot::Receiver<DataStream>,
+        delivery: oneshot::Receiver<bool>,
+    ) {
+        *locked(&self.port) = Some(port);
+        *locked(&self.data) = Some(data);
+        *locked(&self.delivery) = Some(delivery);
+        locked(&self.marks).data_connection_offered.get_or_insert(Instant::now());
         self.used();
     }
 
-    /// The client was told a port; it owes a connection and a command for it.
-    pub fn data_connection_offered(&self) {
-        self.marks().data_connection_offered.get_or_insert(Instant::now());
+    /// The port that was offered last.
+    pub(crate) fn port(&self) -> Option<u16> {
+        *locked(&self.port)
+    }
+
+    /// The client owes no data connection any more: it is there, or its command has failed.
+    pub(crate) fn data_connection_settled(&self) {
+        locked(&self.marks).data_connection_offered = None;
+        self.unresumed.forget();
         self.used();
     }
 
-    /// A command that has its data connection has come.
-    pub fn data_connection_in_use(&self) {
-        self.marks().data_connection_offered = None;
-        self.used();
+    /// What the data connection will come from, for whoever asks first.
+    pub(crate) fn take_data(&self) -> Option<oneshot::Receiver<DataStream>> {
+        locked(&self.data).take()
+    }
+
+    /// Waits until a delivery under way is over; returns whether all of it arrived.
+    pub(crate) async fn delivery_over(&self) -> bool {
+        let delivery = locked(&self.delivery).take();
+        match delivery {
+            Some(delivery) => delivery.await.unwrap_or(false),
+            None => true,
+        }
     }
 
     /// Nothing more can be served: the session ends as soon as a reply had time to be sent.
-    pub fn give_up(&self, reason: &'static str) {
-        self.marks().given_up.get_or_insert((Instant::now(), reason));
+    pub(crate) fn give_up(&self, reason: &'static str) {
+        locked(&self.marks).given_up.get_or_insert((Instant::now(), reason));
     }
 
     /// Whether transfers may still be started.
-    pub fn serves(&self) -> bool {
-        self.marks().given_up.is_none()
+    pub(crate) fn serves(&self) -> bool {
+        locked(&self.marks).given_up.is_none()
     }
 
-    fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Why the session was ended, if it was.
+    pub(crate) fn ended(&self) -> Option<&'static str> {
+        locked(&self.marks).ended
     }
 
     /// Waits until the session has to end; returns why.
-    pub async fn watch(&self, control: &TcpStream, limits: &Limits) -> &'static str {
+    pub(crate) async fn watch(&self, limits: &Limits) -> &'static str {
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
-            let received = socket::bytes_received(control).unwrap_or(0);
-            let marks = *self.marks();
-            if let Some(reason) = verdict(&marks, Instant::now(), received, limits) {
+            let mut marks = locked(&self.marks);
+            if let Some(reason) = verdict(&marks, self.unresumed.tried(), Instant::now(), limits) {
+                marks.ended = Some(reason);
                 return reason;
             }
         }
     }
 }
 
-fn verdict(marks: &Marks, now: Instant, received: u64, limits: &Limits) -> Option<&'static str> {
+fn verdict(marks: &Marks, unresumed: bool, now: Instant, limits: &Limits) -> Option<&'static str> {
     let over = |since: Instant, limit| now.saturating_duration_since(since) > limit;
-    let bytes = if marks.logged_in { limits.control_bytes } else { limits.control_bytes_before_login };
+    let owed = |limit| marks.data_connection_offered.is_some_and(|since| over(since, limit));
     if let Some((since, reason)) = marks.given_up
         && over(since, LAST_REPLY)
     {
         return Some(reason);
     }
     let reasons = [
-        (!marks.logged_in && over(marks.connected, limits.login), "not logged in in time"),
-        (received > bytes, "too much sent on the control connection"),
-        (
-            marks.data_connection_offered.is_some_and(|since| over(since, limits.data_connection)),
-            "no usable data connection in time",
-        ),
-        (over(marks.used, limits.unused), "unused"),
+        (unresumed && owed(limits.unresumed.min(limits.data_connection)), UNRESUMED),
+        (owed(limits.data_connection), "No usable data connection came in time"),
+        (over(marks.used.max(marks.asked), limits.idle), "Nothing was asked for a while"),
+        (over(marks.used, limits.unused), "Nothing was fetched or listed for a while"),
     ];
     reasons.into_iter().find_map(|(holds, reason)| holds.then_some(reason))
 }
@@ -160,31 +239,26 @@ mod tests {
     fn each_debt_has_its_deadline() {
         let limits = Limits::default();
         let start = Instant::now();
-        let fresh = Marks {
-            connected: start,
-            used: start,
-            logged_in: false,
-            data_connection_offered: None,
-            given_up: None,
-        };
-        let known = Marks { logged_in: true, ..fresh };
+        let known =
+            Marks { asked: start, used: start, data_connection_offered: None, given_up: None, ended: None };
+        let asking = Marks { asked: start + Duration::from_secs(850), ..known };
         let offered = Marks { data_connection_offered: Some(start), ..known };
         let failed = Marks { given_up: Some((start, "a restarted transfer failed")), ..known };
-        for (marks, seconds, received, expected) in [
-            (fresh, 60, 0, None),
-            (fresh, 61, 0, Some("not logged in in time")),
-            (fresh, 1, 65_537, Some("too much sent on the control connection")),
-            (known, 61, 65_537, None),
-            (known, 1, 9 << 20, Some("too much sent on the control connection")),
-            (known, 900, 0, None),
-            (known, 901, 0, Some("unused")),
-            (offered, 30, 0, None),
-            (offered, 31, 0, Some("no usable data connection in time")),
-            (failed, 1, 0, None),
-            (failed, 2, 0, Some("a restarted transfer failed")),
+        for (marks, unresumed, seconds, expected) in [
+            (known, false, 300, None),
+            (known, true, 300, None),
+            (known, false, 301, Some("Nothing was asked for a while")),
+            (asking, false, 900, None),
+            (asking, false, 901, Some("Nothing was fetched or listed for a while")),
+            (offered, false, 30, None),
+            (offered, false, 31, Some("No usable data connection came in time")),
+            (offered, true, 10, None),
+            (offered, true, 11, Some(UNRESUMED)),
+            (failed, false, 1, None),
+            (failed, false, 2, Some("a restarted transfer failed")),
         ] {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(verdict(&marks, now, received, &limits), expected, "{marks:?} after {seconds} s");
+            assert_eq!(verdict(&marks, unresumed, now, &limits), expected, "{marks:?} after {seconds} s");
         }
     }
 }

@@ -88,6 +88,10 @@ pub enum Order {
         /// Serve clear FTP too: passwords and backups can then be read on the network
         #[arg(long)]
         allow_clear: Option<bool>,
+        /// Serve clients whose data connections do not resume the TLS session of the control connection: whoever shares
+        /// such a client's address can then take its place
+        #[arg(long)]
+        allow_unproven_data: Option<bool>,
         /// IPv4 address under which clients reach this server, when it is behind NAT; `none`: the one they connect to
         #[arg(long, value_parser = or_none::<Ipv4Addr>)]
         passive_address: Option<Setting<Ipv4Addr>>,
@@ -209,10 +213,11 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
                 println!("{}", scrubbed(&scrub));
             }
         }
-        Order::Ftp { allow_clear, passive_address, bytes_per_second } => {
+        Order::Ftp { allow_clear, allow_unproven_data, passive_address, bytes_per_second } => {
             let old = client.ftp().await?;
             let new = FtpSettings {
                 allow_clear: allow_clear.unwrap_or(old.allow_clear),
+                allow_unproven_data: allow_unproven_data.unwrap_or(old.allow_unproven_data),
                 passive_address: passive_address.map_or(old.passive_address, |set| set.0),
                 bytes_per_second: bytes_per_second.map_or(old.bytes_per_second, |set| set.0),
             };
@@ -222,6 +227,10 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             println!(
                 "TLS: {}",
                 if new.allow_clear { "not required, clear FTP is served too" } else { "required" }
+            );
+            println!(
+                "TLS session resumption on data connections: {}",
+                if new.allow_unproven_data { "not required" } else { "required" }
             );
             let address = new.passive_address.map_or("the one they connect to".into(), |set| set.to_string());
             println!("address for passive connections: {address}");

@@ -169,6 +169,11 @@ fn what_is_pinned_stays_and_settings_are_checked_and_kept() -> anyhow::Result<()
     assert_eq!(check.level, Level::Warn);
     server.order_in_words(check.message.split('`').nth(1).context("no order")?)?;
     assert_eq!(ftp(&client)?.level, Level::Ok);
+    server.order_in_words(&words("--allow-unproven-data true"))?;
+    let check = ftp(&client)?;
+    assert_eq!(check.level, Level::Warn);
+    server.order_in_words(check.message.split('`').nth(1).context("no order")?)?;
+    assert_eq!(ftp(&client)?.level, Level::Ok);
 
     for (body, field, range) in [
         (

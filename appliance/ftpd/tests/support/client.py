@@ -11,8 +11,21 @@ def context():
     return tls
 
 
+class Client(ftplib.FTP_TLS):
+    """Resumes the control connection's TLS session for data, which ftplib does not do by itself."""
+
+    resumes = True
+
+    def ntransfercmd(self, cmd, rest=None):
+        data, size = ftplib.FTP.ntransfercmd(self, cmd, rest)
+        if self._prot_p:
+            session = self.sock.session if self.resumes else None
+            data = self.context.wrap_socket(data, server_hostname=self.host, session=session)
+        return data, size
+
+
 def connect(source=None):
-    ftp = ftplib.FTP_TLS(context=context(), timeout=20)
+    ftp = Client(context=context(), timeout=20)
     ftp.connect(HOST, PORT, source_address=source and (source, 0))
     return ftp
 
