@@ -1,9 +1,12 @@
 //! Whose password is hashed next.
 //!
 //! Hashing is costly and takes memory, so it is done one at a time; what waits is bounded. Who guesses from many
-//! addresses fills the queue, so it is not served in the order of arrival: first comes who has the best [`Standing`],
-//! and among equals the one that came last. A rightful client that comes from an unseen address is before all who have
-//! failed already, and before those that wait with their first guess.
+//! addresses fills the queue, so who has failed comes after all who have not, and a client that comes from an unseen
+//! address is before all guessers that have used up their first guess. Among those that are equal in this, turns go
+//! round ([`Rule`]): to the one whose neighbours have failed least, to the one that waits longest, to the newest. The
+//! first helps against a crowd from one network, the second bounds the wait while guessers wait for their answers, the
+//! third lets somebody in while they come faster than can be hashed. None alone decides, so none can be turned against
+//! a client, say by guesses from its own network.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,11 +15,22 @@ use std::time::{Duration, Instant};
 use crate::throttle::{Standing, group};
 
 /// Passwords that may wait.
-const MOST_WAITING: usize = 64;
+const MOST_WAITING: usize = 48;
 /// Passwords of one source that may wait.
 const MOST_OF_ONE: usize = 8;
 /// The longest that one waits.
-const LONGEST: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Who is served among those that have failed equally often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// The one whose networks have failed least, and among those the one that waits longest.
+    Neighbours,
+    Oldest,
+    Newest,
+}
+
+const RULES: [Rule; 3] = [Rule::Neighbours, Rule::Oldest, Rule::Newest];
 
 /// The queue.
 #[derive(Debug, Default)]
@@ -75,7 +89,9 @@ impl Drop for Turn<'_> {
 #[derive(Debug, Default)]
 struct Queue {
     serving: Option<u64>,
+    turns: usize,
     next: u64,
+    /// The longest waiting first.
     tickets: Vec<Ticket>,
 }
 
@@ -99,24 +115,42 @@ impl Queue {
         self.next += 1;
         self.tickets.push(Ticket { number, source, standing, told: Arc::clone(&told) });
         if self.tickets.len() > MOST_WAITING {
-            let last = self.tickets.iter().max_by_key(|ticket| ticket.order()).map(|ticket| ticket.number)?;
-            self.leave(last);
-            if last == number {
+            let worst = self.tickets.iter().map(Ticket::own).max()?;
+            let worst: Vec<_> = self.equals(worst).map(|ticket| ticket.number).collect();
+            // The first and the last among them would be served soon.
+            let worst = *worst.get(worst.len() / 2)?;
+            self.leave(worst);
+            if worst == number {
                 return None;
             }
         }
         Some((number, told))
     }
 
-    /// Serves the first one, unless somebody is served.
+    /// Serves the next one, unless somebody is served.
     fn serve_next(&mut self) {
         if self.serving.is_none()
-            && let Some(number) =
-                self.tickets.iter().min_by_key(|ticket| ticket.order()).map(|ticket| ticket.number)
+            && let Some(next) = self.choose()
         {
-            self.serving = Some(number);
-            self.leave(number);
+            self.serving = Some(next);
+            self.turns = self.turns.wrapping_add(1);
+            self.leave(next);
         }
+    }
+
+    fn choose(&self) -> Option<u64> {
+        let mut best = self.equals(self.tickets.iter().map(Ticket::own).min()?);
+        let next = match RULES[self.turns % RULES.len()] {
+            Rule::Neighbours => best.min_by_key(|ticket| (ticket.standing, ticket.number)),
+            Rule::Oldest => best.next(),
+            Rule::Newest => best.last(),
+        };
+        next.map(|ticket| ticket.number)
+    }
+
+    /// Those that have failed so often, the longest waiting first.
+    fn equals(&self, own: (bool, u32)) -> impl Iterator<Item = &Ticket> {
+        self.tickets.iter().filter(move |ticket| ticket.own() == own)
     }
 
     fn leave(&mut self, number: u64) {
@@ -129,8 +163,10 @@ impl Queue {
 }
 
 impl Ticket {
-    fn order(&self) -> (Standing, std::cmp::Reverse<u64>) {
-        (self.standing, std::cmp::Reverse(self.number))
+    /// What counts before everything else.
+    fn own(&self) -> (bool, u32) {
+        let Standing { unknown, failures: [own, ..] } = self.standing;
+        (unknown, own)
     }
 }
 
@@ -160,22 +196,24 @@ mod tests {
     }
 
     #[test]
-    fn the_best_standing_comes_first_and_among_equals_the_newest() {
+    fn who_has_not_failed_comes_first_and_among_equals_turns_go_round() {
         let mut queue = Queue::default();
         for (n, standing) in [
-            standing(true, [0, 0, 0]),
             standing(true, [0, 3, 3]),
             standing(true, [2, 2, 2]),
-            standing(false, [1, 1, 1]),
-            standing(true, [0, 0, 0]),
+            standing(true, [0, 3, 3]),
             standing(true, [0, 0, 9]),
+            standing(true, [0, 0, 0]),
+            standing(true, [0, 3, 3]),
+            standing(false, [1, 1, 1]),
         ]
         .into_iter()
         .enumerate()
         {
             queue.enter(source(n as u32), standing).unwrap();
         }
-        assert_eq!(serve(&mut queue), [3, 4, 0, 5, 1, 2]);
+        // Known; oldest, newest, neighbours; oldest, newest; failed.
+        assert_eq!(serve(&mut queue), [6, 0, 5, 4, 2, 3, 1]);
     }
 
     #[test]
@@ -223,21 +261,54 @@ mod tests {
         assert!(queue.enter(source(2), Standing::default()).is_some());
     }
 
+    /// A crowd with an unlimited supply of unseen addresses, `at_once` of which wait at any time and `more` come in each
+    /// turn; how many turns a client waits that comes after `before` turns.
+    fn turns_until_served(at_once: usize, more: usize, before: usize, own: [u32; 3]) -> Option<usize> {
+        let (mut queue, mut address, mut rightful) = (Queue::default(), 0, None);
+        for turn in 0..before + 1000 {
+            while queue.tickets.len() < at_once {
+                address += 1;
+                queue.enter(source(address), Standing::default());
+            }
+            for _ in 0..more {
+                address += 1;
+                queue.enter(source(address), Standing::default());
+            }
+            if turn == before {
+                rightful = queue.enter(source(u32::MAX), standing(false, own)).map(|(number, _)| number);
+            }
+            queue.serve_next();
+            if rightful.is_some() && queue.serving == rightful {
+                return Some(turn - before);
+            }
+            queue.serving = None;
+        }
+        None
+    }
+
+    #[test]
+    fn a_crowd_of_unseen_addresses_delays_a_client_by_a_bounded_number_of_turns() {
+        for before in 0..300 {
+            let turns = turns_until_served(MOST_WAITING - 1, 0, before, [0, 0, 0]);
+            assert!(turns.is_some_and(|turns| turns <= MOST_WAITING * 3 / 2), "{turns:?} after {before}");
+            let turns = turns_until_served(MOST_WAITING - 1, 0, before, [0, 99, 99]);
+            assert!(turns.is_some_and(|turns| turns <= MOST_WAITING * 3), "{turns:?} after {before}");
+        }
+        // More than can be hashed: some get in at once, the others have to come again.
+        let served = |before: &usize| turns_until_served(MOST_WAITING, 10, *before, [0, 99, 99]) == Some(0);
+        assert_eq!((0..300).filter(served).count(), 100);
+    }
+
     proptest! {
-        /// However many guess with whatever standing: who has not failed and comes last is served next.
+        /// However many guess that failed before: who has not is served next.
         #[test]
-        fn a_rightful_client_is_next(guesses in proptest::collection::vec((0..1000_u32, any::<bool>(), 0..5_u32), 0..500)) {
+        fn a_client_without_failures_is_next(guesses in proptest::collection::vec((0..1000_u32, 1..5_u32), 0..500)) {
             let mut queue = Queue::default();
-            for (n, unknown, failures) in guesses {
-                // A known source that failed is no rightful one.
-                let standing = standing(unknown || failures == 0, [failures, failures, failures]);
-                queue.enter(source(n), standing);
+            for (n, failures) in guesses {
+                queue.enter(source(n), standing(true, [failures, failures, failures]));
                 prop_assert!(queue.tickets.len() <= MOST_WAITING);
             }
-            for ticket in &mut queue.tickets {
-                ticket.standing.unknown = true;
-            }
-            let rightful = queue.enter(source(u32::MAX), standing(true, [0, 0, 0])).unwrap().0;
+            let (rightful, _) = queue.enter(source(u32::MAX), standing(true, [0, 9, 9])).unwrap();
             let served = serve(&mut queue);
             prop_assert_eq!(served.first(), Some(&rightful));
         }
