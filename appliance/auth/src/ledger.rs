@@ -75,6 +75,13 @@ pub struct Ledgers {
     pub other: PathBuf,
 }
 
+impl Ledgers {
+    /// Both, where both are given.
+    pub fn of(own: Option<PathBuf>, other: Option<PathBuf>) -> Option<Self> {
+        Some(Self { own: own?, other: other? })
+    }
+}
+
 /// This process's table.
 #[derive(Debug)]
 pub struct Ledger {

@@ -82,16 +82,25 @@ impl Verifier {
     /// # Errors
     /// [`AuthError::Hashing`] if the kernel gives no random numbers.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self, AuthError> {
-        Self::counting(path.into(), Throttle::new(Ledger::in_memory()?, None))
+        Self::sharing(path, None)
     }
 
-    /// The same, counting together with another process.
+    /// The same, counting together with another process where there are `ledgers`. A table that cannot be used is said
+    /// in the log, and failures are counted without it: logins go on.
     ///
     /// # Errors
-    /// The same, or [`AuthError::Ledger`] if this process's table cannot be used.
-    pub fn shared(path: impl Into<PathBuf>, ledgers: &Ledgers) -> Result<Self, AuthError> {
-        let throttle = Throttle::new(Ledger::open(&ledgers.own)?, Some(Other::new(&ledgers.other)));
-        Self::counting(path.into(), throttle)
+    /// The same.
+    pub fn sharing(path: impl Into<PathBuf>, ledgers: Option<&Ledgers>) -> Result<Self, AuthError> {
+        let own = match ledgers.map(|ledgers| Ledger::open(&ledgers.own)) {
+            Some(Ok(own)) => own,
+            Some(Err(error)) => {
+                tracing::error!("failed logins are counted in memory alone: {error}");
+                Ledger::in_memory()?
+            }
+            None => Ledger::in_memory()?,
+        };
+        let other = ledgers.map(|ledgers| Other::new(&ledgers.other));
+        Self::counting(path.into(), Throttle::new(own, other))
     }
 
     fn counting(path: PathBuf, throttle: Throttle) -> Result<Self, AuthError> {
@@ -152,6 +161,12 @@ impl Verifier {
     /// Why no password can be right.
     pub fn check(&self) -> Result<(), AuthError> {
         self.load(&mut lock(&self.state)).map(|_| ())
+    }
+
+    /// Failures of the source of `from` that are not forgotten.
+    pub fn failures(&self, from: IpAddr) -> u32 {
+        let [own, ..] = lock(&self.state).throttle.standing(from, since_boot()).failures;
+        own
     }
 
     fn verify_at(&self, user: &str, password: &str, from: IpAddr, now: impl Fn() -> Duration) -> Outcome {

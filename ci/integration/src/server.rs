@@ -185,6 +185,12 @@ impl Server {
         fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")
     }
 
+    /// All that a daemon (`backupd`, `ftpd`) has logged.
+    pub fn log_of(&self, daemon: &str) -> Result<String> {
+        let log = self.path(&format!("{daemon}.log"));
+        fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+    }
+
     /// Starts `backupd`.
     pub fn start_backupd(&mut self) -> Result<()> {
         let mut command = Command::new(self.path("bin/backupd"));
@@ -198,6 +204,8 @@ impl Server {
             ("--data-problem", "data-problem"),
             ("--slots-report", "slots.json"),
             ("--ftp-settings", "run/ftp.json"),
+            ("--own-failures", "failures-api"),
+            ("--other-failures", "failures-ftp"),
         ] {
             command.arg(option).arg(self.path(name));
         }
@@ -216,6 +224,8 @@ impl Server {
         command.arg(self.data().join("backups")).arg("--tls-dir").arg(self.path("tls"));
         command.arg("--password-file").arg(self.path("password"));
         command.arg("--settings").arg(self.path("run/ftp.json"));
+        command.arg("--own-failures").arg(self.path("failures-ftp"));
+        command.arg("--other-failures").arg(self.path("failures-api"));
         self.ftpd = Some(Process::start(&mut command, &self.path("ftpd.log"))?);
         wait_for("ftpd", Duration::from_secs(10), || {
             std::net::TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
