@@ -89,8 +89,8 @@ pub fn validate_hash(text: &str) -> Result<String, AuthError> {
     Ok(text.to_owned())
 }
 
-/// The memory that hashing takes, kept for the next hash: taken and given back each time, it would stay with each
-/// thread that ever hashed, which is some 300 MB.
+/// The memory that hashing takes, kept for the next hash: taken and given back for each hash, it may stay in the heap of
+/// each thread that ever hashed.
 #[derive(Debug, Default)]
 pub struct Memory(Vec<Block>);
 

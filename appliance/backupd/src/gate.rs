@@ -55,6 +55,8 @@ struct Place {
     failures: u32,
     reserved: bool,
     busy: bool,
+    /// It was told to go: its place is free, though its socket is not yet.
+    goes: bool,
 }
 
 /// What came of somebody who wants in.
@@ -99,7 +101,7 @@ impl Gate {
         let Guest { source, known, reserved, failures } = guest;
         let (number, pool) = (self.next, if known { Pool::Known } else { Pool::Early });
         self.next += 1;
-        self.places.push(Place { number, source, pool, failures, reserved, busy: false });
+        self.places.push(Place { number, source, pool, failures, reserved, busy: false, goes: false });
         Entered { number, closes: self.victim(pool, source) }
     }
 
@@ -110,7 +112,8 @@ impl Gate {
         let Some(place) = self.places.iter().find(|place| place.number == number).copied() else {
             return Err(TooMany);
         };
-        let same = |other: &&Place| other.pool == Pool::LoggedIn && other.source == place.source;
+        let same =
+            |other: &&Place| other.pool == Pool::LoggedIn && other.source == place.source && !other.goes;
         if place.pool == Pool::LoggedIn {
             return Ok(None);
         }
@@ -168,13 +171,19 @@ impl Gate {
     }
 
     /// Who has to go after `newcomer` has come into `pool`.
-    fn victim(&self, pool: Pool, newcomer: IpAddr) -> Option<Number> {
+    fn victim(&mut self, pool: Pool, newcomer: IpAddr) -> Option<Number> {
+        let victim = self.worst(pool, newcomer)?;
+        self.places.iter_mut().filter(|place| place.number == victim).for_each(|place| place.goes = true);
+        Some(victim)
+    }
+
+    fn worst(&self, pool: Pool, newcomer: IpAddr) -> Option<Number> {
         let capacity = match pool {
             Pool::Early => self.limits.early,
             Pool::Known => self.limits.known,
             Pool::LoggedIn => self.limits.logged_in,
         };
-        let in_pool = || self.places.iter().filter(|place| place.pool == pool);
+        let in_pool = || self.places.iter().filter(|place| place.pool == pool && !place.goes);
         let of = |source: IpAddr| in_pool().filter(|place| place.source == source).count();
         if in_pool().count() <= capacity && of(newcomer) <= self.limits.of_one {
             return None;
@@ -221,6 +230,14 @@ mod tests {
         // All hold one: the oldest goes.
         assert_eq!(enter(&mut gate, stranger(5)).1, Some(numbers[0]));
         assert_eq!(gate.len(), 4);
+    }
+
+    #[test]
+    fn another_one_goes_while_the_first_has_not_gone_yet() {
+        let mut gate = Gate::new(LIMITS);
+        let entered: Vec<_> = (0..8).map(|n| gate.enter(stranger(n))).collect();
+        let closed: Vec<_> = entered.iter().filter_map(|entered| entered.closes).collect();
+        assert_eq!(closed, [0, 1, 2, 3]);
     }
 
     #[test]

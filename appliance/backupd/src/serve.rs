@@ -1,7 +1,7 @@
 //! Accepting connections: who gets in is decided by [`crate::gate`], how long it stays by [`crate::connection`].
 //!
 //! Each connection is a task: TLS, then HTTP/1.1, watched all the time. Whatever ends the task frees the descriptor and
-//! the place. There is always a place for a newcomer, so accepting never stops.
+//! the place. There is always a place for a newcomer; accepting pauses only until those have gone that were told to.
 
 use crate::connection::{Connection, Deadlines, Watched, Why, lock};
 use crate::gate::{Gate, Guest, Limits, Number};
@@ -17,18 +17,21 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// After a failure to accept (no descriptors left), before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Sockets at most: the places, and connections that are about to end.
+const MOST_SOCKETS: usize = 256;
 /// Time for requests under way when the daemon is stopped.
 const GRACE: Duration = Duration::from_secs(5);
 /// Bytes of a request's header, and of an answer that wait to be sent beside its body.
@@ -121,13 +124,14 @@ pub async fn run(
     let router = TowerToHyperService::new(router);
     let acceptor = TlsAcceptor::from(tls);
     let until = stop.clone();
+    let sockets = Arc::new(Semaphore::new(MOST_SOCKETS));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &sockets) => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, from)) => {
+            Ok((socket, stream, from)) => {
                 let (connection, closed) = door.admit(from);
                 let (router, acceptor) = (router.clone(), acceptor.clone());
                 let (door, until) = (Arc::clone(&door), until.clone());
@@ -138,6 +142,7 @@ pub async fn run(
                         tracing::warn!("{}: connection closed: {why}", from.ip().to_canonical());
                     }
                     lock(&door.closers).remove(&number);
+                    drop(socket);
                 });
             }
             Err(error) => {
@@ -151,6 +156,16 @@ pub async fn run(
     while lock(&door.gate).len() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The next connection, with its share of the descriptors.
+async fn accept(
+    listener: &TcpListener,
+    sockets: &Arc<Semaphore>,
+) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    let socket = Arc::clone(sockets).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, from) = listener.accept().await?;
+    Ok((socket, stream, from))
 }
 
 /// Runs one connection to its end; gives why it was ended, if that deserves a word.

@@ -185,6 +185,11 @@ impl Server {
         fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")
     }
 
+    /// Writes the same password anew, as the console does: what was known of logins is forgotten.
+    pub fn renew_password(&self) -> Result<()> {
+        Ok(auth::write_password_file(&self.path("password"), &auth::hash_password(PASSWORD)?, None)?)
+    }
+
     /// All that a daemon (`backupd`, `ftpd`) has logged.
     pub fn log_of(&self, daemon: &str) -> Result<String> {
         let log = self.path(&format!("{daemon}.log"));
@@ -194,6 +199,8 @@ impl Server {
     /// Starts `backupd`.
     pub fn start_backupd(&mut self) -> Result<()> {
         let mut command = Command::new(self.path("bin/backupd"));
+        // As in its unit.
+        command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_MMAP_THRESHOLD_", "1048576");
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         command.arg("--data").arg(self.volume.path());
         for (option, name) in [
