@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use argon2::password_hash::{self, PasswordHasher, PasswordVerifier, phc::PasswordHash};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::{PasswordHasher, phc::PasswordHash};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 /// The password until another one is set; a check warns while it is in use (design section 2).
@@ -35,6 +36,14 @@ pub enum AuthError {
     #[error("password file {path}: {source}", path = path.display())]
     File {
         /// The password file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The table of failed logins cannot be read or written.
+    #[error("failed logins {path}: {source}", path = path.display())]
+    Ledger {
+        /// The table.
         path: PathBuf,
         /// The cause.
         source: io::Error,
@@ -80,17 +89,34 @@ pub fn validate_hash(text: &str) -> Result<String, AuthError> {
     Ok(text.to_owned())
 }
 
+/// The memory that hashing takes, kept for the next hash: taken and given back for each hash, it may stay in the heap of
+/// each thread that ever hashed.
+#[derive(Debug, Default)]
+pub struct Memory(Vec<Block>);
+
 /// Whether `password` belongs to `hash`: the costly comparison.
 ///
 /// # Errors
 /// [`AuthError::Hash`] if the hash is malformed, [`AuthError::Hashing`] without memory.
-pub fn matches(password: &str, hash: &str) -> Result<bool, AuthError> {
-    let hash = PasswordHash::new(hash).map_err(|error| AuthError::Hash(error.to_string()))?;
-    match Argon2::default().verify_password(password.as_bytes(), &hash) {
-        Ok(()) => Ok(true),
-        Err(password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(AuthError::Hashing(error.to_string())),
-    }
+pub fn matches(password: &str, hash: &str, memory: &mut Memory) -> Result<bool, AuthError> {
+    let bad = |error: &dyn std::fmt::Display| AuthError::Hash(error.to_string());
+    let failed = |error: &dyn std::fmt::Display| AuthError::Hashing(error.to_string());
+    let hash = PasswordHash::new(hash).map_err(|error| bad(&error))?;
+    let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
+        return Err(bad(&"salt or hash is missing"));
+    };
+    let algorithm = Algorithm::try_from(hash.algorithm.as_str()).map_err(|error| bad(&error))?;
+    let version = hash.version.map_or(Ok(Version::V0x13), Version::try_from).map_err(|error| bad(&error))?;
+    let params = Params::try_from(&hash).map_err(|error| bad(&error))?;
+    let Memory(blocks) = memory;
+    let more = params.block_count().saturating_sub(blocks.len());
+    blocks.try_reserve_exact(more).map_err(|error| failed(&error))?;
+    blocks.resize(params.block_count().max(blocks.len()), Block::default());
+    let mut hashed = vec![0; expected.as_bytes().len()];
+    Argon2::new(algorithm, version, params)
+        .hash_password_into_with_memory(password.as_bytes(), salt, &mut hashed, &mut *blocks)
+        .map_err(|error| failed(&error))?;
+    Ok(bool::from(hashed.ct_eq(expected.as_bytes())))
 }
 
 /// Replaces the password file by `hash`, mode 0640, of `owner` (`None`: whoever runs this): completely or not at all,
@@ -112,9 +138,10 @@ mod tests {
     #[test]
     fn a_hash_belongs_to_its_password_only_and_carries_the_costs() {
         let hash = hash_password("Sesam, öffne dich").unwrap();
+        let mut memory = Memory::default();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        assert!(matches("Sesam, öffne dich", &hash).unwrap());
-        assert!(!matches("sesam, öffne dich", &hash).unwrap());
+        assert!(matches("Sesam, öffne dich", &hash, &mut memory).unwrap());
+        assert!(!matches("sesam, öffne dich", &hash, &mut memory).unwrap());
         assert_ne!(hash, hash_password("Sesam, öffne dich").unwrap(), "salts must differ");
     }
 

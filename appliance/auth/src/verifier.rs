@@ -3,7 +3,7 @@
 //! Argon2 is slow on purpose, and the web page polls: so the password that was accepted last is remembered as a
 //! SHA-256 keyed with random bytes of this process. While the file is the same, only one password is right, hence a
 //! remembered one settles both answers and Argon2 runs once per password change. Hashing is serialised: its memory
-//! is used once, however many connections come.
+//! is used once, however many connections come; who comes first when there is a crowd is decided in [`crate::turns`].
 
 use std::fs;
 use std::io;
@@ -11,18 +11,23 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use api::USER;
 
-use crate::hash::{self, AuthError, DEFAULT_PASSWORD};
+use crate::hash::{self, AuthError, DEFAULT_PASSWORD, Memory};
+use crate::ledger::{Ledger, Ledgers, Other, since_boot};
 use crate::throttle::Throttle;
+use crate::turns::Turns;
 
 /// Longer passwords are wrong without being looked at, in bytes.
 pub const MAXIMUM_PASSWORD_BYTES: usize = 1024;
+
+/// When a source may come again that was not looked at because of a crowd.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// What came of a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +36,7 @@ pub enum Outcome {
     Accepted,
     /// User or password is wrong, or no password can be right because the password file is damaged.
     Rejected,
-    /// Too many wrong ones; the password was not looked at.
+    /// Too many wrong ones, from this source or at this moment; the password was not looked at.
     Throttled {
         /// When the source may try again.
         retry_after: Duration,
@@ -55,7 +60,7 @@ struct Loaded {
     is_default: Option<bool>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     throttle: Throttle,
     loaded: Option<Loaded>,
@@ -66,26 +71,43 @@ struct State {
 pub struct Verifier {
     path: PathBuf,
     key: [u8; 32],
-    start: Instant,
     state: Mutex<State>,
-    hashing: Mutex<()>,
+    turns: Turns,
+    memory: Mutex<Memory>,
 }
 
 impl Verifier {
-    /// A verifier of the password file at `path`; the file is read when it is needed.
+    /// A verifier of the password file at `path` that counts failures by itself; the file is read when it is needed.
     ///
     /// # Errors
     /// [`AuthError::Hashing`] if the kernel gives no random numbers.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self, AuthError> {
+        Self::sharing(path, None)
+    }
+
+    /// The same, counting together with another process where there are `ledgers`. A table that cannot be used is said
+    /// in the log, and failures are counted without it: logins go on.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn sharing(path: impl Into<PathBuf>, ledgers: Option<&Ledgers>) -> Result<Self, AuthError> {
+        let own = match ledgers.map(|ledgers| Ledger::open(&ledgers.own)) {
+            Some(Ok(own)) => own,
+            Some(Err(error)) => {
+                tracing::error!("failed logins are counted in memory alone: {error}");
+                Ledger::in_memory()?
+            }
+            None => Ledger::in_memory()?,
+        };
+        let other = ledgers.map(|ledgers| Other::new(&ledgers.other));
+        Self::counting(path.into(), Throttle::new(own, other))
+    }
+
+    fn counting(path: PathBuf, throttle: Throttle) -> Result<Self, AuthError> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|error| AuthError::Hashing(error.to_string()))?;
-        Ok(Self {
-            path: path.into(),
-            key,
-            start: Instant::now(),
-            state: Mutex::default(),
-            hashing: Mutex::default(),
-        })
+        let state = Mutex::new(State { throttle, loaded: None });
+        Ok(Self { path, key, state, turns: Turns::default(), memory: Mutex::default() })
     }
 
     /// Whether `from` gave the right user and password.
@@ -93,7 +115,20 @@ impl Verifier {
     /// Blocks for the time of an Argon2 hash if this password was not seen before: call it from a thread that may
     /// block.
     pub fn verify(&self, user: &str, password: &str, from: IpAddr) -> Outcome {
-        self.verify_at(user, password, from, || self.start.elapsed())
+        self.verify_at(user, password, from, since_boot)
+    }
+
+    /// Whether user and password are those that were accepted last: for a connection that gave them before, which goes on
+    /// while somebody else guesses from the same address. Nobody else may ask, since no wrong answer is counted.
+    pub fn still_right(&self, user: &str, password: &str) -> bool {
+        let mut state = lock(&self.state);
+        let accepted = self.load(&mut state).ok().and_then(|loaded| loaded.accepted);
+        user == USER && accepted.is_some_and(|accepted| bool::from(accepted.ct_eq(&self.digest(password))))
+    }
+
+    /// Whether `from` gave the right password within a day.
+    pub fn is_known(&self, from: IpAddr) -> bool {
+        lock(&self.state).throttle.is_known(from, since_boot())
     }
 
     /// Whether the default password is in use.
@@ -105,9 +140,15 @@ impl Verifier {
         if let Some(is_default) = loaded.is_default {
             return Ok(is_default);
         }
-        let hashing = lock(&self.hashing);
-        let is_default = hash::matches(DEFAULT_PASSWORD, &loaded.hash)?;
-        drop(hashing);
+        // Without a turn: it is done once for each password, and nobody who guesses may hold up the status.
+        let mut memory = lock(&self.memory);
+        let known = lock(&self.state).loaded.as_ref().filter(|c| c.version == loaded.version).cloned();
+        if let Some(is_default) = known.and_then(|loaded| loaded.is_default) {
+            return Ok(is_default);
+        }
+        let is_default = hash::matches(DEFAULT_PASSWORD, &loaded.hash, &mut memory)?;
+        *memory = Memory::default();
+        drop(memory);
         if let Some(current) = lock(&self.state).loaded.as_mut().filter(|c| c.version == loaded.version) {
             current.is_default = Some(is_default);
         }
@@ -122,25 +163,41 @@ impl Verifier {
         self.load(&mut lock(&self.state)).map(|_| ())
     }
 
+    /// Failures of the source of `from` that are not forgotten.
+    pub fn failures(&self, from: IpAddr) -> u32 {
+        let [own, ..] = lock(&self.state).throttle.standing(from, since_boot()).failures;
+        own
+    }
+
     fn verify_at(&self, user: &str, password: &str, from: IpAddr, now: impl Fn() -> Duration) -> Outcome {
         if let Some(outcome) = self.settle(user, password, from, now()) {
             return outcome;
         }
-        let _one_at_a_time = lock(&self.hashing);
+        let standing = lock(&self.state).throttle.standing(from, now());
+        let Some(turn) = self.turns.wait(from, standing) else {
+            return Outcome::Throttled { retry_after: BUSY };
+        };
         // While this one waited, another may have been accepted, or the source may have run into the throttle.
         if let Some(outcome) = self.settle(user, password, from, now()) {
             return outcome;
         }
         let Ok(loaded) = self.load(&mut lock(&self.state)) else { return Outcome::Rejected };
-        let right = hash::matches(password, &loaded.hash).unwrap_or_else(|error| {
+        let mut memory = lock(&self.memory);
+        let right = hash::matches(password, &loaded.hash, &mut memory).unwrap_or_else(|error| {
             tracing::error!("password file {}: {error}", self.path.display());
             false
         });
         let mut state = lock(&self.state);
         if right && let Some(current) = state.loaded.as_mut().filter(|c| c.version == loaded.version) {
             current.accepted = Some(self.digest(password));
+            // Nothing more is hashed until the password changes.
+            *memory = Memory::default();
         }
-        conclude(&mut state.throttle, right, from, now())
+        let outcome = conclude(&mut state.throttle, right, from, now());
+        // All, since a failure counts for the networks around the source, too.
+        self.turns.weigh_anew(|waiting| state.throttle.standing(waiting, now()));
+        drop((state, memory, turn));
+        outcome
     }
 
     /// What can be said without a costly hash; `None` if nothing can.
@@ -267,7 +324,7 @@ mod tests {
         assert_eq!(fixture.at(0, "backup", "first", A), Outcome::Accepted);
         assert!(lock(&fixture.verifier.state).loaded.as_ref().unwrap().accepted.is_some());
         // Held: a further hash would never end.
-        let hashing = lock(&fixture.verifier.hashing);
+        let hashing = lock(&fixture.verifier.memory);
         assert_eq!(fixture.at(1, "backup", "first", A), Outcome::Accepted);
         assert_eq!(fixture.at(1, "backup", "other", A), Outcome::Rejected);
         drop(hashing);
@@ -283,7 +340,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(fixture.at(0, "backup", "wrong", A), Outcome::Rejected);
         }
-        let _hashing = lock(&fixture.verifier.hashing);
+        let _hashing = lock(&fixture.verifier.memory);
         let throttled = Outcome::Throttled { retry_after: Duration::from_secs(1) };
         assert_eq!(fixture.at(0, "backup", "secret", A), throttled);
         assert_eq!(fixture.at(0, "backup", "secret", B), Outcome::Accepted);

@@ -1,6 +1,9 @@
 //! The control API over HTTP: routes, authentication, and errors as JSON (design section 6).
 
+use crate::connection::{Busy, Connection, Open};
 use crate::events::MOST_LISTENERS;
+use crate::gate::TooMany;
+use crate::serve::Door;
 use crate::shared::{Made, Refusal, Shared};
 use crate::{metrics, pinned};
 use api::{
@@ -8,9 +11,9 @@ use api::{
     SetPin, Settings, Status, VerifyBackup,
 };
 use auth::{Outcome, Verifier};
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
@@ -20,12 +23,25 @@ use base64::Engine as _;
 use futures_util::{Stream, StreamExt as _};
 use hostd::Change;
 use serde::de::DeserializeOwned;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Longest request body in bytes: a peer with its certificate and configuration files, escaped, with room to spare.
 const BODY_MAX: usize = 896 * 1024;
+/// Longest body of all other requests.
+const SMALL_BODY_MAX: usize = 16 * 1024;
+/// Large bodies at once.
+const LARGE_BODIES: usize = 2;
+/// How long a request with a large body waits for its turn.
+const LARGE_WAIT: Duration = Duration::from_secs(10);
+/// The path of the call with a large body.
+const PEER: &str = "/v1/peer";
+/// The kind of an answer that goes on for ever.
+const EVENTS: &str = "text/event-stream";
 
 /// What the handlers work with.
 #[derive(Debug, Clone)]
@@ -34,13 +50,27 @@ pub struct App {
     pub shared: Arc<Shared>,
     /// Checks passwords.
     pub verifier: Arc<Verifier>,
+    /// Closes connections.
+    pub door: Arc<Door>,
+    /// Large bodies.
+    pub large: Arc<Large>,
+}
+
+/// The turns of requests with a large body.
+#[derive(Debug)]
+pub struct Large(Semaphore);
+
+impl Default for Large {
+    fn default() -> Self {
+        Self(Semaphore::new(LARGE_BODIES))
+    }
 }
 
 /// The routes.
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/peer", get(peer).put(pair))
+        .route(PEER, get(peer).put(pair))
         .route("/v1/backups", get(backups).post(create_backup))
         .route("/v1/backups/{id}", get(backup))
         .route("/v1/backups/{id}/pin", put(pin))
@@ -206,30 +236,137 @@ async fn live_events(
     Ok(Sse::new(stream).keep_alive(sse::KeepAlive::default()))
 }
 
-/// Lets through who knows the password; costly hashing happens beside the runtime.
+/// Lets through who knows the password; costly hashing happens beside the runtime. Only then is the body read.
 async fn authenticate(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Extension(connection): Extension<Arc<Connection>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let Some((user, password)) = credentials(request.headers()) else {
-        return unauthorized("this call needs Basic authentication as user `backup`");
+    let open = connection.open();
+    let response = match check(&app, &connection, request.headers()).await {
+        Ok(()) => match admit(&app, &connection, request).await {
+            Ok((request, busy)) => {
+                let response = next.run(request).await;
+                // Listeners have a limit of their own, and cost little.
+                let listens = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENTS);
+                let busy = if listens { None } else { Some(busy) };
+                return response.map(|body| Body::new(Answer { body, _open: open, _busy: busy }));
+            }
+            Err(error) => error.into_response(),
+        },
+        Err(mut response) => {
+            if connection.refused() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
     };
-    let checked = tokio::task::spawn_blocking(move || app.verifier.verify(&user, &password, from.ip())).await;
-    match checked {
-        Ok(Outcome::Accepted) => next.run(request).await,
+    response.map(|body| Body::new(Answer { body, _open: open, _busy: None }))
+}
+
+/// Whether the request carries the right password.
+async fn check(app: &App, connection: &Connection, headers: &HeaderMap) -> Result<(), Response> {
+    let Some((user, password)) = credentials(headers) else {
+        return Err(unauthorized("this call needs Basic authentication as user `backup`"));
+    };
+    let from = connection.from.ip().to_canonical();
+    let (verifier, logged_in) = (Arc::clone(&app.verifier), connection.is_logged_in());
+    let checked = tokio::task::spawn_blocking(move || {
+        // Somebody else who guesses from the same address does not cut this one off.
+        if logged_in && verifier.still_right(&user, &password) {
+            return Outcome::Accepted;
+        }
+        verifier.verify(&user, &password, from)
+    });
+    match checked.await {
+        Ok(Outcome::Accepted) => match connection.log_in() {
+            Ok(closes) => {
+                closes.into_iter().for_each(|number| app.door.close(number));
+                Ok(())
+            }
+            Err(TooMany) => {
+                let error = "your address has too many connections; close one of them";
+                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, error).into_response())
+            }
+        },
         Ok(Outcome::Rejected) => {
-            tracing::warn!("wrong password from {}", from.ip());
-            unauthorized("wrong user or password")
+            tracing::warn!("wrong password from {from}");
+            Err(unauthorized("wrong user or password"))
         }
         Ok(Outcome::Throttled { retry_after }) => {
             let seconds = retry_after.as_secs() + 1;
-            let error = format!("too many wrong passwords from your address; try again in {seconds} s");
+            tracing::warn!("too many wrong passwords, so one from {from} was not looked at");
+            let error = format!("too many wrong passwords; try again in {seconds} s");
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, error);
-            ([(header::RETRY_AFTER, seconds.to_string())], error).into_response()
+            Err(([(header::RETRY_AFTER, seconds.to_string())], error).into_response())
         }
-        Err(error) => ApiError::internal(&error.into()).into_response(),
+        Err(error) => Err(ApiError::internal(&error.into()).into_response()),
+    }
+}
+
+/// Reads the body of a request, when there is room for it.
+async fn admit(
+    app: &App,
+    connection: &Arc<Connection>,
+    request: Request,
+) -> Result<(Request, Busy), ApiError> {
+    let busy = connection.begin().map_err(|TooMany| {
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many requests are under way; try again in a second",
+        )
+    })?;
+    let (parts, body) = request.into_parts();
+    let large = parts.method == Method::PUT && parts.uri.path() == PEER;
+    let (limit, _turn) = if large {
+        let turn = tokio::time::timeout(LARGE_WAIT, app.large.0.acquire()).await;
+        let turn = turn.map_err(|_| {
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "others are sending a pairing; try again in a second",
+            )
+        })?;
+        (BODY_MAX, Some(turn))
+    } else {
+        (SMALL_BODY_MAX, None)
+    };
+    let read = tokio::time::timeout(app.door.deadlines().body, axum::body::to_bytes(body, limit));
+    let body = read.await.map_err(|_| {
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time; try again")
+    })?;
+    let body = body.map_err(|error| {
+        let problem = format!("the body cannot be read, or is longer than {limit} bytes: {error}");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
+    })?;
+    Ok((Request::from_parts(parts, Body::from(body)), busy))
+}
+
+/// An answer, which ends its request when it has been sent.
+#[derive(Debug)]
+struct Answer {
+    body: Body,
+    _open: Open,
+    _busy: Option<Busy>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

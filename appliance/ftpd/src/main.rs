@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
+use auth::{Ledgers, Verifier};
 use clap::Parser;
 use ftpd::{Config, Limits, Server};
+use tracing_subscriber::EnvFilter;
 
 /// Serves the backups over FTP with explicit TLS.
 #[derive(Debug, Parser)]
@@ -34,6 +36,12 @@ struct Arguments {
     /// What the console has set (`hostd order ftp`)
     #[arg(long, default_value = api::FTP_SETTINGS_PATH)]
     settings: PathBuf,
+    /// This process's table of failed logins, which backupd reads; left out: none is kept in a file
+    #[arg(long, requires = "other_failures")]
+    own_failures: Option<PathBuf>,
+    /// backupd's table of failed logins
+    #[arg(long, requires = "own_failures")]
+    other_failures: Option<PathBuf>,
 }
 
 /// A range of ports, written FIRST-LAST.
@@ -61,12 +69,14 @@ impl fmt::Display for Ports {
 
 fn main() -> Result<()> {
     // A fixed filter: libunftp's own records would show credentials at some levels.
-    tracing_subscriber::fmt().with_env_filter("ftpd=info,auth=info").without_time().with_target(false).init();
+    auth::journal::start(EnvFilter::new("ftpd=info,auth=info"), false)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
     let arguments = Arguments::parse();
-    let server = Server::bind(Config {
+    let ledgers = Ledgers::of(arguments.own_failures, arguments.other_failures);
+    let verifier = Verifier::sharing(&arguments.password_file, ledgers.as_ref())?;
+    let config = Config {
         backups: arguments.backups,
         certificate: arguments.tls_dir.join("certificate.pem"),
         key: arguments.tls_dir.join("key.pem"),
@@ -75,7 +85,8 @@ fn main() -> Result<()> {
         passive_ports: arguments.passive_ports.0,
         settings: arguments.settings,
         limits: Limits::default(),
-    })?;
+    };
+    let server = Server::bind_with(config, verifier)?;
     for address in server.addresses().context("cannot tell where it listens")? {
         tracing::info!("listening on {address}");
     }

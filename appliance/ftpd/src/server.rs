@@ -90,6 +90,12 @@ struct Shared {
 impl Server {
     /// Listens. Fails at once on what would make every session fail.
     pub fn bind(config: Config) -> Result<Self> {
+        let verifier = Verifier::new(&config.password_file).context("cannot prepare the password check")?;
+        Self::bind_with(config, verifier)
+    }
+
+    /// The same with a verifier that counts failed logins together with the control API.
+    pub fn bind_with(config: Config, verifier: Verifier) -> Result<Self> {
         ensure!(!config.passive_ports.is_empty(), "passive ports {:?} are none", config.passive_ports);
         let mut listeners = Vec::new();
         for address in &config.listen {
@@ -104,7 +110,6 @@ impl Server {
             }
         }
         ensure!(!listeners.is_empty(), "there is no address to listen on");
-        let verifier = Verifier::new(&config.password_file).context("cannot prepare the password check")?;
         if let Err(error) = verifier.check() {
             tracing::error!("nobody can log in: {error}"); // the file may still come; until then say why
         }

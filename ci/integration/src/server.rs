@@ -195,9 +195,22 @@ impl Server {
         fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")
     }
 
+    /// Writes the same password anew, as the console does: what was known of logins is forgotten.
+    pub fn renew_password(&self) -> Result<()> {
+        Ok(auth::write_password_file(&self.path("password"), &auth::hash_password(PASSWORD)?, None)?)
+    }
+
+    /// All that a daemon (`backupd`, `ftpd`) has logged.
+    pub fn log_of(&self, daemon: &str) -> Result<String> {
+        let log = self.path(&format!("{daemon}.log"));
+        fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+    }
+
     /// Starts `backupd`.
     pub fn start_backupd(&mut self) -> Result<()> {
         let mut command = Command::new(self.path("bin/backupd"));
+        // As in its unit.
+        command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_MMAP_THRESHOLD_", "1048576");
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         command.arg("--data").arg(self.volume.path());
         for (option, name) in [
@@ -208,6 +221,8 @@ impl Server {
             ("--data-problem", "data-problem"),
             ("--slots-report", "slots.json"),
             ("--ftp-settings", "run/ftp.json"),
+            ("--own-failures", "failures-api"),
+            ("--other-failures", "failures-ftp"),
         ] {
             command.arg(option).arg(self.path(name));
         }
@@ -226,6 +241,8 @@ impl Server {
         command.arg(self.data().join("backups")).arg("--tls-dir").arg(self.path("tls"));
         command.arg("--password-file").arg(self.path("password"));
         command.arg("--settings").arg(self.path("run/ftp.json"));
+        command.arg("--own-failures").arg(self.path("failures-ftp"));
+        command.arg("--other-failures").arg(self.path("failures-api"));
         self.ftpd = Some(Process::start(&mut command, &self.path("ftpd.log"))?);
         wait_for("ftpd", Duration::from_secs(10), || {
             std::net::TcpStream::connect(address).map(drop).map_err(|error| error.to_string())
