@@ -3,6 +3,7 @@
 //!
 //! - [`certificate`]: self-signed certificates.
 //! - [`hash`]: the password file, one Argon2id PHC string, and how it is written.
+//! - [`pin`]: the keys of the paired monitor, and what they vouch for.
 //! - [`throttle`]: how many wrong passwords a source may try; pure.
 //! - [`verifier`]: both together, for a network-facing process.
 //!
@@ -12,6 +13,7 @@
 
 pub mod certificate;
 pub mod hash;
+pub mod pin;
 pub mod throttle;
 pub mod verifier;
 

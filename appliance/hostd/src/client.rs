@@ -65,6 +65,14 @@ impl Client {
         self.ask(&request, news).await.map(drop)
     }
 
+    /// Pairs with `peer`, or says that it was paired before; gives why not.
+    pub async fn admit_peer(&self, peer: &Peer, is_new: bool) -> Result<Result<(), String>, ClientError> {
+        match self.ask(&Request::AdmitPeer { peer: Box::new(peer.clone()), is_new }, drop).await? {
+            Reply::Admitted { refused } => Ok(refused.map_or(Ok(()), Err)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Starts the replica of `peer`.
     pub async fn start_replica(&self, peer: &Peer) -> Result<(), ClientError> {
         self.ask(&Request::StartReplica { peer: Box::new(peer.clone()) }, drop).await.map(drop)

@@ -5,7 +5,7 @@
 use crate::catalog;
 use crate::console_disks::{Teller, scrubbed, show};
 use anyhow::{Context, Result};
-use api::{FtpSettings, Limits};
+use api::{Fingerprint, FtpSettings, Limits};
 use clap::Subcommand;
 use hostd::{Access, Change, Client, Reply, Request};
 use std::net::Ipv4Addr;
@@ -32,6 +32,17 @@ pub enum Order {
         #[arg(long)]
         system_identifier: u64,
     },
+    /// Let a monitor pair with this server that has another key than the paired one, or is another one
+    AcceptPeer {
+        /// The monitor's UUID, as the refusal says it
+        #[arg(long)]
+        monitor: Uuid,
+        /// Its key, as the refusal says it and `monitor-link setup` shows it at the monitor: compare them
+        #[arg(long)]
+        key: Fingerprint,
+    },
+    /// Let the paired monitor go: it is followed no more, its backups stay, and any monitor may be paired
+    ReleasePeer,
     /// Show the limits of rotation, or set those that are named
     Limits {
         /// Below this free space is low, in bytes
@@ -142,6 +153,14 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         Order::AcceptDatabase { monitor, system_identifier } => {
             client.order(&Request::AcceptDatabase { monitor, system_identifier }).await?;
             println!("a backup is made of the replica of {monitor}, and then it is replaced");
+        }
+        Order::AcceptPeer { monitor, key } => {
+            client.order(&Request::AcceptPeer { monitor, key: key.to_string() }).await?;
+            println!("monitor {monitor} may be paired with key {key} once; pair it now");
+        }
+        Order::ReleasePeer => {
+            client.order(&Request::ReleasePeer).await?;
+            println!("no monitor is followed any more; its backups are kept, and another one may be paired");
         }
         Order::Limits { low_space_bytes, low_space_percent, keep_verified } => {
             let (old, _) = client.limits().await?;

@@ -8,8 +8,8 @@ use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
-use hostd::{Reply, Step, Tablespace, reached};
-use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
+use hostd::{PROGRAM, Reply, Step, Tablespace, reached};
+use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, looks_empty, parse_basebackup_progress};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -24,6 +24,47 @@ const ERROR_LINES: usize = 4;
 
 /// Time to make a copy a replica: it moves some files.
 const ADOPT_LIMIT: Duration = Duration::from_secs(600);
+/// What may take the place of a replica.
+#[derive(Debug, Clone, Copy)]
+pub struct Replace {
+    /// `Database system identifier` of the database that the console has accepted in the replica's place.
+    pub accepted: Option<u64>,
+}
+
+impl Replace {
+    /// Refuses a copy that the network process should not have asked for: of another database, or of one that looks empty
+    /// beside the replica, unless the console has accepted it.
+    async fn check(&self, places: &Places, peer: &Peer, copying: &Path) -> Result<()> {
+        let replica = places.replica(peer.id);
+        let theirs = Sandbox::replica(places, copying).control_data().await?.system_identifier;
+        if self.accepted == Some(theirs) {
+            return Ok(());
+        }
+        let order = format!(
+            "if that is meant to be, accept it at the server's console: `{PROGRAM} order accept-database --monitor {} \
+             --system-identifier {theirs}`",
+            peer.id
+        );
+        let ours = Sandbox::replica(places, &replica).control_data().await?.system_identifier;
+        ensure!(
+            ours == theirs,
+            "the copy is of another database (system identifier {theirs}) than the replica here ({ours}), which is kept; \
+             {order}"
+        );
+        let bytes = |folder: &Path| {
+            let databases = folder.join("pgdata/base");
+            tokio::task::spawn_blocking(move || files::bytes_below(&databases, None))
+        };
+        let (theirs, ours) = (bytes(copying).await??, bytes(&replica).await??);
+        ensure!(
+            !looks_empty(theirs, ours),
+            "the copy's databases have {} MB and the replica's {} MB, which is kept; {order}",
+            theirs / 1_000_000,
+            ours / 1_000_000
+        );
+        Ok(())
+    }
+}
 
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
 /// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
@@ -32,7 +73,7 @@ pub async fn run(
     places: &Places,
     peer: &Peer,
     tablespaces: &[Tablespace],
-    replace: bool,
+    replace: Option<Replace>,
     room: &mut Room<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
@@ -40,7 +81,7 @@ pub async fn run(
     let replica = places.replica(peer.id);
     let exists = places.has_replica(peer.id)?;
     ensure!(
-        replace || !exists,
+        replace.is_some() || !exists,
         "there is a replica at {} already, and nobody said that the copy replaces it",
         replica.display()
     );
@@ -53,6 +94,9 @@ pub async fn run(
     let generation = room.generation;
     let attempt = async {
         copy_into(places, peer, tablespaces, &copying, room, replies, left).await?;
+        if let (Some(replace), true) = (&replace, exists) {
+            replace.check(places, peer, &copying).await?;
+        }
         copy_check::keep(places, peer.id, generation).await
     };
     if let Err(error) = attempt.await {

@@ -1,7 +1,7 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
 use api::{
-    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage,
+    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Signature, Usage,
 };
 use jiff::Timestamp;
 use replica::{ControlData, CopyProgress};
@@ -33,6 +33,23 @@ pub enum Request {
         /// Whether the copy takes the place of a replica that is there, once it is complete.
         replace: bool,
     },
+    /// Pair with `peer`, or say that it was paired before. Replies [`Reply::Admitted`].
+    AdmitPeer {
+        /// Whom.
+        peer: Box<Peer>,
+        /// It is paired now, and not only followed.
+        is_new: bool,
+    },
+    /// A monitor may be paired once that is not the paired one, or has another key, role, slot or database. Replies
+    /// [`Reply::Done`]. For root alone.
+    AcceptPeer {
+        /// Its UUID.
+        monitor: Uuid,
+        /// Its key, as `api::Fingerprint` writes it.
+        key: String,
+    },
+    /// Let the paired monitor go: its replica stops, its backups stay. Replies [`Reply::Done`]. For root alone.
+    ReleasePeer,
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
     StartReplica {
         /// Whom to follow.
@@ -156,6 +173,8 @@ impl Request {
             Self::DeleteBackup { .. }
                 | Self::ConfirmClock
                 | Self::AcceptDatabase { .. }
+                | Self::AcceptPeer { .. }
+                | Self::ReleasePeer
                 | Self::SetLimits(_)
                 | Self::SetFtp(_)
                 | Self::SetPeerOnly(_)
@@ -233,6 +252,9 @@ pub struct BackupRequest {
     pub collations: Vec<Collation>,
     /// The monitor's configuration files, as in [`Peer`].
     pub configuration: BTreeMap<String, String>,
+    /// The monitor's signature of them and its version, as in [`Peer`].
+    #[serde(default)]
+    pub signature: Option<Signature>,
 }
 
 /// A tablespace of the monitor.
@@ -275,6 +297,9 @@ pub struct ReplicaInfo {
     pub socket_dir: String,
     /// The last lines of its PostgreSQL's log.
     pub log: Vec<String>,
+    /// The console has let the monitor go.
+    #[serde(default)]
+    pub is_released: bool,
 }
 
 /// What `hostd` answers.
@@ -302,6 +327,11 @@ pub enum Reply {
     AcceptedDatabase {
         /// `Database system identifier`, where one was accepted.
         system_identifier: Option<u64>,
+    },
+    /// Answer to [`Request::AdmitPeer`].
+    Admitted {
+        /// Why it may not be paired, as a sentence without full stop.
+        refused: Option<String>,
     },
     /// Answer to [`Request::ReplicaBytes`].
     Bytes {
@@ -376,6 +406,8 @@ mod tests {
             (Request::Disks, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
+            (Request::AcceptPeer { monitor, key: "sha256//x".into() }, true),
+            (Request::ReleasePeer, true),
             (Request::Limits, false),
             (Request::Rotate { retention_days: Some(1) }, false),
         ];
@@ -404,6 +436,7 @@ mod tests {
         for reply in [
             Reply::Done,
             Reply::Bytes { bytes: 7 },
+            Reply::Admitted { refused: Some("no".into()) },
             Reply::Step { step: "data is scrubbed".into(), percent: Some(12.5) },
             Reply::Grown(vec!["/dev/sda".into()]),
             Reply::CopyVerified(CopyCheck::Nothing),

@@ -165,6 +165,7 @@ pub fn pair(
         address: address.cloned(),
         cluster: Some(local.name()),
         ca: authority.map(Path::to_owned),
+        former_key: None,
     };
     let peer: Peer = setup::run(&options)?;
     let text = match server.pair(&peer, before)? {
