@@ -5,8 +5,8 @@
 use api::{
     Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
     Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI, Peer,
-    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Signature, Space, State, Status,
-    Usage, Verification, VerifyBackup, Versions,
+    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Signature, Space, State,
+    Status, Usage, Verification, VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;

@@ -51,7 +51,8 @@ impl Keys {
     pub fn of_pem(pem: &str) -> Result<Self, PinError> {
         let mut keys = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let unusable = |error: String| PinError(format!("the monitor's certificate cannot be used: {error}"));
+            let unusable =
+                |error: String| PinError(format!("the monitor's certificate cannot be used: {error}"));
             let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
             let parsed =
                 ParsedCertificate::try_from(&certificate).map_err(|error| unusable(error.to_string()))?;

@@ -39,7 +39,9 @@ pub async fn run(shared: Arc<Shared>) {
             // A pairing of an earlier version is known to hostd from here on, and not only when a replica is started.
             match shared.hostd.admit_peer(&peer, false).await {
                 Ok(Ok(())) => {}
-                Ok(Err(refused)) => tracing::error!("the privileged process does not follow the paired monitor: {refused}"),
+                Ok(Err(refused)) => {
+                    tracing::error!("the privileged process does not follow the paired monitor: {refused}")
+                }
                 Err(error) => tracing::warn!("{error}"),
             }
             let mut follower = Follower::new(&shared, &peer);

@@ -173,7 +173,11 @@ impl Shared {
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
-        if peer.value.as_ref().is_some_and(|peer: &Peer| peer.signature.is_none() && !peer.configuration.is_empty()) {
+        if peer
+            .value
+            .as_ref()
+            .is_some_and(|peer: &Peer| peer.signature.is_none() && !peer.configuration.is_empty())
+        {
             let message = "The paired monitor's configuration files are not signed, so backups are made without them: run \
                            `monitor-link setup` there and pair again.";
             events.record(EventKind::Settings, Level::Warn, message, None);

@@ -9,7 +9,9 @@ use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
 use hostd::{PROGRAM, Reply, Step, Tablespace, reached};
-use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, looks_empty, parse_basebackup_progress};
+use replica::{
+    CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, looks_empty, parse_basebackup_progress,
+};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
 use std::path::Path;

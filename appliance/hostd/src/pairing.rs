@@ -83,12 +83,7 @@ impl std::error::Error for Refused {}
 ///
 /// # Errors
 /// It may not.
-pub fn judge(
-    known: &Known,
-    accepted: Option<&Accepted>,
-    peer: &Peer,
-    asked: Asked,
-) -> Result<Pin, Refused> {
+pub fn judge(known: &Known, accepted: Option<&Accepted>, peer: &Peer, asked: Asked) -> Result<Pin, Refused> {
     let keys = Keys::of_pem(&peer.certificate).map_err(|error| Refused(error.to_string()))?;
     match known {
         Known::Released if asked == Asked::Follow => Err(Refused(format!(
@@ -96,7 +91,9 @@ pub fn judge(
             peer.id
         ))),
         Known::Never | Known::Released => first(peer, keys, asked),
-        Known::Paired(pin) if pin.is_of(peer, &keys) => again(pin, peer, &keys, asked),
+        // What was paired is followed, whatever was said to be new and did not come to be paired.
+        Known::Paired(pin) if pin.is_of(peer, &keys) && asked == Asked::Follow => Ok(pin.clone()),
+        Known::Paired(pin) if pin.is_of(peer, &keys) => again(pin, peer, &keys),
         Known::Paired(pin) => {
             let signed = peer.signature.as_ref().filter(|signature| {
                 signature.number > pin.number
@@ -107,7 +104,8 @@ pub fn judge(
                 return Ok(Pin { number: signature.number, signer, ..Pin::new(peer, keys) });
             }
             let fingerprint = keys.fingerprint();
-            if asked == Asked::Pair && accepted.is_some_and(|accepted| accepted.is_of(peer.id, &fingerprint)) {
+            if asked == Asked::Pair && accepted.is_some_and(|accepted| accepted.is_of(peer.id, &fingerprint))
+            {
                 return first(peer, keys, asked);
             }
             Err(pin.refusal(peer, &keys, &fingerprint))
@@ -129,12 +127,9 @@ fn first(peer: &Peer, keys: Keys, asked: Asked) -> Result<Pin, Refused> {
 }
 
 /// The monitor that is known.
-fn again(pin: &Pin, peer: &Peer, keys: &Keys, asked: Asked) -> Result<Pin, Refused> {
+fn again(pin: &Pin, peer: &Peer, keys: &Keys) -> Result<Pin, Refused> {
     let Some(signature) = &peer.signature else {
-        if asked == Asked::Pair && !peer.configuration.is_empty() {
-            return Err(no_signature());
-        }
-        return Ok(pin.clone());
+        return if peer.configuration.is_empty() { Ok(pin.clone()) } else { Err(no_signature()) };
     };
     let statement = Statement::of(peer, keys, signature.number);
     let signer = [keys, &pin.signer].into_iter().find(|signer| statement.is_signed_by(signer, signature));
@@ -302,22 +297,44 @@ mod tests {
             ("another configuration", monitor.says(6, |peer| peer.configuration.clear()), Ok(6)),
             ("an old one", monitor.says(4, |_| ()), Err("out of date")),
             ("unsigned", monitor.peer.clone(), Err("not signed")),
-            ("changed after it was signed", {
-                Peer { version: "2".into(), ..monitor.says(6, |_| ()) }
-            }, Err("signature is not")),
+            (
+                "changed after it was signed",
+                { Peer { version: "2".into(), ..monitor.says(6, |_| ()) } },
+                Err("signature is not"),
+            ),
             ("another key", stolen.says(9, |_| ()), Err("another key")),
-            ("another authority beside", monitor.says(5, |peer| peer.certificate += &other.peer.certificate), Ok(5)),
-            ("another role", Peer { user: "postgres".into(), ..monitor.says(5, |_| ()) }, Err("another role, slot")),
+            (
+                "another authority beside",
+                monitor.says(5, |peer| peer.certificate += &other.peer.certificate),
+                Ok(5),
+            ),
+            (
+                "another role",
+                Peer { user: "postgres".into(), ..monitor.says(5, |_| ()) },
+                Err("another role, slot"),
+            ),
             ("another slot", Peer { slot: "x".into(), ..monitor.says(5, |_| ()) }, Err("another role, slot")),
-            ("another database", Peer { database: "x".into(), ..monitor.says(5, |_| ()) }, Err("another role, slot")),
-            ("another role, an old word", monitor.says(5, |peer| peer.user = "postgres".into()), Err("another role")),
+            (
+                "another database",
+                Peer { database: "x".into(), ..monitor.says(5, |_| ()) },
+                Err("another role, slot"),
+            ),
+            (
+                "another role, an old word",
+                monitor.says(5, |peer| peer.user = "postgres".into()),
+                Err("another role"),
+            ),
             ("another role, signed", monitor.says(6, |peer| peer.user = "other".into()), Ok(6)),
             ("another monitor", other.says(9, |_| ()), Err("is paired with monitor")),
-            ("another monitor, signed by this one", {
-                let mut peer = other.peer.clone();
-                peer.signature = Some(signature(&peer, &monitor.key, 9));
-                peer
-            }, Err("is paired with monitor")),
+            (
+                "another monitor, signed by this one",
+                {
+                    let mut peer = other.peer.clone();
+                    peer.signature = Some(signature(&peer, &monitor.key, 9));
+                    peer
+                },
+                Err("is paired with monitor"),
+            ),
         ];
         for (name, peer, expected) in table {
             // An authority beside is another identity: what is signed with the same number is not newer.
@@ -328,6 +345,9 @@ mod tests {
                 (got, _) => panic!("{name}: {got:?}"),
             }
         }
+        // An old statement is no reason to follow no more.
+        assert!(judge(&known, None, &monitor.says(4, |_| ()), Asked::Follow).is_ok());
+        assert!(judge(&known, None, &stolen.says(9, |_| ()), Asked::Follow).is_err());
         // The old key hands over to a new one, which counts from then on.
         let mut handed = stolen.peer.clone();
         handed.signature = Some(signature(&handed, &monitor.key, 7));
@@ -344,7 +364,8 @@ mod tests {
     fn the_console_accepts_one_monitor_with_one_key() {
         let (monitor, new, other) = (Monitor::new(1), Monitor::new(1), Monitor::new(2));
         let known = Known::Paired(pair(&Known::Never, &monitor.says(5, |_| ())).unwrap());
-        let key = |monitor: &Monitor| Keys::of_pem(&monitor.peer.certificate).unwrap().fingerprint().to_string();
+        let key =
+            |monitor: &Monitor| Keys::of_pem(&monitor.peer.certificate).unwrap().fingerprint().to_string();
         let accepted = |id, key| Accepted { monitor: Uuid::from_u128(id), key };
         for (accepted, of, asked, expected) in [
             (accepted(1, key(&new)), &new, Asked::Pair, true),
@@ -358,7 +379,10 @@ mod tests {
             assert_eq!(judged.is_ok(), expected, "{accepted:?}");
         }
         let words = pair(&known, &new.says(1, |_| ())).unwrap_err();
-        assert!(words.contains(&format!("accept-peer --monitor {} --key {}", new.peer.id, key(&new))), "{words}");
+        assert!(
+            words.contains(&format!("accept-peer --monitor {} --key {}", new.peer.id, key(&new))),
+            "{words}"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
 use api::{
-    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Signature, Usage,
+    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan,
+    Signature, Usage,
 };
 use jiff::Timestamp;
 use replica::{ControlData, CopyProgress};

@@ -252,7 +252,9 @@ async fn carry_out(
         Request::Replica { monitor } => Ok(Reply::Replica(replica_info(host, monitor).await?)),
         Request::CreateBackup(mut request) => {
             if !request.configuration.is_empty() && !pairing::vouches(&decisions.known(), &request) {
-                tracing::warn!("the backup is made without configuration files: the paired monitor did not sign them");
+                tracing::warn!(
+                    "the backup is made without configuration files: the paired monitor did not sign them"
+                );
                 request.configuration.clear();
             }
             let _one_at_a_time = host.catalog.lock().await;

@@ -136,7 +136,9 @@ pub fn signed(mut peer: Peer, psql: &Psql, number: u64, former_key: Option<&Path
     match key(&own).and_then(|key| Ok(pin::sign(&peer, &key, number)?)) {
         Ok(signature) => peer.signature = Some(signature),
         Err(error) => {
-            note(&format!("the configuration files are not kept with the backups, as they cannot be signed: {error:#}"));
+            note(&format!(
+                "the configuration files are not kept with the backups, as they cannot be signed: {error:#}"
+            ));
             peer.configuration.clear();
         }
     }
@@ -306,7 +308,14 @@ pub fn credentials(
         None => (Uuid::new_v4(), Secret::new(sql::random_password()?), None),
     };
     psql.run(&sql::role_and_slot(password.reveal())?)?;
-    let peer = peer(id, password, next_number(last.as_ref(), SystemTime::now()))?;
+    let mut peer = peer(id, password, next_number(last.as_ref(), SystemTime::now()))?;
+    // What was said before is not said anew.
+    let said = files::read(&path)?.and_then(|text| serde_json::from_str::<Peer>(&text).ok());
+    if let Some(said) = said.filter(|said| said.signature.is_some())
+        && (Peer { signature: None, ..said.clone() }) == (Peer { signature: None, ..peer.clone() })
+    {
+        peer.signature = said.signature;
+    }
     peer.check().context("the backup server would not accept this")?;
     let text = serde_json::to_vec_pretty(&peer).context("cannot write the peer")?;
     files::write(&path, &text, 0o600, None)?;

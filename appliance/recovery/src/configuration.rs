@@ -4,12 +4,14 @@
 //! taken, by plain names, and what PostgreSQL reads in its data directory, by names known here. Files of the link to the
 //! backup server are not among them: `monitor-link setup` writes them anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use crate::filter::{self, Aside, Own};
 
 /// The main configuration file.
 pub const MAIN_CONF: &str = "postgresql.conf";
@@ -24,13 +26,17 @@ fn name_in_data(path: &Path, data: &Path) -> Option<&'static str> {
     IN_DATA.into_iter().find(|name| is_it(name))
 }
 
-/// The text of a file of [`IN_DATA`] as the monitor sent it last.
-pub fn in_data<'a>(configuration: &'a BTreeMap<String, String>, data: &Path, name: &str) -> Option<&'a str> {
-    let mut files = configuration.iter();
-    files.find(|(path, _)| name_in_data(Path::new(path), data) == Some(name)).map(|(_, text)| text.as_str())
+/// Path and text of a file of [`IN_DATA`] as the monitor sent it last.
+fn in_data<'a>(
+    configuration: &'a BTreeMap<String, String>,
+    data: &Path,
+    name: &str,
+) -> Option<(&'a str, &'a str)> {
+    let mut files = configuration.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+    files.find(|(path, _)| name_in_data(Path::new(path), data) == Some(name))
 }
 
-/// The files that are taken over, by path below `folder`; the others by path, without those that [`in_data`] gives.
+/// The files that are taken over, by path below `folder`; the others by path, without those of the data directory.
 pub fn sort<'a>(
     configuration: &'a BTreeMap<String, String>,
     folder: &Path,
@@ -50,6 +56,80 @@ pub fn sort<'a>(
         }
     }
     (taken, left)
+}
+
+/// What becomes of the monitor's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Files of the configuration folder, by path below it.
+    pub files: BTreeMap<PathBuf, String>,
+    /// Files of the data directory.
+    pub in_data: BTreeMap<&'static str, String>,
+    /// What is not applied unasked.
+    pub aside: Vec<Aside>,
+    /// Files that have no place here.
+    pub left: Vec<String>,
+}
+
+/// What this machine has, for [`choose`].
+pub struct Here<'h> {
+    /// PostgreSQL's configuration folder; `None`: it is the data directory.
+    pub folder: Option<&'h Path>,
+    /// The data directory.
+    pub data: &'h Path,
+    /// The text of one of its own files, empty where there is none.
+    pub own: &'h dyn Fn(&Path) -> String,
+    /// Names of the libraries in PostgreSQL's own folder.
+    pub libraries: &'h BTreeSet<String>,
+}
+
+/// Chooses what is applied: what is harmless, or all of it where somebody has `accepted` that.
+pub fn choose(configuration: &BTreeMap<String, String>, here: &Here<'_>, accepted: bool) -> Chosen {
+    let mut chosen = Chosen::default();
+    let folder = here.folder.unwrap_or(here.data);
+    let (taken, left) = match here.folder {
+        Some(folder) => sort(configuration, folder, here.data),
+        None => (BTreeMap::new(), Vec::new()),
+    };
+    chosen.left = left.into_iter().map(str::to_owned).collect();
+    let mut judge = |path: &str, file: &Path, name: &Path, text: &str| {
+        let is_main = name == Path::new(MAIN_CONF);
+        if accepted {
+            return Some(text.to_owned());
+        }
+        // What ALTER SYSTEM wrote here goes with the old data.
+        let own = if name == Path::new(AUTO_CONF) { String::new() } else { (here.own)(file) };
+        let settings = if is_main { own.clone() } else { (here.own)(&folder.join(MAIN_CONF)) + "\n" + &own };
+        let own = Own { settings, file: own, libraries: here.libraries.clone() };
+        // In a data directory lies what came with the backup.
+        let includes = here.folder.filter(|folder| file.starts_with(folder));
+        let (text, aside) = filter::judge(path, name, text, includes, &own);
+        chosen.aside.extend(aside);
+        text.map(|text| if is_main { filter::merged(&own.file, &text) } else { text })
+    };
+    for (name, text) in taken {
+        let file = folder.join(&name);
+        let Some(text) = judge(&file.to_string_lossy(), &file, &name, text) else { continue };
+        let is_main = name == Path::new(MAIN_CONF);
+        let text = if is_main { with_data_directory(&text, here.data) } else { text };
+        chosen.files.insert(name, text);
+    }
+    let mut data_files = BTreeMap::new();
+    for name in IN_DATA {
+        let file = here.data.join(name);
+        let judged = in_data(configuration, here.data, name)
+            .and_then(|(path, text)| judge(path, &file, Path::new(name), text));
+        // What is in the data directory goes with it, so the machine's own has to be put into the restored one.
+        let own = || {
+            Some((here.own)(&file))
+                .filter(|own| here.folder.is_none() && name != AUTO_CONF && !own.is_empty())
+        };
+        if let Some(text) = judged.or_else(own) {
+            data_files.insert(name, text);
+        }
+    }
+    chosen.in_data = data_files;
+    chosen
 }
 
 /// A main configuration file that names `data` as data directory: the monitor's may have been elsewhere. What is said last
@@ -159,9 +239,10 @@ mod tests {
         let taken: Vec<_> = taken.keys().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(taken, ["conf.d/tuning.conf", "pg_hba.conf", "postgresql.conf"]);
         assert_eq!(left, [paths[0], paths[1], paths[2], paths[6], paths[9], paths[7]]);
-        assert_eq!(in_data(&configuration, data, "pg_hba.conf"), Some("text of /srv/data/pg_hba.conf"));
-        assert_eq!(in_data(&configuration, data, AUTO_CONF), Some("text of /srv/other/postgresql.auto.conf"));
-        assert_eq!(in_data(&configuration, data, "postgresql.conf"), None);
+        let in_data = |name| in_data(&configuration, data, name).map(|(path, _)| path);
+        assert_eq!(in_data("pg_hba.conf"), Some("/srv/data/pg_hba.conf"));
+        assert_eq!(in_data(AUTO_CONF), Some("/srv/other/postgresql.auto.conf"));
+        assert_eq!(in_data("postgresql.conf"), None);
     }
 
     #[test]

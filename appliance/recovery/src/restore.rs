@@ -7,7 +7,8 @@
 //! Tablespaces stay where they were unpacked, so each attempt has a folder of its own for them,
 //! `<data directory>.tablespaces-<id>-<attempt>`: a backup may be restored where it was restored before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +20,7 @@ use backups::BackupId;
 use files::Document;
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{AUTO_CONF, IN_DATA, MAIN_CONF};
+use crate::configuration::{AUTO_CONF, Chosen, Here};
 use crate::start::{Programs, Unpacked};
 use crate::swap::{Place, Swap};
 use crate::unpack::{Destination, unpack};
@@ -28,6 +29,10 @@ use crate::{Failure, configuration};
 /// Version of the journal's form.
 const FORMAT: u32 = 1;
 const JOURNAL: &str = "journal.json";
+/// So many parts of the configuration that is not applied are told one by one.
+const ASIDES_TOLD: usize = 20;
+/// Most that is read of one of the machine's own configuration files, in bytes.
+const OWN_MAX: u64 = 4 << 20;
 
 /// The monitor's PostgreSQL and what depends on it.
 pub trait Service {
@@ -51,6 +56,8 @@ pub struct Host<'a> {
     pub programs: Programs,
     /// A short path for the recovery's configuration and socket, see [`Unpacked::run`].
     pub run: PathBuf,
+    /// A folder of root's for what is kept aside of the configuration, by backup.
+    pub kept: PathBuf,
     /// Starting and stopping.
     pub service: &'a dyn Service,
 }
@@ -90,6 +97,9 @@ struct Journal {
     attempt: u32,
     /// PostgreSQL ran when it came to the exchange: it runs again when that is taken back.
     ran: bool,
+    /// All of the monitor's configuration is applied, also what would run something.
+    #[serde(default)]
+    configuration_is_accepted: bool,
 }
 
 /// A restore of one backup on one machine.
@@ -185,6 +195,30 @@ impl Host<'_> {
         Ok(self.finish_removal()?.unwrap_or_default())
     }
 
+    /// What becomes of a monitor's configuration here: without what would run something, unless that is `accepted`.
+    ///
+    /// # Errors
+    /// The machine's own configuration cannot be read.
+    pub fn choose(&self, manifest: &Manifest, accepted: bool) -> Result<Chosen> {
+        let libraries = self.programs.libraries()?;
+        let problem = RefCell::new(None);
+        let own = |path: &Path| match own_text(path) {
+            Ok(text) => text,
+            Err(error) => {
+                *problem.borrow_mut() = Some(error);
+                String::new()
+            }
+        };
+        let here = Here {
+            folder: self.configuration.as_deref(),
+            data: &self.data,
+            own: &own,
+            libraries: &libraries,
+        };
+        let chosen = configuration::choose(&manifest.configuration, &here, accepted);
+        problem.into_inner().map_or(Ok(chosen), Err)
+    }
+
     fn journal(&self, folder: &Path) -> Document<Journal> {
         Document::new(folder.join(JOURNAL), FORMAT, 0o600)
     }
@@ -228,6 +262,18 @@ fn tablespaces_of(data: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// A file of this machine's own configuration; empty: there is none.
+fn own_text(path: &Path) -> Result<String> {
+    let cannot = || format!("cannot read {}", path.display());
+    if path.symlink_metadata().is_err() {
+        return Ok(String::new());
+    }
+    let file = files::open_no_link(path).with_context(cannot)?;
+    let mut bytes = Vec::new();
+    file.take(OWN_MAX).read_to_end(&mut bytes).with_context(cannot)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A backup's id as one: it becomes part of paths.
@@ -290,7 +336,13 @@ impl<'a> Restore<'a> {
         let id = id_of(manifest)?;
         let is_free = |attempt: &u32| host.tablespaces(id.clone(), *attempt).symlink_metadata().is_err();
         let attempt = (1..).find(is_free).context("there is no free name for the tablespaces")?;
-        let journal = Journal { manifest: manifest.clone(), stage: Stage::Unpacking(0), attempt, ran: false };
+        let journal = Journal {
+            manifest: manifest.clone(),
+            stage: Stage::Unpacking(0),
+            attempt,
+            ran: false,
+            configuration_is_accepted: false,
+        };
         // Under the name of what is removed until its journal is there: a cut leaves nothing that could not be told.
         let made = host.removed();
         // PostgreSQL's user comes through, and cannot say what root removes in it; that it is still ours, and not a folder
@@ -387,17 +439,55 @@ impl<'a> Restore<'a> {
     }
 
     /// Gives the restored data directory the monitor's files: the backup server's copy is without them.
-    fn put_back(&self) -> Result<()> {
+    fn put_back(&self, chosen: &Chosen) -> Result<()> {
         let data = self.host.work().join("pgdata");
-        for name in IN_DATA {
-            if let Some(text) =
-                configuration::in_data(&self.journal.manifest.configuration, &self.host.data, name)
-            {
-                let path = data.join(name);
-                files::write(&path, text.as_bytes(), 0o600, Some(self.host.programs.owner))?;
-            }
+        for (name, text) in &chosen.in_data {
+            files::write(&data.join(name), text.as_bytes(), 0o600, Some(self.host.programs.owner))?;
         }
         Ok(())
+    }
+
+    /// All of the monitor's configuration is applied, also what would run something: somebody has looked at it.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn accept_configuration(&mut self) -> Result<()> {
+        self.journal.configuration_is_accepted = true;
+        self.document.save(&self.journal)
+    }
+
+    /// Keeps what is not applied where whoever restores can look at it: the monitor's files as they were, and the list of
+    /// what is wrong with them. Returns what should be known, as sentences.
+    fn keep_aside(&self, chosen: &Chosen) -> Result<Vec<String>> {
+        let folder = self.host.kept.join(self.id.as_str());
+        files::remove_folder(&folder)?;
+        if chosen.aside.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        for folder in [&self.host.kept, &folder] {
+            files::folder(folder, 0o700, owner)?;
+        }
+        let list: String = chosen.aside.iter().map(|aside| format!("{}.\n", aside.sentence())).collect();
+        files::write(&folder.join("kept-aside.txt"), list.as_bytes(), 0o600, None)?;
+        let asides: BTreeSet<&str> = chosen.aside.iter().map(|aside| aside.path.as_str()).collect();
+        for (number, path) in asides.into_iter().enumerate() {
+            let Some(text) = self.manifest().configuration.get(path) else { continue };
+            // Their names are a monitor's words: a number stands for the folders.
+            let text = format!("# {path} of the restored monitor\n{text}");
+            files::write(&folder.join(format!("{}.conf", number + 1)), text.as_bytes(), 0o600, None)?;
+        }
+        let mut notes = vec![format!(
+            "Not applied of the monitor's configuration are {} settings, rules or files that would run, load or redirect \
+             something or let somebody in; they are kept in {}. Look at them, and put back by hand what is meant to be.",
+            chosen.aside.len(),
+            folder.display()
+        )];
+        notes.extend(chosen.aside.iter().take(ASIDES_TOLD).map(|aside| format!("{}.", aside.sentence())));
+        if chosen.aside.len() > ASIDES_TOLD {
+            notes.push(format!("The others are in {}.", folder.join("kept-aside.txt").display()));
+        }
+        Ok(notes)
     }
 
     fn data(&self) -> Swap {
@@ -451,29 +541,20 @@ impl<'a> Restore<'a> {
     /// The last things that can be done while the old database serves. Returns what should be known.
     fn make_ready(&mut self) -> Result<Vec<String>> {
         self.check_work()?;
-        self.put_back()?;
-        let mut notes = Vec::new();
+        let chosen = self.host.choose(self.manifest(), self.journal.configuration_is_accepted)?;
+        self.put_back(&chosen)?;
+        let mut notes = self.keep_aside(&chosen)?;
+        if !chosen.left.is_empty() {
+            let left = chosen.left.join(", ");
+            notes.push(format!(
+                "Configuration files of the monitor that have no place here are not taken over: {left}."
+            ));
+        }
         if let Some(swap) = self.configuration() {
-            let configuration = &self.journal.manifest.configuration;
-            let (taken, left) = configuration::sort(configuration, &swap.live, &self.host.data);
-            if !left.is_empty() {
-                let left = left.join(", ");
-                notes.push(format!(
-                    "Configuration files of the monitor that have no place here are not taken over: {left}."
-                ));
-            }
-            if taken.is_empty() {
+            if chosen.files.is_empty() {
                 files::remove_folder(&swap.beside)?;
             } else {
-                let taken = taken.into_iter().map(|(name, text)| {
-                    let is_main = name == Path::new(MAIN_CONF);
-                    let text = match is_main {
-                        true => configuration::with_data_directory(text, &self.host.data),
-                        false => text.to_owned(),
-                    };
-                    (name, text)
-                });
-                configuration::make(&swap.live, &swap.beside, &taken.collect::<BTreeMap<_, _>>())?;
+                configuration::make(&swap.live, &swap.beside, &chosen.files)?;
                 swap.mark()?;
             }
         }
@@ -657,7 +738,14 @@ mod tests {
             symlink(at(target), folder.join("pg_tblspc").join(number)).unwrap();
         }
         let programs = Programs { as_owner: Vec::new(), folder: "/".into(), owner: (0, 0) };
-        let host = Host { data, configuration: None, programs, run: "/run/x".into(), service: &Nothing };
+        let host = Host {
+            data,
+            configuration: None,
+            programs,
+            run: "/run/x".into(),
+            kept: "/x".into(),
+            service: &Nothing,
+        };
         let notes = host.remove_old_tablespaces(&old).unwrap();
         assert_eq!(notes.len(), 4);
         assert!(
