@@ -3,15 +3,14 @@
 use crate::clock::Clock;
 use crate::places::Places;
 use crate::program::Bounds;
+use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
 use api::Peer;
-use hostd::{PROGRAM, Reply, Step, Tablespace, reached};
-use replica::{
-    CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, looks_empty, parse_basebackup_progress,
-};
+use hostd::{Reply, Step, Tablespace, reached};
+use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -26,48 +25,6 @@ const ERROR_LINES: usize = 4;
 
 /// Time to make a copy a replica: it moves some files.
 const ADOPT_LIMIT: Duration = Duration::from_secs(600);
-/// What may take the place of a replica.
-#[derive(Debug, Clone, Copy)]
-pub struct Replace {
-    /// `Database system identifier` of the database that the console has accepted in the replica's place.
-    pub accepted: Option<u64>,
-}
-
-impl Replace {
-    /// Refuses a copy that the network process should not have asked for: of another database, or of one that looks empty
-    /// beside the replica, unless the console has accepted it.
-    async fn check(&self, places: &Places, peer: &Peer, copying: &Path) -> Result<()> {
-        let replica = places.replica(peer.id);
-        let theirs = Sandbox::replica(places, copying).control_data().await?.system_identifier;
-        if self.accepted == Some(theirs) {
-            return Ok(());
-        }
-        let order = format!(
-            "if that is meant to be, accept it at the server's console: `{PROGRAM} order accept-database --monitor {} \
-             --system-identifier {theirs}`",
-            peer.id
-        );
-        let ours = Sandbox::replica(places, &replica).control_data().await?.system_identifier;
-        ensure!(
-            ours == theirs,
-            "the copy is of another database (system identifier {theirs}) than the replica here ({ours}), which is kept; \
-             {order}"
-        );
-        let bytes = |folder: &Path| {
-            let databases = folder.join("pgdata/base");
-            tokio::task::spawn_blocking(move || files::bytes_below(&databases, None))
-        };
-        let (theirs, ours) = (bytes(copying).await??, bytes(&replica).await??);
-        ensure!(
-            !looks_empty(theirs, ours),
-            "the copy's databases have {} MB and the replica's {} MB, which is kept; {order}",
-            theirs / 1_000_000,
-            ours / 1_000_000
-        );
-        Ok(())
-    }
-}
-
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
 /// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
 /// gone.

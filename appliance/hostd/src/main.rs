@@ -21,6 +21,7 @@ mod full_copy;
 mod pairing;
 mod places;
 mod program;
+mod replace;
 mod replies;
 mod rotate;
 mod sandbox;

@@ -6,6 +6,7 @@ use crate::decisions::Decisions;
 use crate::full_copy::Room;
 use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::places::{Leftover, Places, leftovers};
+use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, pairing, rotate, usage, verify};
@@ -194,7 +195,7 @@ async fn carry_out(
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
             let mut room =
                 Room { clock, catalog: &host.catalog, generation: &host.generation, is_tight: false };
-            let replace = replace.then(|| full_copy::Replace { accepted: decisions.accepted(peer.id) });
+            let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
             full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
                 tracing::error!("what was accepted for the copy stays accepted: {error:#}");
