@@ -4,8 +4,9 @@
 
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits, Peer};
+use auth::pin::Keys;
 use files::Document;
-use hostd::Access;
+use hostd::{Access, RefusedPeer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,14 +45,23 @@ struct Record {
 pub struct Decisions {
     document: Document<Record>,
     record: Mutex<Record>,
+    /// Who was refused, the last one first; forgotten with the process.
+    refused: Mutex<Vec<RefusedPeer>>,
 }
+
+/// So many refused monitors are remembered.
+const REFUSED_MAX: usize = 8;
 
 impl Decisions {
     /// Loads them from `folder`. What is damaged there and has no copy counts as never decided.
     pub fn load(folder: &Path) -> Result<Self> {
         let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
         let loaded = document.load()?;
-        let decisions = Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) };
+        let decisions = Self {
+            document,
+            record: Mutex::new(loaded.value.unwrap_or_default()),
+            refused: Mutex::default(),
+        };
         if let Some(problem) = loaded.problem {
             tracing::error!("{problem}");
             // Also after the next start.
@@ -143,6 +153,22 @@ impl Decisions {
         self.document.save(&changed).context("cannot keep which monitor is paired")?;
         *record = changed;
         Ok(())
+    }
+
+    /// Remembers who was refused, for the console to see.
+    pub fn remember_refused(&self, peer: &Peer) {
+        let Ok(keys) = Keys::of_pem(&peer.certificate) else { return };
+        let key = keys.fingerprint().to_string();
+        let seen = RefusedPeer { monitor: peer.id, key, endpoint: peer.info().endpoint() };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|other| (other.monitor, &other.key) != (seen.monitor, &seen.key));
+        refused.insert(0, seen);
+        refused.truncate(REFUSED_MAX);
+    }
+
+    /// Who was refused, the last one first.
+    pub fn refused(&self) -> Vec<RefusedPeer> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets a monitor pair in the place of the paired one, once.

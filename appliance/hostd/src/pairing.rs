@@ -197,7 +197,10 @@ impl Pin {
     }
 
     fn refusal(&self, peer: &Peer, keys: &Keys, fingerprint: &Fingerprint) -> Refused {
-        let order = format!("`{PROGRAM} order accept-peer --monitor {} --key {fingerprint}`", peer.id);
+        let order = format!(
+            "`{PROGRAM} order accept-peer --monitor {} --key {fingerprint}` (without options it lists who has asked)",
+            peer.id
+        );
         if self.id != peer.id {
             return Refused(format!(
                 "this server is paired with monitor {}; release it at the server's console first, or accept the other \

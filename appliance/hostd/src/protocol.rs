@@ -49,6 +49,8 @@ pub enum Request {
         /// Its key, as `api::Fingerprint` writes it.
         key: String,
     },
+    /// Which monitors were refused lately that the console might accept. Replies [`Reply::RefusedPeers`].
+    RefusedPeers,
     /// Let the paired monitor go: its replica stops, its backups stay. Replies [`Reply::Done`]. For root alone.
     ReleasePeer,
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
@@ -221,6 +223,17 @@ pub struct Access {
     pub peer: Vec<IpAddr>,
 }
 
+/// A monitor that wanted to be paired and was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPeer {
+    /// Its UUID.
+    pub monitor: Uuid,
+    /// Its key, as `api::Fingerprint` writes it.
+    pub key: String,
+    /// Where it says that it is.
+    pub endpoint: String,
+}
+
 /// What changes in a backup's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -334,6 +347,8 @@ pub enum Reply {
         /// Why it may not be paired, as a sentence without full stop.
         refused: Option<String>,
     },
+    /// Answer to [`Request::RefusedPeers`], the last one first.
+    RefusedPeers(Vec<RefusedPeer>),
     /// Answer to [`Request::ReplicaBytes`].
     Bytes {
         /// The sum of the files' sizes.
@@ -409,6 +424,7 @@ mod tests {
             (Request::AcceptedDatabase { monitor }, false),
             (Request::AcceptPeer { monitor, key: "sha256//x".into() }, true),
             (Request::ReleasePeer, true),
+            (Request::RefusedPeers, false),
             (Request::Limits, false),
             (Request::Rotate { retention_days: Some(1) }, false),
         ];
@@ -437,6 +453,11 @@ mod tests {
         for reply in [
             Reply::Done,
             Reply::Bytes { bytes: 7 },
+            Reply::RefusedPeers(vec![RefusedPeer {
+                monitor: Uuid::from_u128(7),
+                key: "sha256//x".into(),
+                endpoint: "192.0.2.7:50001".into(),
+            }]),
             Reply::Admitted { refused: Some("no".into()) },
             Reply::Step { step: "data is scrubbed".into(), percent: Some(12.5) },
             Reply::Grown(vec!["/dev/sda".into()]),

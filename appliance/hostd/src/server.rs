@@ -219,7 +219,10 @@ async fn carry_out(
             let refused = match admitted {
                 Ok(()) => None,
                 Err(error) => match error.downcast::<Refused>() {
-                    Ok(refused) => Some(refused.to_string()),
+                    Ok(refused) => {
+                        decisions.remember_refused(&peer);
+                        Some(refused.to_string())
+                    }
                     Err(error) => return Err(error),
                 },
             };
@@ -230,6 +233,7 @@ async fn carry_out(
             decisions.accept_peer(Accepted { monitor, key })?;
             Ok(Reply::Done)
         }
+        Request::RefusedPeers => Ok(Reply::RefusedPeers(decisions.refused())),
         Request::ReleasePeer => {
             let released = decisions.release_peer()?;
             let mut servers = host.servers.lock().await;

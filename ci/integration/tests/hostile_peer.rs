@@ -108,6 +108,11 @@ fn the_network_password_does_not_change_who_is_followed_or_what_a_restore_applie
     let backup = client.create_backup(&CreateBackup::default())?;
     assert_eq!(manifest(&server, rightful.id, &backup.id)?.configuration, rightful.configuration);
 
+    // The console sees who has asked.
+    let listed = server.order_in_words(&format!("{} order accept-peer", hostd::PROGRAM))?;
+    let key = api::Fingerprint::of_pem(thief.peer.certificate.as_bytes())?;
+    assert!(listed.contains(&format!("key {key}")) && listed.contains("--number"), "{listed}");
+
     // What its key says anew is taken.
     let mut monitor = monitor;
     monitor.peer.configuration.insert("/etc/more.conf".into(), "work_mem = '7MB'\n".into());
