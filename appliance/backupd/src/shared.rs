@@ -262,6 +262,12 @@ impl Shared {
         if paired.as_ref() == Some(&peer) {
             return Ok(()); // said again
         }
+        if let Some(paired) = &paired {
+            // Or another one could be the first that hostd knows, where it has lost or never had what it knew.
+            if let Err(refused) = self.hostd.admit_peer(paired, false).await? {
+                tracing::warn!("the paired monitor is not followed any more: {refused}");
+            }
+        }
         self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
         if let Some(paired) = paired.as_ref().filter(|paired| pairing::is_same(paired, &peer)) {
             peer.signature = pairing::signature(paired, &peer).map_err(Refusal::Conflict)?;

@@ -11,6 +11,7 @@
 //! room of the database and not of its tar as well. The price is that a restore that was cut goes on at the last point
 //! at which all before was on the disk: 128 MiB and a file of at most 1 GiB before.
 
+pub mod aside;
 pub mod checks;
 pub mod configuration;
 pub mod download;

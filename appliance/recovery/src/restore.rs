@@ -7,7 +7,6 @@
 //! Tablespaces stay where they were unpacked, so each attempt has a folder of its own for them,
 //! `<data directory>.tablespaces-<id>-<attempt>`: a backup may be restored where it was restored before.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -20,6 +19,7 @@ use backups::BackupId;
 use files::Document;
 use serde::{Deserialize, Serialize};
 
+use crate::aside::{self, own_text};
 use crate::configuration::{AUTO_CONF, Chosen, Here};
 use crate::start::{Programs, Unpacked};
 use crate::swap::{Place, Swap};
@@ -29,10 +29,6 @@ use crate::{Failure, configuration};
 /// Version of the journal's form.
 const FORMAT: u32 = 1;
 const JOURNAL: &str = "journal.json";
-/// So many parts of the configuration that is not applied are told one by one.
-const ASIDES_TOLD: usize = 20;
-/// Most that is read of one of the machine's own configuration files, in bytes.
-const OWN_MAX: u64 = 4 << 20;
 
 /// The monitor's PostgreSQL and what depends on it.
 pub trait Service {
@@ -198,25 +194,16 @@ impl Host<'_> {
     /// What becomes of a monitor's configuration here: without what would run something, unless that is `accepted`.
     ///
     /// # Errors
-    /// The machine's own configuration cannot be read.
+    /// It cannot be told which libraries are installed.
     pub fn choose(&self, manifest: &Manifest, accepted: bool) -> Result<Chosen> {
         let libraries = self.programs.libraries()?;
-        let problem = RefCell::new(None);
-        let own = |path: &Path| match own_text(path) {
-            Ok(text) => text,
-            Err(error) => {
-                *problem.borrow_mut() = Some(error);
-                String::new()
-            }
-        };
         let here = Here {
             folder: self.configuration.as_deref(),
             data: &self.data,
-            own: &own,
+            own: &own_text,
             libraries: &libraries,
         };
-        let chosen = configuration::choose(&manifest.configuration, &here, accepted);
-        problem.into_inner().map_or(Ok(chosen), Err)
+        configuration::choose(&manifest.configuration, &here, accepted)
     }
 
     fn journal(&self, folder: &Path) -> Document<Journal> {
@@ -262,18 +249,6 @@ fn tablespaces_of(data: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-/// A file of this machine's own configuration; empty: there is none.
-fn own_text(path: &Path) -> Result<String> {
-    let cannot = || format!("cannot read {}", path.display());
-    if path.symlink_metadata().is_err() {
-        return Ok(String::new());
-    }
-    let file = files::open_no_link(path).with_context(cannot)?;
-    let mut bytes = Vec::new();
-    file.take(OWN_MAX).read_to_end(&mut bytes).with_context(cannot)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A backup's id as one: it becomes part of paths.
@@ -456,40 +431,6 @@ impl<'a> Restore<'a> {
         self.document.save(&self.journal)
     }
 
-    /// Keeps what is not applied where whoever restores can look at it: the monitor's files as they were, and the list of
-    /// what is wrong with them. Returns what should be known, as sentences.
-    fn keep_aside(&self, chosen: &Chosen) -> Result<Vec<String>> {
-        let folder = self.host.kept.join(self.id.as_str());
-        files::remove_folder(&folder)?;
-        if chosen.aside.is_empty() {
-            return Ok(Vec::new());
-        }
-        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        for folder in [&self.host.kept, &folder] {
-            files::folder(folder, 0o700, owner)?;
-        }
-        let list: String = chosen.aside.iter().map(|aside| format!("{}.\n", aside.sentence())).collect();
-        files::write(&folder.join("kept-aside.txt"), list.as_bytes(), 0o600, None)?;
-        let asides: BTreeSet<&str> = chosen.aside.iter().map(|aside| aside.path.as_str()).collect();
-        for (number, path) in asides.into_iter().enumerate() {
-            let Some(text) = self.manifest().configuration.get(path) else { continue };
-            // Their names are a monitor's words: a number stands for the folders.
-            let text = format!("# {path} of the restored monitor\n{text}");
-            files::write(&folder.join(format!("{}.conf", number + 1)), text.as_bytes(), 0o600, None)?;
-        }
-        let mut notes = vec![format!(
-            "Not applied of the monitor's configuration are {} settings, rules or files that would run, load or redirect \
-             something or let somebody in; they are kept in {}. Look at them, and put back by hand what is meant to be.",
-            chosen.aside.len(),
-            folder.display()
-        )];
-        notes.extend(chosen.aside.iter().take(ASIDES_TOLD).map(|aside| format!("{}.", aside.sentence())));
-        if chosen.aside.len() > ASIDES_TOLD {
-            notes.push(format!("The others are in {}.", folder.join("kept-aside.txt").display()));
-        }
-        Ok(notes)
-    }
-
     fn data(&self) -> Swap {
         let (live, beside) = (self.host.data.clone(), self.host.work().join("pgdata"));
         Swap { live, beside, name: self.manifest().backup.full_name(), owner: self.host.programs.owner }
@@ -543,7 +484,7 @@ impl<'a> Restore<'a> {
         self.check_work()?;
         let chosen = self.host.choose(self.manifest(), self.journal.configuration_is_accepted)?;
         self.put_back(&chosen)?;
-        let mut notes = self.keep_aside(&chosen)?;
+        let mut notes = aside::keep(&self.host.kept.join(self.id.as_str()), self.manifest(), &chosen)?;
         if !chosen.left.is_empty() {
             let left = chosen.left.join(", ");
             notes.push(format!(
