@@ -34,6 +34,13 @@ impl Fingerprint {
         Ok(Self(Sha256::digest(key.as_ref()).into()))
     }
 
+    /// Of several public keys together (SubjectPublicKeyInfo); of one it is that key's.
+    pub fn of_keys<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> Self {
+        let mut digest = Sha256::new();
+        keys.into_iter().for_each(|key| digest.update(key.as_ref()));
+        Self(digest.finalize().into())
+    }
+
     /// Of the key in a certificate, PEM.
     ///
     /// # Errors

@@ -32,6 +32,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The monitor's word for what it says of itself in a [`Peer`]: made with the key of its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// Grows with each statement of the monitor, so that an old one cannot be said again.
+    pub number: u64,
+    /// The signature, base64.
+    pub value: String,
+}
+
 /// Body of `PUT /v1/peer`: what `monitor-link setup` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +68,9 @@ pub struct Peer {
     /// never read here.
     #[serde(default)]
     pub configuration: BTreeMap<String, String>,
+    /// Signs all of it but the way to reach the monitor: address, port and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// What is wrong with a [`Peer`], by field.
@@ -74,6 +87,8 @@ pub struct PeerError {
 const IDENTIFIER_MAX: usize = 63;
 /// A certificate is about 1 KiB; a chain with room to spare.
 const CERTIFICATE_MAX: usize = 64 * 1024;
+/// An RSA key of 16 384 bits signs with 2 KiB.
+const SIGNATURE_MAX: usize = 4096;
 /// Longest path of a configuration file, in bytes.
 const PATH_MAX: usize = 1024;
 /// All configuration files together, in bytes: Debian's have 40 kB, nearly all of it comments.
@@ -121,13 +136,20 @@ impl Peer {
         {
             return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
         }
+        if self.signature.as_ref().is_some_and(|signature| signature.value.len() > SIGNATURE_MAX) {
+            return refuse("signature", "must be a signature in base64, of at most 4096 characters");
+        }
         check_configuration(&self.configuration)
     }
 
     /// Whether `other` is reached in the same way: nothing that is connected has to be connected anew.
     pub fn is_reached_like(&self, other: &Self) -> bool {
-        let way =
-            |peer: &Self| Self { version: String::new(), configuration: BTreeMap::new(), ..peer.clone() };
+        let way = |peer: &Self| Self {
+            version: String::new(),
+            configuration: BTreeMap::new(),
+            signature: None,
+            ..peer.clone()
+        };
         way(self) == way(other)
     }
 
@@ -220,6 +242,7 @@ mod tests {
             database: "postgres".into(),
             certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
             configuration: BTreeMap::from([("/etc/postgresql/17/main/pg_hba.conf".into(), "local".into())]),
+            signature: Some(Signature { number: 7, value: "AAAA".into() }),
         }
     }
 
@@ -227,6 +250,7 @@ mod tests {
     fn new_configuration_files_break_no_connection() {
         let (old, mut new) = (peer(), Peer { version: "2".into(), ..peer() });
         new.configuration.clear();
+        new.signature = None;
         assert!(old.is_reached_like(&new));
         assert!(!old.is_reached_like(&Peer { port: 1, ..peer() }));
     }
@@ -248,6 +272,7 @@ mod tests {
             ("slot", |p| p.slot = "../x".into()),
             ("database", |p| p.database = "x".repeat(64)),
             ("certificate", |p| p.certificate = "nothing".into()),
+            ("signature", |p| p.signature = Some(Signature { number: 1, value: "x".repeat(4097) })),
             ("configuration", |p| drop(p.configuration.insert("x".into(), String::new()))),
             ("configuration", |p| drop(p.configuration.insert("/etc/../x".into(), String::new()))),
             ("configuration", |p| drop(p.configuration.insert("/x".into(), "x".repeat(CONFIGURATION_MAX)))),

@@ -5,8 +5,8 @@
 use api::{
     Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
     Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI, Peer,
-    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Space, State, Status,
-    Usage, Verification, VerifyBackup, Versions,
+    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Signature, Space, State,
+    Status, Usage, Verification, VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -58,6 +58,7 @@ fn peer() -> Peer {
         slot: "backup_server".into(),
         database: "postgres".into(),
         certificate: "PEM".into(),
+        signature: Some(Signature { number: 1, value: "AAAA".into() }),
         configuration: BTreeMap::from([("/etc/pg_hba.conf".into(), String::new())]),
     }
 }

@@ -8,6 +8,7 @@
 //! - [`turns`]: whose password is hashed next.
 //! - [`verifier`]: all together, for a network-facing process.
 //! - [`journal`]: how much such a process logs, whoever makes it do so.
+//! - [`pin`]: the keys of the paired monitor, and what they vouch for.
 //!
 //! The trade-off: the throttle is asked *before* anything is compared, so a source that has guessed too often is
 //! refused even with the right password until its delay is over. In return guessing is slow and costs the machine
@@ -21,6 +22,7 @@ pub mod certificate;
 pub mod hash;
 pub mod journal;
 pub mod ledger;
+pub mod pin;
 pub mod throttle;
 pub mod turns;
 pub mod verifier;

@@ -36,6 +36,14 @@ pub async fn run(shared: Arc<Shared>) {
         let peer = pairing.borrow_and_update().clone();
         let changed = if let Some(peer) = peer {
             shared.publish(State::Connecting);
+            // A pairing of an earlier version is known to hostd from here on, and not only when a replica is started.
+            match shared.hostd.admit_peer(&peer, false).await {
+                Ok(Ok(())) => {}
+                Ok(Err(refused)) => {
+                    tracing::error!("the privileged process does not follow the paired monitor: {refused}")
+                }
+                Err(error) => tracing::warn!("{error}"),
+            }
             let mut follower = Follower::new(&shared, &peer);
             tokio::select! {
                 never = follower.follow() => match never {},
@@ -304,6 +312,11 @@ impl<'a> Follower<'a> {
             Ok(info) => info,
             Err(error) => return down(error),
         };
+        if info.is_released
+            && let Err(error) = self.shared.released(self.peer.id).await
+        {
+            tracing::error!("the released monitor stays paired: {error:#}");
+        }
         self.replica_of = info.control.map(|control| control.system_identifier);
         if !info.present {
             return ReplicaView::Absent;

@@ -126,7 +126,7 @@ async fn pair(State(app): State<App>, body: Bytes) -> Result<Json<PeerInfo>, Api
     pinned::client_config(&peer.certificate)
         .map_err(|error| ApiError::field("certificate", error.to_string()))?;
     let info = peer.info();
-    app.shared.pair(peer)?;
+    app.shared.pair(peer).await?;
     Ok(Json(info))
 }
 

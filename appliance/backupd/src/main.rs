@@ -12,6 +12,7 @@ mod http;
 mod keeper;
 mod metrics;
 mod monitor;
+mod pairing;
 mod pinned;
 mod room;
 mod serve;

@@ -3,7 +3,7 @@
 use crate::events::Events;
 use crate::room::Room;
 use crate::standby::Standby;
-use crate::{hardware_checks, status};
+use crate::{hardware_checks, pairing, status};
 use anyhow::{Context, Result};
 use api::{
     Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
@@ -147,7 +147,7 @@ pub struct Shared {
     verifying: Mutex<Option<String>>,
     pairing: watch::Sender<Option<Peer>>,
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
-    pairing_lock: Mutex<()>,
+    pairing_lock: tokio::sync::Mutex<()>,
     state: Mutex<(State, Timestamp)>,
     /// What the check of the last full copy found.
     copy_damage: Mutex<CopyDamage>,
@@ -173,6 +173,15 @@ impl Shared {
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
+        if peer
+            .value
+            .as_ref()
+            .is_some_and(|peer: &Peer| peer.signature.is_none() && !peer.configuration.is_empty())
+        {
+            let message = "The paired monitor's configuration files are not signed, so backups are made without them: run \
+                           `monitor-link setup` there and pair again.";
+            events.record(EventKind::Settings, Level::Warn, message, None);
+        }
         for problem in &damage {
             events.record(EventKind::Settings, Level::Fail, status::sentence(problem), None);
         }
@@ -195,7 +204,7 @@ impl Shared {
             asked: Mutex::default(),
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
-            pairing_lock: Mutex::new(()),
+            pairing_lock: tokio::sync::Mutex::new(()),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
             backup: tokio::sync::Mutex::new(()),
@@ -245,21 +254,26 @@ impl Shared {
     /// Pairs, or follows the paired monitor to another address or password.
     ///
     /// # Errors
-    /// Another monitor is paired: releasing it needs the console (design D13, D14).
-    pub fn pair(&self, peer: Peer) -> Result<(), Refusal> {
-        let _one_at_a_time = self.pairing_lock.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Another monitor is paired, or the paired one has another key: that needs the console (design D13, D14). The paired
+    /// key does not answer at the other address, or has not signed the other configuration.
+    pub async fn pair(&self, mut peer: Peer) -> Result<(), Refusal> {
+        let _one_at_a_time = self.pairing_lock.lock().await;
         let paired = self.peer();
         if paired.as_ref() == Some(&peer) {
             return Ok(()); // said again
         }
-        if let Some(paired) = &paired
-            && paired.id != peer.id
-        {
-            return Err(Refusal::Conflict(format!(
-                "this server is paired with monitor {} at {}; release it at the server's console first",
-                paired.id,
-                paired.info().endpoint()
-            )));
+        if let Some(paired) = &paired {
+            // Or another one could be the first that hostd knows, where it has lost or never had what it knew.
+            if let Err(refused) = self.hostd.admit_peer(paired, false).await? {
+                tracing::warn!("the paired monitor is not followed any more: {refused}");
+            }
+        }
+        self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
+        if let Some(paired) = paired.as_ref().filter(|paired| pairing::is_same(paired, &peer)) {
+            peer.signature = pairing::signature(paired, &peer).map_err(Refusal::Conflict)?;
+            if !paired.is_reached_like(&peer) {
+                pairing::answers(paired, &peer).await.map_err(Refusal::Conflict)?;
+            }
         }
         self.peer_document.save(&peer)?;
         if paired.is_some_and(|paired| paired.is_reached_like(&peer)) {
@@ -277,6 +291,19 @@ impl Shared {
         // An old state must not be read as the answer to the new pairing.
         self.publish(State::Connecting);
         self.pairing.send_replace(Some(peer));
+        Ok(())
+    }
+
+    /// The console has let the paired monitor go.
+    pub async fn released(&self, monitor: Uuid) -> Result<()> {
+        let _one_at_a_time = self.pairing_lock.lock().await;
+        if self.peer().is_none_or(|paired| paired.id != monitor) {
+            return Ok(());
+        }
+        self.peer_document.remove()?;
+        let message = format!("Monitor {monitor} was released at the console and is followed no more.");
+        self.events.record(EventKind::Paired, Level::Ok, message, None);
+        self.pairing.send_replace(None);
         Ok(())
     }
 
@@ -472,6 +499,7 @@ impl Shared {
         let request = BackupRequest {
             monitor: MonitorRef { id: peer.id, version: peer.version },
             configuration: peer.configuration,
+            signature: peer.signature,
             reason,
             comment,
             version: facts.version,

@@ -90,6 +90,16 @@ impl<T: Serialize + DeserializeOwned> Document<T> {
         Ok(())
     }
 
+    /// Removes it and its copy.
+    ///
+    /// # Errors
+    /// As [`crate::remove`].
+    pub fn remove(&self) -> Result<()> {
+        // The copy first: alone it would take the document's place.
+        crate::remove(&self.beside("last"))?;
+        crate::remove(&self.path).map(drop)
+    }
+
     fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(".");

@@ -1,7 +1,8 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{
-    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, ReplicaInfo, Reply, Request, Tablespace,
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, RefusedPeer, ReplicaInfo, Reply, Request,
+    Tablespace,
 };
 use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RotationPlan, Usage};
 use replica::CopyProgress;
@@ -63,6 +64,22 @@ impl Client {
     ) -> Result<(), ClientError> {
         let request = Request::FullCopy { peer: Box::new(peer.clone()), tablespaces, replace };
         self.ask(&request, news).await.map(drop)
+    }
+
+    /// Pairs with `peer`, or says that it was paired before; gives why not.
+    pub async fn admit_peer(&self, peer: &Peer, is_new: bool) -> Result<Result<(), String>, ClientError> {
+        match self.ask(&Request::AdmitPeer { peer: Box::new(peer.clone()), is_new }, drop).await? {
+            Reply::Admitted { refused } => Ok(refused.map_or(Ok(()), Err)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Which monitors were refused lately that the console might accept, the last one first.
+    pub async fn refused_peers(&self) -> Result<Vec<RefusedPeer>, ClientError> {
+        match self.ask(&Request::RefusedPeers, drop).await? {
+            Reply::RefusedPeers(refused) => Ok(refused),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Starts the replica of `peer`.

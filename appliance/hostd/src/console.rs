@@ -5,9 +5,9 @@
 use crate::catalog;
 use crate::console_disks::{Teller, scrubbed, show};
 use anyhow::{Context, Result};
-use api::{FtpSettings, Limits};
+use api::{Fingerprint, FtpSettings, Limits};
 use clap::Subcommand;
-use hostd::{Access, Change, Client, Reply, Request};
+use hostd::{Access, Change, Client, RefusedPeer, Reply, Request};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -32,6 +32,21 @@ pub enum Order {
         #[arg(long)]
         system_identifier: u64,
     },
+    /// Let a monitor pair with this server that has another key than the paired one, or is another one; without options,
+    /// list those that were refused lately
+    AcceptPeer {
+        /// Number of one in that list; compare its key with what `monitor-link setup` shows at the monitor
+        #[arg(long, conflicts_with_all = ["monitor", "key"])]
+        number: Option<usize>,
+        /// The monitor's UUID, as the refusal says it
+        #[arg(long, requires = "key")]
+        monitor: Option<Uuid>,
+        /// Its key, as the refusal says it and `monitor-link setup` shows it at the monitor: compare them
+        #[arg(long, requires = "monitor")]
+        key: Option<Fingerprint>,
+    },
+    /// Let the paired monitor go: it is followed no more, its backups stay, and any monitor may be paired
+    ReleasePeer,
     /// Show the limits of rotation, or set those that are named
     Limits {
         /// Below this free space is low, in bytes
@@ -146,6 +161,35 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         Order::AcceptDatabase { monitor, system_identifier } => {
             client.order(&Request::AcceptDatabase { monitor, system_identifier }).await?;
             println!("a backup is made of the replica of {monitor}, and then it is replaced");
+        }
+        Order::AcceptPeer { number, monitor, key } => {
+            let refused = client.refused_peers().await?;
+            let (monitor, key) = match (number, monitor.zip(key)) {
+                (_, Some((monitor, key))) => (monitor, key.to_string()),
+                (Some(number), None) => {
+                    let chosen = number.checked_sub(1).and_then(|index| refused.get(index));
+                    let RefusedPeer { monitor, key, .. } =
+                        chosen.with_context(|| format!("there is no number {number} in the list"))?;
+                    (*monitor, key.clone())
+                }
+                (None, None) => {
+                    for (index, RefusedPeer { monitor, key, endpoint }) in refused.iter().enumerate() {
+                        println!("{}  monitor {monitor} at {endpoint}, key {key}", index + 1);
+                    }
+                    if refused.is_empty() {
+                        println!("no monitor was refused since this server has started");
+                    } else {
+                        println!("accept one with `--number`, if its key is the one that the monitor shows");
+                    }
+                    return Ok(());
+                }
+            };
+            client.order(&Request::AcceptPeer { monitor, key: key.clone() }).await?;
+            println!("monitor {monitor} may be paired once, with key {key}; pair it now");
+        }
+        Order::ReleasePeer => {
+            client.order(&Request::ReleasePeer).await?;
+            println!("no monitor is followed any more; its backups are kept, and another one may be paired");
         }
         Order::Limits { low_space_bytes, low_space_percent, keep_verified } => {
             let (old, _) = client.limits().await?;

@@ -1,15 +1,19 @@
 //! What was decided at the console and counts until it is decided otherwise: the limits of rotation, how backups are served
-//! over FTP, who may come to the ports, and which other database may take the place of a replica. Root's alone (design D14), so kept here and not by the network process.
+//! over FTP, who may come to the ports, which monitor is paired, and which other database may take the place of a replica.
+//! Root's alone (design D14), so kept here and not by the network process.
 
 use anyhow::{Context, Result};
-use api::{FtpSettings, Limits};
+use api::{FtpSettings, Limits, Peer};
+use auth::pin::Keys;
 use files::Document;
-use hostd::Access;
+use hostd::{Access, RefusedPeer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
+
+use crate::pairing::{self, Accepted, Asked, Known};
 
 /// Version of the file's form.
 const FORMAT: u32 = 1;
@@ -25,6 +29,12 @@ struct Record {
     access: Access,
     /// By monitor: `Database system identifier` of what may replace its replica.
     accepted: BTreeMap<Uuid, u64>,
+    /// Which monitor is paired.
+    #[serde(default)]
+    peer: Known,
+    /// Which one may be paired in its place.
+    #[serde(default)]
+    accepted_peer: Option<Accepted>,
     /// What was wrong with the file, until the limits are set anew.
     #[serde(default)]
     problem: Option<String>,
@@ -35,14 +45,23 @@ struct Record {
 pub struct Decisions {
     document: Document<Record>,
     record: Mutex<Record>,
+    /// Who was refused, the last one first; forgotten with the process.
+    refused: Mutex<Vec<RefusedPeer>>,
 }
+
+/// So many refused monitors are remembered.
+const REFUSED_MAX: usize = 8;
 
 impl Decisions {
     /// Loads them from `folder`. What is damaged there and has no copy counts as never decided.
     pub fn load(folder: &Path) -> Result<Self> {
         let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
         let loaded = document.load()?;
-        let decisions = Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) };
+        let decisions = Self {
+            document,
+            record: Mutex::new(loaded.value.unwrap_or_default()),
+            refused: Mutex::default(),
+        };
         if let Some(problem) = loaded.problem {
             tracing::error!("{problem}");
             // Also after the next start.
@@ -109,6 +128,67 @@ impl Decisions {
         self.change(|record| {
             record.accepted.remove(&monitor);
         })
+    }
+
+    /// Decides whether `peer` may be followed, and keeps what is known of it then.
+    ///
+    /// # Errors
+    /// [`pairing::Refused`]: it may not; any other error: it cannot be kept.
+    pub fn admit(&self, peer: &Peer, asked: Asked) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let pin = pairing::judge(&record.peer, record.accepted_peer.as_ref(), peer, asked)?;
+        let is_accepted = |accepted: &Accepted| {
+            accepted.monitor == pin.id && accepted.key == pin.keys.fingerprint().to_string()
+        };
+        // What was accepted was accepted once.
+        let is_used = asked == Asked::Pair && record.accepted_peer.as_ref().is_some_and(is_accepted);
+        let known = Known::Paired(pin);
+        if record.peer == known && !is_used {
+            return Ok(());
+        }
+        let mut changed = Record { peer: known, ..record.clone() };
+        if is_used {
+            changed.accepted_peer = None;
+        }
+        self.document.save(&changed).context("cannot keep which monitor is paired")?;
+        *record = changed;
+        Ok(())
+    }
+
+    /// Remembers who was refused, for the console to see.
+    pub fn remember_refused(&self, peer: &Peer) {
+        let Ok(keys) = Keys::of_pem(&peer.certificate) else { return };
+        let key = keys.fingerprint().to_string();
+        let seen = RefusedPeer { monitor: peer.id, key, endpoint: peer.info().endpoint() };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|other| (other.monitor, &other.key) != (seen.monitor, &seen.key));
+        refused.insert(0, seen);
+        refused.truncate(REFUSED_MAX);
+    }
+
+    /// Who was refused, the last one first.
+    pub fn refused(&self) -> Vec<RefusedPeer> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets a monitor pair in the place of the paired one, once.
+    pub fn accept_peer(&self, accepted: Accepted) -> Result<()> {
+        self.change(|record| record.accepted_peer = Some(accepted))
+    }
+
+    /// Lets the paired monitor go; gives its UUID.
+    pub fn release_peer(&self) -> Result<Option<Uuid>> {
+        let known = self.known();
+        self.change(|record| (record.peer, record.accepted_peer) = (Known::Released, None))?;
+        Ok(match known {
+            Known::Paired(pin) => Some(pin.id),
+            Known::Never | Known::Released => None,
+        })
+    }
+
+    /// What is known of the paired monitor.
+    pub fn known(&self) -> Known {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).peer.clone()
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) -> Result<()> {

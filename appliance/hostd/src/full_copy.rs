@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::lines::Lines;
 use crate::places::Places;
 use crate::program::Bounds;
+use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, cluster, copy_check, rotate};
@@ -24,7 +25,6 @@ const ERROR_LINES: usize = 4;
 
 /// Time to make a copy a replica: it moves some files.
 const ADOPT_LIMIT: Duration = Duration::from_secs(600);
-
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
 /// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
 /// gone.
@@ -32,7 +32,7 @@ pub async fn run(
     places: &Places,
     peer: &Peer,
     tablespaces: &[Tablespace],
-    replace: bool,
+    replace: Option<Replace>,
     room: &mut Room<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
@@ -40,7 +40,7 @@ pub async fn run(
     let replica = places.replica(peer.id);
     let exists = places.has_replica(peer.id)?;
     ensure!(
-        replace || !exists,
+        replace.is_some() || !exists,
         "there is a replica at {} already, and nobody said that the copy replaces it",
         replica.display()
     );
@@ -53,6 +53,9 @@ pub async fn run(
     let generation = room.generation;
     let attempt = async {
         copy_into(places, peer, tablespaces, &copying, room, replies, left).await?;
+        if let (Some(replace), true) = (&replace, exists) {
+            replace.check(places, peer, &copying).await?;
+        }
         copy_check::keep(places, peer.id, generation).await
     };
     if let Err(error) = attempt.await {

@@ -1,7 +1,8 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
 use api::{
-    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan, Usage,
+    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan,
+    Signature, Usage,
 };
 use jiff::Timestamp;
 use replica::{ControlData, CopyProgress};
@@ -33,6 +34,25 @@ pub enum Request {
         /// Whether the copy takes the place of a replica that is there, once it is complete.
         replace: bool,
     },
+    /// Pair with `peer`, or say that it was paired before. Replies [`Reply::Admitted`].
+    AdmitPeer {
+        /// Whom.
+        peer: Box<Peer>,
+        /// It is paired now, and not only followed.
+        is_new: bool,
+    },
+    /// A monitor may be paired once that is not the paired one, or has another key, role, slot or database. Replies
+    /// [`Reply::Done`]. For root alone.
+    AcceptPeer {
+        /// Its UUID.
+        monitor: Uuid,
+        /// Its key, as `api::Fingerprint` writes it.
+        key: String,
+    },
+    /// Which monitors were refused lately that the console might accept. Replies [`Reply::RefusedPeers`].
+    RefusedPeers,
+    /// Let the paired monitor go: its replica stops, its backups stay. Replies [`Reply::Done`]. For root alone.
+    ReleasePeer,
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
     StartReplica {
         /// Whom to follow.
@@ -156,6 +176,8 @@ impl Request {
             Self::DeleteBackup { .. }
                 | Self::ConfirmClock
                 | Self::AcceptDatabase { .. }
+                | Self::AcceptPeer { .. }
+                | Self::ReleasePeer
                 | Self::SetLimits(_)
                 | Self::SetFtp(_)
                 | Self::SetPeerOnly(_)
@@ -201,6 +223,17 @@ pub struct Access {
     pub peer: Vec<IpAddr>,
 }
 
+/// A monitor that wanted to be paired and was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPeer {
+    /// Its UUID.
+    pub monitor: Uuid,
+    /// Its key, as `api::Fingerprint` writes it.
+    pub key: String,
+    /// Where it says that it is.
+    pub endpoint: String,
+}
+
 /// What changes in a backup's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -233,6 +266,9 @@ pub struct BackupRequest {
     pub collations: Vec<Collation>,
     /// The monitor's configuration files, as in [`Peer`].
     pub configuration: BTreeMap<String, String>,
+    /// The monitor's signature of them and its version, as in [`Peer`].
+    #[serde(default)]
+    pub signature: Option<Signature>,
 }
 
 /// A tablespace of the monitor.
@@ -275,6 +311,9 @@ pub struct ReplicaInfo {
     pub socket_dir: String,
     /// The last lines of its PostgreSQL's log.
     pub log: Vec<String>,
+    /// The console has let the monitor go.
+    #[serde(default)]
+    pub is_released: bool,
 }
 
 /// What `hostd` answers.
@@ -303,6 +342,13 @@ pub enum Reply {
         /// `Database system identifier`, where one was accepted.
         system_identifier: Option<u64>,
     },
+    /// Answer to [`Request::AdmitPeer`].
+    Admitted {
+        /// Why it may not be paired, as a sentence without full stop.
+        refused: Option<String>,
+    },
+    /// Answer to [`Request::RefusedPeers`], the last one first.
+    RefusedPeers(Vec<RefusedPeer>),
     /// Answer to [`Request::ReplicaBytes`].
     Bytes {
         /// The sum of the files' sizes.
@@ -376,6 +422,9 @@ mod tests {
             (Request::Disks, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
+            (Request::AcceptPeer { monitor, key: "sha256//x".into() }, true),
+            (Request::ReleasePeer, true),
+            (Request::RefusedPeers, false),
             (Request::Limits, false),
             (Request::Rotate { retention_days: Some(1) }, false),
         ];
@@ -404,6 +453,12 @@ mod tests {
         for reply in [
             Reply::Done,
             Reply::Bytes { bytes: 7 },
+            Reply::RefusedPeers(vec![RefusedPeer {
+                monitor: Uuid::from_u128(7),
+                key: "sha256//x".into(),
+                endpoint: "192.0.2.7:50001".into(),
+            }]),
+            Reply::Admitted { refused: Some("no".into()) },
             Reply::Step { step: "data is scrubbed".into(), percent: Some(12.5) },
             Reply::Grown(vec!["/dev/sda".into()]),
             Reply::CopyVerified(CopyCheck::Nothing),

@@ -5,11 +5,13 @@ use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
 use crate::decisions::Decisions;
 use crate::full_copy::Room;
+use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::places::{Leftover, Places, leftovers};
+use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
-use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, rotate, usage, verify};
+use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, pairing, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{ReplicaInfo, Reply, Request};
@@ -215,13 +217,14 @@ async fn carry_out(
     let Host { places, clock, decisions, .. } = host;
     match request {
         Request::FullCopy { peer, tablespaces, replace } => {
-            checked(&peer)?;
+            checked(decisions, &peer)?;
             access::know(decisions, &peer).await;
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
             let mut room =
                 Room { clock, catalog: &host.catalog, generation: &host.generation, is_tight: false };
+            let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
             full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
                 tracing::error!("what was accepted for the copy stays accepted: {error:#}");
@@ -239,8 +242,37 @@ async fn carry_out(
         Request::AcceptedDatabase { monitor } => {
             Ok(Reply::AcceptedDatabase { system_identifier: decisions.accepted(monitor) })
         }
+        Request::AdmitPeer { peer, is_new } => {
+            peer.check().context("the peer is refused")?;
+            let admitted = decisions.admit(&peer, if is_new { Asked::Pair } else { Asked::Follow });
+            let refused = match admitted {
+                Ok(()) => None,
+                Err(error) => match error.downcast::<Refused>() {
+                    Ok(refused) => {
+                        decisions.remember_refused(&peer);
+                        Some(refused.to_string())
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            Ok(Reply::Admitted { refused })
+        }
+        Request::AcceptPeer { monitor, key } => {
+            ensure!(key.parse::<api::Fingerprint>().is_ok(), "{key:?} is not a key's fingerprint");
+            decisions.accept_peer(Accepted { monitor, key })?;
+            Ok(Reply::Done)
+        }
+        Request::RefusedPeers => Ok(Reply::RefusedPeers(decisions.refused())),
+        Request::ReleasePeer => {
+            let released = decisions.release_peer()?;
+            let mut servers = host.servers.lock().await;
+            if let Some(server) = released.and_then(|id| servers.get_mut(&id)) {
+                server.postgres.stop().await?;
+            }
+            Ok(Reply::Done)
+        }
         Request::StartReplica { peer } => {
-            checked(&peer)?;
+            checked(decisions, &peer)?;
             access::know(decisions, &peer).await;
             start_replica(host, &peer).await?;
             Ok(Reply::Done)
@@ -252,7 +284,13 @@ async fn carry_out(
             Ok(Reply::Done)
         }
         Request::Replica { monitor } => Ok(Reply::Replica(replica_info(host, monitor).await?)),
-        Request::CreateBackup(request) => {
+        Request::CreateBackup(mut request) => {
+            if !request.configuration.is_empty() && !pairing::vouches(&decisions.known(), &request) {
+                tracing::warn!(
+                    "the backup is made without configuration files: the paired monitor did not sign them"
+                );
+                request.configuration.clear();
+            }
             let _one_at_a_time = host.catalog.lock().await;
             Ok(Reply::Backup(Box::new(backup::create(places, *request).await?)))
         }
@@ -363,12 +401,14 @@ async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
         (running, log)
     });
     let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
-    Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log })
+    let is_released = host.decisions.known() == Known::Released;
+    Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log, is_released })
 }
 
 /// The network process checked the peer; here it is checked again, since that process may be compromised.
-fn checked(peer: &Peer) -> Result<()> {
-    peer.check().context("the peer is refused")
+fn checked(decisions: &Decisions, peer: &Peer) -> Result<()> {
+    peer.check().context("the peer is refused")?;
+    decisions.admit(peer, Asked::Follow).context("the peer is refused")
 }
 
 async fn runs(host: &Host, monitor: Uuid) -> bool {

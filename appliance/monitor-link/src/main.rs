@@ -35,6 +35,10 @@ enum Command {
         /// Certificate of the authority that signed PostgreSQL's certificate, PEM
         #[arg(long)]
         ca: Option<PathBuf>,
+        /// Private key that PostgreSQL had when the backup server was paired, PEM: with its signature the server takes the
+        /// new key without its console
+        #[arg(long)]
+        former_key: Option<PathBuf>,
     },
     /// Restores from a backup: asks on a full screen, or does what the options say (`monitor-link restore --help`)
     #[command(disable_help_flag = true)]
@@ -51,8 +55,8 @@ const RECOVERY: &str = "/usr/lib/infimonitor/recovery";
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Start => start::run(),
-        Command::Setup { server, address, cluster, ca } => {
-            let options = setup::Options { server, address, cluster, ca };
+        Command::Setup { server, address, cluster, ca, former_key } => {
+            let options = setup::Options { server, address, cluster, ca, former_key };
             setup::run(&options).and_then(|peer| {
                 println!("{}", serde_json::to_string_pretty(&peer)?);
                 Ok(())

@@ -2,14 +2,16 @@
 //! password stay, so a paired server goes on working.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use api::{Host, Peer, REPLICATION_PORT, Secret};
+use api::{Host, Peer, REPLICATION_PORT, Secret, Signature};
+use auth::pin::{self, Keys, Statement};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -28,6 +30,9 @@ pub const RULES_FILE: &str = "rules.json";
 const PEER_FILE: &str = "peer.json";
 const LINK_FILE: &str = "link.json";
 
+/// A private key has a few kilobytes.
+const KEY_MAX: u64 = 64 * 1024;
+
 /// How long PostgreSQL may take to take over its files, or to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,6 +47,8 @@ pub struct Options {
     pub cluster: Option<String>,
     /// Certificate of the authority that signed PostgreSQL's.
     pub ca: Option<PathBuf>,
+    /// The private key that PostgreSQL had when the backup server was paired.
+    pub former_key: Option<PathBuf>,
 }
 
 /// How the host was before we came.
@@ -92,20 +99,59 @@ pub fn run(options: &Options) -> Result<Peer> {
         service("restart", &cluster)
     })?;
     let configuration = configuration(&psql)?;
-    let peer = credentials(Path::new(STATE), &psql, |id, password| Peer {
-        id,
-        version: monitor_version(),
-        address: options.address.as_ref().map_or_else(|| own.to_string(), ToString::to_string),
-        port: REPLICATION_PORT,
-        user: hba::ROLE.to_owned(),
-        password,
-        slot: sql::SLOT.to_owned(),
-        database: hba::DATABASE.to_owned(),
-        certificate: pinned,
-        configuration,
+    let peer = credentials(Path::new(STATE), &psql, |id, password, number| {
+        let peer = Peer {
+            id,
+            version: monitor_version(),
+            address: options.address.as_ref().map_or_else(|| own.to_string(), ToString::to_string),
+            port: REPLICATION_PORT,
+            user: hba::ROLE.to_owned(),
+            password,
+            slot: sql::SLOT.to_owned(),
+            database: hba::DATABASE.to_owned(),
+            certificate: pinned,
+            configuration,
+            signature: None,
+        };
+        signed(peer, &psql, number, options.former_key.as_deref())
     })?;
+    note(&format!("the key of this monitor is {}", Keys::of_pem(&peer.certificate)?.fingerprint()));
     note("ready; the backup server may be paired with what is printed here");
     Ok(peer)
+}
+
+/// The peer, signed with PostgreSQL's private key, or with the one that it had before. Where that cannot be, the
+/// configuration files stay out: the backup server takes none that are not signed.
+///
+/// # Errors
+/// The key from before cannot be used; PostgreSQL does not say which key it has.
+pub fn signed(mut peer: Peer, psql: &Psql, number: u64, former_key: Option<&Path>) -> Result<Peer> {
+    if let Some(former) = former_key {
+        let keys = Keys::of_pem(&peer.certificate)?;
+        peer.signature = Some(Statement::of(&peer, &keys, number).sign(&key(former)?)?);
+        return Ok(peer);
+    }
+    // A relative path is relative to the data directory.
+    let own = Path::new(&psql.value("show data_directory")?).join(psql.value("show ssl_key_file")?);
+    match key(&own).and_then(|key| Ok(pin::sign(&peer, &key, number)?)) {
+        Ok(signature) => peer.signature = Some(signature),
+        Err(error) => {
+            note(&format!(
+                "the configuration files are not kept with the backups, as they cannot be signed: {error:#}"
+            ));
+            peer.configuration.clear();
+        }
+    }
+    Ok(peer)
+}
+
+/// The text of a private key, of a bounded size: what its path leads to may be anything.
+fn key(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path);
+    file.and_then(|file| file.take(KEY_MAX).read_to_string(&mut text))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text)
 }
 
 /// Settings, certificate and access rules of a running server. `restart` is called only if it has to be.
@@ -214,6 +260,15 @@ fn accepted(psql: &Psql, query: &str) -> Result<()> {
 struct Stays {
     id: Uuid,
     password: Secret,
+    #[serde(default)]
+    signature: Option<Signature>,
+}
+
+/// The number of the next statement: the time in milliseconds, and more than the last one's if the clock was set back.
+fn next_number(last: Option<&Signature>, now: SystemTime) -> u64 {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let least = last.map_or(1, |signature| signature.number.saturating_add(1));
+    u64::try_from(now).unwrap_or(u64::MAX).max(least)
 }
 
 fn stored(path: &Path) -> Result<Option<Stays>> {
@@ -238,18 +293,29 @@ pub fn adopt(state: &Path, id: Uuid) -> Result<()> {
     files::write(&path, &text, 0o600, None).map(drop)
 }
 
-/// Role, slot and the stored peer: UUID and password of an earlier run stay.
+/// Role, slot and the stored peer: UUID and password of an earlier run stay. `peer` gets them and the number of its statement.
 ///
 /// # Errors
 /// The stored peer is damaged, PostgreSQL refuses, or what would be printed is not usable.
-pub fn credentials(state: &Path, psql: &Psql, peer: impl FnOnce(Uuid, Secret) -> Peer) -> Result<Peer> {
+pub fn credentials(
+    state: &Path,
+    psql: &Psql,
+    peer: impl FnOnce(Uuid, Secret, u64) -> Result<Peer>,
+) -> Result<Peer> {
     let path = state.join(PEER_FILE);
-    let (id, password) = match stored(&path)? {
-        Some(Stays { id, password }) => (id, password),
-        None => (Uuid::new_v4(), Secret::new(sql::random_password()?)),
+    let (id, password, last) = match stored(&path)? {
+        Some(Stays { id, password, signature }) => (id, password, signature),
+        None => (Uuid::new_v4(), Secret::new(sql::random_password()?), None),
     };
     psql.run(&sql::role_and_slot(password.reveal())?)?;
-    let peer = peer(id, password);
+    let mut peer = peer(id, password, next_number(last.as_ref(), SystemTime::now()))?;
+    // What was said before is not said anew.
+    let said = files::read(&path)?.and_then(|text| serde_json::from_str::<Peer>(&text).ok());
+    if let Some(said) = said.filter(|said| said.signature.is_some())
+        && (Peer { signature: None, ..said.clone() }) == (Peer { signature: None, ..peer.clone() })
+    {
+        peer.signature = said.signature;
+    }
     peer.check().context("the backup server would not accept this")?;
     let text = serde_json::to_vec_pretty(&peer).context("cannot write the peer")?;
     files::write(&path, &text, 0o600, None)?;
@@ -419,6 +485,21 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(version_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_statement_has_a_greater_number_than_the_last() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let last = |number| Signature { number, value: String::new() };
+        for (last, now, expected) in [
+            (None, at(2), 2000),
+            (None, at(0), 1),
+            (Some(last(1999)), at(2), 2000),
+            (Some(last(2000)), at(2), 2001),
+            (Some(last(9000)), at(2), 9001),
+        ] {
+            assert_eq!(next_number(last.as_ref(), now), expected, "{last:?}");
         }
     }
 

@@ -134,6 +134,7 @@ fn peer(server: &Server, certificate: String, id: Uuid, password: Secret) -> Pee
         database: hba::DATABASE.into(),
         certificate,
         configuration: setup::configuration(&server.psql()).unwrap(),
+        signature: None,
     }
 }
 
@@ -152,9 +153,14 @@ fn a_fresh_cluster_lets_the_backup_server_in_and_a_second_run_changes_nothing() 
         };
         let host = "127.0.0.1".parse().unwrap();
         let pinned = setup::prepare(&psql, &host, &[local], local, None, &restart).unwrap();
-        setup::credentials(&state, &psql, |id, password| peer(&server, pinned, id, password)).unwrap()
+        let signed =
+            |id, password, number| setup::signed(peer(&server, pinned, id, password), &psql, number, None);
+        setup::credentials(&state, &psql, signed).unwrap()
     };
     let first = run();
+    let keys = auth::pin::Keys::of_pem(&first.certificate).unwrap();
+    let signature = first.signature.as_ref().unwrap();
+    assert!(auth::pin::Statement::of(&first, &keys, signature.number).is_signed_by(&keys, signature));
     assert_eq!(restarts.get(), 1, "listen_addresses needs a restart");
     assert_eq!(psql.value("show ssl").unwrap(), "on");
     assert_eq!(psql.value("show listen_addresses").unwrap(), "*");

@@ -4,12 +4,14 @@
 //! taken, by plain names, and what PostgreSQL reads in its data directory, by names known here. Files of the link to the
 //! backup server are not among them: `monitor-link setup` writes them anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use crate::filter::{self, Aside, Own};
 
 /// The main configuration file.
 pub const MAIN_CONF: &str = "postgresql.conf";
@@ -24,13 +26,17 @@ fn name_in_data(path: &Path, data: &Path) -> Option<&'static str> {
     IN_DATA.into_iter().find(|name| is_it(name))
 }
 
-/// The text of a file of [`IN_DATA`] as the monitor sent it last.
-pub fn in_data<'a>(configuration: &'a BTreeMap<String, String>, data: &Path, name: &str) -> Option<&'a str> {
-    let mut files = configuration.iter();
-    files.find(|(path, _)| name_in_data(Path::new(path), data) == Some(name)).map(|(_, text)| text.as_str())
+/// Path and text of a file of [`IN_DATA`] as the monitor sent it last.
+fn in_data<'a>(
+    configuration: &'a BTreeMap<String, String>,
+    data: &Path,
+    name: &str,
+) -> Option<(&'a str, &'a str)> {
+    let mut files = configuration.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+    files.find(|(path, _)| name_in_data(Path::new(path), data) == Some(name))
 }
 
-/// The files that are taken over, by path below `folder`; the others by path, without those that [`in_data`] gives.
+/// The files that are taken over, by path below `folder`; the others by path, without those of the data directory.
 pub fn sort<'a>(
     configuration: &'a BTreeMap<String, String>,
     folder: &Path,
@@ -50,6 +56,82 @@ pub fn sort<'a>(
         }
     }
     (taken, left)
+}
+
+/// What becomes of the monitor's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Files of the configuration folder, by path below it.
+    pub files: BTreeMap<PathBuf, String>,
+    /// Files of the data directory.
+    pub in_data: BTreeMap<&'static str, String>,
+    /// What is not applied unasked.
+    pub aside: Vec<Aside>,
+    /// Files that have no place here.
+    pub left: Vec<String>,
+}
+
+/// What this machine has, for [`choose`].
+pub struct Here<'h> {
+    /// PostgreSQL's configuration folder; `None`: it is the data directory.
+    pub folder: Option<&'h Path>,
+    /// The data directory.
+    pub data: &'h Path,
+    /// The text of one of its own files, empty where there is none.
+    pub own: &'h dyn Fn(&Path) -> Result<String>,
+    /// Names of the libraries in PostgreSQL's own folder.
+    pub libraries: &'h BTreeSet<String>,
+}
+
+/// Chooses what is applied: what is harmless, or all of it where somebody has `accepted` that.
+///
+/// # Errors
+/// The machine's own configuration cannot be read.
+pub fn choose(configuration: &BTreeMap<String, String>, here: &Here<'_>, accepted: bool) -> Result<Chosen> {
+    let mut chosen = Chosen::default();
+    let folder = here.folder.unwrap_or(here.data);
+    let (taken, left) = match here.folder {
+        Some(folder) => sort(configuration, folder, here.data),
+        None => (BTreeMap::new(), Vec::new()),
+    };
+    chosen.left = left.into_iter().map(str::to_owned).collect();
+    let mut judge = |path: &str, file: &Path, name: &Path, text: &str| -> Result<Option<String>> {
+        let is_main = name == Path::new(MAIN_CONF);
+        if accepted {
+            return Ok(Some(text.to_owned()));
+        }
+        // What ALTER SYSTEM wrote here goes with the old data.
+        let own = if name == Path::new(AUTO_CONF) { String::new() } else { (here.own)(file)? };
+        let settings = if is_main { own.clone() } else { (here.own)(&folder.join(MAIN_CONF))? + "\n" + &own };
+        let own = Own { settings, file: own, libraries: here.libraries.clone() };
+        // In a data directory lies what came with the backup.
+        let includes = here.folder.filter(|folder| file.starts_with(folder));
+        let (text, aside) = filter::judge(path, name, text, includes, &own);
+        chosen.aside.extend(aside);
+        Ok(text.map(|text| if is_main { filter::merged(&own.file, &text) } else { text }))
+    };
+    for (name, text) in taken {
+        let file = folder.join(&name);
+        let Some(text) = judge(&file.to_string_lossy(), &file, &name, text)? else { continue };
+        let is_main = name == Path::new(MAIN_CONF);
+        let text = if is_main { with_data_directory(&text, here.data) } else { text };
+        chosen.files.insert(name, text);
+    }
+    let mut data_files = BTreeMap::new();
+    for name in IN_DATA {
+        let file = here.data.join(name);
+        let mut text = match in_data(configuration, here.data, name) {
+            Some((path, text)) => judge(path, &file, Path::new(name), text)?,
+            None => None,
+        };
+        // What is in the data directory goes with it, so the machine's own has to be put into the restored one.
+        if text.is_none() && here.folder.is_none() && name != AUTO_CONF {
+            text = Some((here.own)(&file)?).filter(|own| !own.is_empty());
+        }
+        data_files.extend(text.map(|text| (name, text)));
+    }
+    chosen.in_data = data_files;
+    Ok(chosen)
 }
 
 /// A main configuration file that names `data` as data directory: the monitor's may have been elsewhere. What is said last
@@ -159,9 +241,61 @@ mod tests {
         let taken: Vec<_> = taken.keys().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(taken, ["conf.d/tuning.conf", "pg_hba.conf", "postgresql.conf"]);
         assert_eq!(left, [paths[0], paths[1], paths[2], paths[6], paths[9], paths[7]]);
-        assert_eq!(in_data(&configuration, data, "pg_hba.conf"), Some("text of /srv/data/pg_hba.conf"));
-        assert_eq!(in_data(&configuration, data, AUTO_CONF), Some("text of /srv/other/postgresql.auto.conf"));
-        assert_eq!(in_data(&configuration, data, "postgresql.conf"), None);
+        let in_data = |name| in_data(&configuration, data, name).map(|(path, _)| path);
+        assert_eq!(in_data("pg_hba.conf"), Some("/srv/data/pg_hba.conf"));
+        assert_eq!(in_data(AUTO_CONF), Some("/srv/other/postgresql.auto.conf"));
+        assert_eq!(in_data("postgresql.conf"), None);
+    }
+
+    #[test]
+    fn the_machines_own_and_what_is_harmless_of_the_monitors_is_chosen() {
+        let data = Path::new("/data/postgresql/17/main");
+        let own = |path: &Path| {
+            Ok(match path.to_str().unwrap() {
+                "/etc/postgresql/17/main/postgresql.conf" => {
+                    "data_directory = '/data/postgresql/17/main'\nhba_file = '/etc/postgresql/17/main/pg_hba.conf'\n\
+                     unix_socket_directories = '/run/own'\ninclude_dir = 'conf.d'\n"
+                }
+                "/etc/postgresql/17/main/pg_hba.conf" => "local all postgres peer\n",
+                _ => "",
+            }
+            .to_owned())
+        };
+        let libraries = BTreeSet::new();
+        let here = Here { folder: Some(Path::new(FOLDER)), data, own: &own, libraries: &libraries };
+        let configuration: BTreeMap<String, String> = [
+            (
+                "postgresql.conf",
+                "data_directory = '/lost'\nhba_file = '/etc/postgresql/17/main/pg_hba.conf'\n\
+                 unix_socket_directories = '/lost'\nmax_connections = 300\ninclude_dir = 'conf.d'\n",
+            ),
+            ("conf.d/own.conf", "work_mem = 1\narchive_command = 'x'\n"),
+            ("conf.d/hostile.conf", "archive_command = 'x'\n"),
+            ("environment", "LD_PRELOAD = '/tmp/x.so'\n"),
+            ("pg_hba.conf", "local all postgres peer\nhost all all 0.0.0.0/0 trust\n"),
+            ("pg_ident.conf", "m x postgres\n"),
+        ]
+        .map(|(name, text)| (format!("{FOLDER}/{name}"), text.to_owned()))
+        .into_iter()
+        .chain([("/lost/postgresql.auto.conf".into(), "work_mem = 2\nrestore_command = 'x'\n".into())])
+        .collect();
+        let chosen = choose(&configuration, &here, false).unwrap();
+        let files: Vec<_> = chosen.files.keys().map(|name| name.to_str().unwrap()).collect();
+        assert_eq!(files, ["conf.d/own.conf", "pg_hba.conf", "postgresql.conf"]);
+        let main = &chosen.files[Path::new("postgresql.conf")];
+        assert!(
+            main.starts_with(&own(Path::new("/etc/postgresql/17/main/postgresql.conf")).unwrap()),
+            "{main}"
+        );
+        assert!(main.ends_with("settings.\nmax_connections = '300'\ninclude_dir = 'conf.d'\n"), "{main}");
+        assert!(!main.contains("/lost"));
+        assert_eq!(chosen.in_data, [(AUTO_CONF, "work_mem = '2'\n".to_owned())].into());
+        // The socket's and the data's places, twice the command, the environment, the rule, the map, and the restore's command.
+        assert_eq!(chosen.aside.len(), 8, "{:#?}", chosen.aside);
+        let all = choose(&configuration, &here, true).unwrap();
+        assert_eq!((all.files.len(), all.aside.len()), (6, 0));
+        assert_eq!(all.files[Path::new("environment")], "LD_PRELOAD = '/tmp/x.so'\n");
+        assert!(all.files[Path::new("postgresql.conf")].contains("= '/lost'"));
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Local {
             configuration: Some(self.configuration.clone()),
             programs: self.programs.clone(),
             run: RUN.into(),
+            kept: Path::new(setup::STATE).join("kept-configuration"),
             service: self,
         }
     }

@@ -7,7 +7,7 @@
 //! Tablespaces stay where they were unpacked, so each attempt has a folder of its own for them,
 //! `<data directory>.tablespaces-<id>-<attempt>`: a backup may be restored where it was restored before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,8 @@ use backups::BackupId;
 use files::Document;
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{AUTO_CONF, IN_DATA, MAIN_CONF};
+use crate::aside::{self, own_text};
+use crate::configuration::{AUTO_CONF, Chosen, Here};
 use crate::start::{Programs, Unpacked};
 use crate::swap::{Place, Swap};
 use crate::unpack::{Destination, unpack};
@@ -51,6 +52,8 @@ pub struct Host<'a> {
     pub programs: Programs,
     /// A short path for the recovery's configuration and socket, see [`Unpacked::run`].
     pub run: PathBuf,
+    /// A folder of root's for what is kept aside of the configuration, by backup.
+    pub kept: PathBuf,
     /// Starting and stopping.
     pub service: &'a dyn Service,
 }
@@ -90,6 +93,9 @@ struct Journal {
     attempt: u32,
     /// PostgreSQL ran when it came to the exchange: it runs again when that is taken back.
     ran: bool,
+    /// All of the monitor's configuration is applied, also what would run something.
+    #[serde(default)]
+    configuration_is_accepted: bool,
 }
 
 /// A restore of one backup on one machine.
@@ -183,6 +189,21 @@ impl Host<'_> {
         self.finish_removal()?;
         files::rename(&self.work(), &self.removed())?;
         Ok(self.finish_removal()?.unwrap_or_default())
+    }
+
+    /// What becomes of a monitor's configuration here: without what would run something, unless that is `accepted`.
+    ///
+    /// # Errors
+    /// It cannot be told which libraries are installed.
+    pub fn choose(&self, manifest: &Manifest, accepted: bool) -> Result<Chosen> {
+        let libraries = self.programs.libraries()?;
+        let here = Here {
+            folder: self.configuration.as_deref(),
+            data: &self.data,
+            own: &own_text,
+            libraries: &libraries,
+        };
+        configuration::choose(&manifest.configuration, &here, accepted)
     }
 
     fn journal(&self, folder: &Path) -> Document<Journal> {
@@ -290,7 +311,13 @@ impl<'a> Restore<'a> {
         let id = id_of(manifest)?;
         let is_free = |attempt: &u32| host.tablespaces(id.clone(), *attempt).symlink_metadata().is_err();
         let attempt = (1..).find(is_free).context("there is no free name for the tablespaces")?;
-        let journal = Journal { manifest: manifest.clone(), stage: Stage::Unpacking(0), attempt, ran: false };
+        let journal = Journal {
+            manifest: manifest.clone(),
+            stage: Stage::Unpacking(0),
+            attempt,
+            ran: false,
+            configuration_is_accepted: false,
+        };
         // Under the name of what is removed until its journal is there: a cut leaves nothing that could not be told.
         let made = host.removed();
         // PostgreSQL's user comes through, and cannot say what root removes in it; that it is still ours, and not a folder
@@ -387,17 +414,21 @@ impl<'a> Restore<'a> {
     }
 
     /// Gives the restored data directory the monitor's files: the backup server's copy is without them.
-    fn put_back(&self) -> Result<()> {
+    fn put_back(&self, chosen: &Chosen) -> Result<()> {
         let data = self.host.work().join("pgdata");
-        for name in IN_DATA {
-            if let Some(text) =
-                configuration::in_data(&self.journal.manifest.configuration, &self.host.data, name)
-            {
-                let path = data.join(name);
-                files::write(&path, text.as_bytes(), 0o600, Some(self.host.programs.owner))?;
-            }
+        for (name, text) in &chosen.in_data {
+            files::write(&data.join(name), text.as_bytes(), 0o600, Some(self.host.programs.owner))?;
         }
         Ok(())
+    }
+
+    /// All of the monitor's configuration is applied, also what would run something: somebody has looked at it.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn accept_configuration(&mut self) -> Result<()> {
+        self.journal.configuration_is_accepted = true;
+        self.document.save(&self.journal)
     }
 
     fn data(&self) -> Swap {
@@ -451,29 +482,20 @@ impl<'a> Restore<'a> {
     /// The last things that can be done while the old database serves. Returns what should be known.
     fn make_ready(&mut self) -> Result<Vec<String>> {
         self.check_work()?;
-        self.put_back()?;
-        let mut notes = Vec::new();
+        let chosen = self.host.choose(self.manifest(), self.journal.configuration_is_accepted)?;
+        self.put_back(&chosen)?;
+        let mut notes = aside::keep(&self.host.kept.join(self.id.as_str()), self.manifest(), &chosen)?;
+        if !chosen.left.is_empty() {
+            let left = chosen.left.join(", ");
+            notes.push(format!(
+                "Configuration files of the monitor that have no place here are not taken over: {left}."
+            ));
+        }
         if let Some(swap) = self.configuration() {
-            let configuration = &self.journal.manifest.configuration;
-            let (taken, left) = configuration::sort(configuration, &swap.live, &self.host.data);
-            if !left.is_empty() {
-                let left = left.join(", ");
-                notes.push(format!(
-                    "Configuration files of the monitor that have no place here are not taken over: {left}."
-                ));
-            }
-            if taken.is_empty() {
+            if chosen.files.is_empty() {
                 files::remove_folder(&swap.beside)?;
             } else {
-                let taken = taken.into_iter().map(|(name, text)| {
-                    let is_main = name == Path::new(MAIN_CONF);
-                    let text = match is_main {
-                        true => configuration::with_data_directory(text, &self.host.data),
-                        false => text.to_owned(),
-                    };
-                    (name, text)
-                });
-                configuration::make(&swap.live, &swap.beside, &taken.collect::<BTreeMap<_, _>>())?;
+                configuration::make(&swap.live, &swap.beside, &chosen.files)?;
                 swap.mark()?;
             }
         }
@@ -657,7 +679,14 @@ mod tests {
             symlink(at(target), folder.join("pg_tblspc").join(number)).unwrap();
         }
         let programs = Programs { as_owner: Vec::new(), folder: "/".into(), owner: (0, 0) };
-        let host = Host { data, configuration: None, programs, run: "/run/x".into(), service: &Nothing };
+        let host = Host {
+            data,
+            configuration: None,
+            programs,
+            run: "/run/x".into(),
+            kept: "/x".into(),
+            service: &Nothing,
+        };
         let notes = host.remove_old_tablespaces(&old).unwrap();
         assert_eq!(notes.len(), 4);
         assert!(

@@ -3,6 +3,7 @@
 //!
 //! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -60,6 +61,25 @@ impl Programs {
             command.env_remove(name);
         }
         Ok(command)
+    }
+
+    /// Names of the libraries of PostgreSQL's packages, without their ending.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn libraries(&self) -> Result<BTreeSet<String>> {
+        let folder = self.folder.parent().unwrap_or(&self.folder).join("lib");
+        let cannot = || format!("cannot read {}", folder.display());
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            entries => entries.with_context(cannot)?,
+        };
+        let mut names = BTreeSet::new();
+        for entry in entries {
+            let name = entry.with_context(cannot)?.file_name();
+            names.extend(name.to_string_lossy().strip_suffix(".so").map(str::to_owned));
+        }
+        Ok(names)
     }
 
     fn output(&self, program: &str, arguments: impl FnOnce(&mut Command)) -> Result<String> {

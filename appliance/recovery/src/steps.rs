@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use api::{Host, Manifest, Peer};
+use api::{Fingerprint, Host, Manifest, Peer};
 use jiff::Timestamp;
 use monitor_link::setup;
 use serde::Serialize;
@@ -85,6 +85,15 @@ impl Step {
 /// Where what is told goes.
 pub type Tell<'a> = dyn FnMut(Event) + 'a;
 
+/// What is applied of the monitor's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Configuration {
+    /// What is harmless, or what was said when the restore was begun.
+    Harmless,
+    /// All of it, also what would run something.
+    All,
+}
+
 /// Restores a backup, or goes on with it where it was cut. `server` is needed only as long as something is to be
 /// downloaded.
 ///
@@ -94,6 +103,7 @@ pub fn restore(
     local: &Local,
     server: Option<&Server>,
     manifest: &Manifest,
+    configuration: Configuration,
     tell: &mut Tell<'_>,
 ) -> Result<(), Failure> {
     let id = &manifest.backup.id;
@@ -106,6 +116,9 @@ pub fn restore(
         return Err(Failure::Unsuitable { id: id.clone(), obstacles });
     }
     let mut restore = Restore::begin(&host, manifest)?;
+    if configuration == Configuration::All {
+        restore.accept_configuration()?;
+    }
     if let Stage::Unpacking(from) = restore.stage() {
         let server = server.ok_or_else(|| {
             anyhow::anyhow!("backup {id} is not downloaded to its end: `monitor-link restore --server … --fingerprint … --password-file …` \
@@ -165,8 +178,11 @@ pub fn pair(
         address: address.cloned(),
         cluster: Some(local.name()),
         ca: authority.map(Path::to_owned),
+        former_key: None,
     };
     let peer: Peer = setup::run(&options)?;
+    let key = Fingerprint::of_pem(peer.certificate.as_bytes()).map_err(anyhow::Error::from)?;
+    tell(Event::Note { text: format!("The key of this monitor is {key}.") });
     let text = match server.pair(&peer, before)? {
         Ok(id) => {
             format!("What the backup server had of this monitor is kept as backup {id}, which is pinned.")

@@ -13,7 +13,7 @@ use recovery::checks::{gigabytes, obstacles};
 use recovery::local::Local;
 use recovery::restore::{Restore, Stage, Written};
 use recovery::server::{Address, Before, LATEST, Server};
-use recovery::steps::{self, Event, Pairing};
+use recovery::steps::{self, Configuration, Event, Pairing};
 use recovery::trust::Fingerprint;
 use serde_json::json;
 
@@ -103,6 +103,10 @@ pub struct Restoring {
     /// Id of the backup, or `latest`: the newest that can be restored here, verified ones first
     #[arg(long, requires = "server", default_value = LATEST)]
     backup: String,
+    /// Apply all of the monitor's configuration, also what runs programs, loads libraries or lets in without a password:
+    /// without it that is kept aside and listed
+    #[arg(long, requires = "server")]
+    accept_configuration: bool,
     /// Pair with the server again afterwards
     #[arg(long, requires = "server")]
     pair: bool,
@@ -175,7 +179,9 @@ impl Restoring {
                 server.manifest(backup)?
             }
         };
-        steps::restore(&local, Some(&server), &manifest, &mut |event| teller.tell(&event))?;
+        let configuration =
+            if self.accept_configuration { Configuration::All } else { Configuration::Harmless };
+        steps::restore(&local, Some(&server), &manifest, configuration, &mut |event| teller.tell(&event))?;
         if self.pair {
             let before = if self.pair_without_backup { Before::MayBeLost } else { Before::Kept };
             let options = Pairing { address: self.address.as_ref(), authority: self.ca.as_deref(), before };
@@ -288,7 +294,7 @@ fn go_on(cluster: Option<&str>, json: bool) -> Result<(), Failure> {
         restore.manifest().clone()
     };
     let mut teller = Teller::new(json);
-    steps::restore(&local, None, &manifest, &mut |event| teller.tell(&event))?;
+    steps::restore(&local, None, &manifest, Configuration::Harmless, &mut |event| teller.tell(&event))?;
     local.become_monitor()?;
     teller.done(&local, &manifest.backup.id)?;
     Ok(())

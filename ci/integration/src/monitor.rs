@@ -59,9 +59,17 @@ pub struct Monitor {
     pub peer: Peer,
     process: Option<Process>,
     folder: tempfile::TempDir,
+    /// Its private key, PEM.
+    key: String,
 }
 
 impl Monitor {
+    /// Signs what the peer says, as `monitor-link setup` does.
+    pub fn sign(&mut self, number: u64) -> Result<()> {
+        self.peer.signature = Some(auth::pin::sign(&self.peer, &self.key, number)?);
+        Ok(())
+    }
+
     /// Makes and starts a cluster prepared as `monitor-link setup` does, of the PostgreSQL in `toolbox`'s tree.
     pub fn start(toolbox: &Toolbox) -> Result<Self> {
         Self::start_with(toolbox, &Certificate::new("monitor")?)
@@ -90,8 +98,11 @@ impl Monitor {
             database: "postgres".into(),
             certificate: pinned,
             configuration: BTreeMap::from([("/etc/postgresql.conf".into(), "# the monitor's\n".into())]),
+            signature: None,
         };
-        let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder };
+        let mut monitor =
+            Self { toolbox: toolbox.clone(), peer, process: None, folder, key: certificate.key.clone() };
+        monitor.sign(1)?;
         let data = monitor.data();
         run(monitor
             .command("initdb")
@@ -133,7 +144,8 @@ impl Monitor {
     pub fn set_certificate(&mut self, certificate: &Certificate) -> Result<()> {
         self.write_certificate(certificate)?;
         self.peer.certificate.clone_from(&certificate.certificate);
-        Ok(())
+        self.key.clone_from(&certificate.key);
+        self.sign(1)
     }
 
     /// The data directory.

@@ -139,6 +139,17 @@ impl Server {
         runtime.block_on(client.order(request)).context("hostd refuses")
     }
 
+    /// Pairs where the server wants its console to be asked first: gives the order that the refusal names, and pairs again.
+    pub fn pair_by_console(&self, peer: &api::Peer) -> Result<()> {
+        let client = self.client()?;
+        let Err(refused) = client.pair(peer) else { anyhow::bail!("it was paired without the console") };
+        let words = refused.to_string();
+        let order = words.split('`').nth(1).with_context(|| format!("no order is named: {words}"))?;
+        self.order_in_words(order)?;
+        client.pair(peer)?;
+        Ok(())
+    }
+
     /// Gives an order as somebody at the console does: the words of `hostd order …`.
     pub fn order_in_words(&self, words: &str) -> Result<String> {
         let mut words = words.split_whitespace();

@@ -115,6 +115,7 @@ fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> 
         configuration: None,
         programs: programs(&toolbox)?,
         run: run.path().join("run"),
+        kept: run.path().join("kept"),
         service: &service,
     };
     let sql = |sql: &str| service.monitor.borrow().sql(sql);

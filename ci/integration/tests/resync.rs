@@ -1,6 +1,6 @@
 //! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
 
-use api::{BackupList, Client, CreateBackup, EventKind, Peer, Reason, Verification};
+use api::{BackupList, Client, CreateBackup, EventKind, Reason, Verification};
 use hostd::{Request, Step};
 use integration::{
     CHECKSUM, Monitor, Restored, Server, paired, query_replica, run, wait_for, wait_until_replayed,
@@ -159,9 +159,11 @@ fn another_database_never_replaces_the_replica_unasked() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
     let (mut monitor, server) = paired(&toolbox, ROWS)?;
     monitor.stop()?;
-    let other = Monitor::start(&toolbox)?;
+    let mut other = Monitor::start(&toolbox)?;
     let client = server.client()?;
-    client.pair(&Peer { id: monitor.peer.id, ..other.peer.clone() })?;
+    other.peer.id = monitor.peer.id;
+    other.sign(2)?;
+    server.pair_by_console(&other.peer)?;
     let status = server.wait_for_state(&["failed"], MINUTE)?;
     assert!(status.message.contains("has another database"), "{}", status.message);
     // It is the old one that a backup would be made of.

@@ -112,7 +112,7 @@ fn a_monitor_that_restarts_moves_or_has_new_secrets_is_followed_on() -> anyhow::
     monitor.run_server()?;
     let status = server.wait_for_state(&["failed"], MINUTE)?;
     assert!(status.message.contains("another certificate"), "{}", status.message);
-    client.pair(&monitor.peer)?;
+    server.pair_by_console(&monitor.peer)?;
     streams(&toolbox, &monitor, &server)?;
 
     // Another timeline, as after a restore of the monitor to its latest state.

@@ -120,7 +120,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         let said = server.run_ok("/usr/lib/infimonitor/hostd order grow-disks", COMMAND)?;
         ensure!(said.contains("no disk has grown"), "{said}");
 
-        // The monitor is lost, and comes back on another node without anybody, as the README says it. The story of what
+        // The monitor is lost, and comes back on another node, as the README says it: the server's console accepts its new key. The story of what
         // can go wrong on that way is in restore.rs.
         let expected = sql(&monitor, &checksum_sql(), LONG)?;
         wait_until_replayed(&monitor, &server, &id)?;
@@ -136,8 +136,14 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
             node.run_ok(&format!("monitor-link restore fingerprint --server {SERVER_ADDRESS}"), COMMAND)?;
         let access = format!("--server {SERVER_ADDRESS} --fingerprint {key} --password-file /run/password");
         println!("{}", node.run_ok(&format!("monitor-link restore list {access}"), COMMAND)?);
-        let said =
-            node.run_ok(&format!("monitor-link restore {access} --backup latest --pair --json"), LONG)?;
+        let restore = format!("monitor-link restore {access} --backup latest --pair --json");
+        let refused = node.run(&restore, LONG)?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        let words = said.lines().find(|line| line.contains("accept-peer")).unwrap_or_default();
+        let order = words.split('`').nth(1).unwrap_or_default();
+        ensure!(refused.status == 9 && order.contains("accept-peer"), "{} {said}", refused.status);
+        server.run_ok(order, COMMAND)?;
+        let said = node.run_ok(&restore, LONG)?;
         let end = said.lines().last().unwrap_or_default();
         ensure!(end.contains("\"done\"") && end.contains(&last.id), "{said}");
         ensure!(sql(&node, &checksum_sql(), LONG)? == expected, "the tables differ");

@@ -200,6 +200,11 @@ mod full {
             // It is paired at the console, under the lost monitor's UUID.
             node.type_on_serial(ENTER)?;
             open_server(&node, &key)?;
+            // Its key is a new one, which the server's console has to accept; then it is asked again.
+            page(&node, "accept-peer", LONG)?;
+            println!("{}", server.run_ok(&format!("{ORDER} accept-peer"), COMMAND)?);
+            server.run_ok(&format!("{ORDER} accept-peer --number 1"), COMMAND)?;
+            node.type_on_serial(ENTER)?;
             page(&node, "Done.", LONG)?;
             node.screendump(&lab.folder().join("last-page.png"))?;
             println!("{}", node.serial_screen()?);

@@ -88,6 +88,8 @@ pub enum Page {
     },
     /// What will be done, before it is.
     Preflight(Row),
+    /// What of the monitor's configuration would run something, as sentences; whether it is applied.
+    Configuration(Row, Vec<String>),
     /// It is done.
     Working(Working),
     /// It is restored; whether to pair.
@@ -116,6 +118,10 @@ pub enum Task {
     Restore(Option<String>),
     /// Pair with the server again.
     Pair(Before),
+    /// Look at the configuration of the backup of this name.
+    Judge(String),
+    /// Restore the backup of this name with all of its configuration.
+    RestoreAll(String),
     /// Remove the data that was there before.
     Confirm,
     /// Remove what is under way.
@@ -137,6 +143,8 @@ pub enum Message {
     Told(Event, Instant),
     /// A restore has ended.
     Restored(Result<(), Failed>),
+    /// What of the configuration would run something.
+    Judged(Result<Vec<String>, String>),
     /// A pairing has ended.
     Paired(Result<(), String>),
     /// The old data is removed, or not. What should be known of it.
@@ -231,6 +239,7 @@ impl App {
                 self.password = Typed::default();
                 self.fail(error, Page::Password);
             }
+            Message::Judged(judged) => return self.judged(judged),
             Message::Told(event, now) => self.told(event, now),
             Message::Restored(Ok(())) => self.page = Page::Restored,
             Message::Restored(Err(failed)) | Message::Abandoned(Err(failed)) => {
@@ -260,6 +269,28 @@ impl App {
             Message::Settled(Err(error)) => self.error = Some(error),
         }
         None
+    }
+
+    /// With nothing to decide it goes on.
+    fn judged(&mut self, judged: Result<Vec<String>, String>) -> Option<Task> {
+        match (judged, self.asked_on.clone()) {
+            (Ok(asides), Page::Preflight(row)) if asides.is_empty() => {
+                self.page = Page::Working(Working::default());
+                Some(Task::Restore(Some(row.name)))
+            }
+            (Ok(asides), Page::Preflight(row)) => {
+                self.page = Page::Configuration(row, asides);
+                None
+            }
+            (Ok(_), page) => {
+                self.page = page;
+                None
+            }
+            (Err(error), page) => {
+                self.fail(error, page);
+                None
+            }
+        }
     }
 
     fn fail(&mut self, error: String, page: Page) {
@@ -397,9 +428,18 @@ impl App {
                 }
             }
             (Page::Preflight(row), KeyCode::Enter) => {
+                self.page = Page::Waiting("Looking at the monitor's configuration …");
+                return Some(Task::Judge(row.name));
+            }
+            (Page::Configuration(row, _), KeyCode::Enter) => {
                 self.page = Page::Working(Working::default());
                 return Some(Task::Restore(Some(row.name)));
             }
+            (Page::Configuration(row, _), KeyCode::Char('x')) => {
+                self.page = Page::Working(Working::default());
+                return Some(Task::RestoreAll(row.name));
+            }
+            (Page::Configuration(row, _), KeyCode::Esc) => self.page = Page::Preflight(row),
             (Page::Preflight(_), KeyCode::Esc) => self.page = Page::List { marked: 0 },
             (Page::Restored, KeyCode::Enter) => {
                 if self.opened {
@@ -497,7 +537,9 @@ mod tests {
         assert_eq!(typed(&mut app, "Enter"), None, "it cannot be restored here");
         typed(&mut app, "Down Down Enter");
         assert_eq!(app.page, Page::Preflight(row("old", &[])));
-        assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(Some("old".into()))));
+        assert_eq!(typed(&mut app, "Enter"), Some(Task::Judge("old".into())));
+        let nothing = app.update(Message::Judged(Ok(Vec::new())));
+        assert_eq!(nothing, Some(Task::Restore(Some("old".into()))));
         app.update(Message::Restored(Ok(())));
         assert_eq!(typed(&mut app, "Enter"), Some(Task::Pair(Before::Kept)));
         assert_eq!(app.update(Message::Paired(Ok(()))), Some(Task::Settle));
@@ -527,9 +569,11 @@ mod tests {
         app.update(Message::Refused("another console".into()));
         assert!(matches!(app.page, Page::Preflight(_)), "{:?}", app.page);
         typed(&mut app, "Enter");
+        app.update(Message::Judged(Ok(Vec::new())));
         app.update(Message::Restored(Err(failed(None))));
         assert_eq!(app.page, Page::List { marked: 0 }, "it has not begun");
         typed(&mut app, "Enter Enter");
+        app.update(Message::Judged(Ok(Vec::new())));
         app.update(Message::Restored(Err(failed(Some((true, false))))));
         assert_eq!(app.page, Page::UnderWay(under_way((true, false))));
         assert_eq!(typed(&mut app, "Enter"), Some(Task::Restore(None)), "the server is known");
@@ -542,6 +586,7 @@ mod tests {
         app.update(Message::Abandoned(Ok(())));
         assert_eq!(app.page, Page::List { marked: 0 });
         typed(&mut app, "Enter Enter");
+        app.update(Message::Judged(Ok(Vec::new())));
         app.update(Message::Restored(Ok(())));
         assert_eq!(typed(&mut app, "w"), None, "it is tried with the backup first");
         typed(&mut app, "Enter");
@@ -551,6 +596,30 @@ mod tests {
         app.update(Message::Paired(Err("no".into())));
         assert_eq!(typed(&mut app, "s"), Some(Task::Settle));
         assert_eq!(app.page, Page::Done);
+    }
+
+    #[test]
+    fn what_would_run_something_is_applied_only_when_somebody_says_so() {
+        let mut app = app(None);
+        typed(&mut app, "a Enter");
+        app.update(Message::Looked(Ok("k".into())));
+        typed(&mut app, "y p Enter");
+        app.update(Message::Opened(Ok(vec![row("x", &[])])));
+        typed(&mut app, "Enter Enter");
+        app.update(Message::Judged(Err("no answer".into())));
+        assert_eq!((&app.page, app.error.as_deref()), (&Page::Preflight(row("x", &[])), Some("no answer")));
+        let asides = vec!["It runs a program.".to_owned()];
+        for (key, expected) in
+            [("Enter", Task::Restore(Some("x".into()))), ("x", Task::RestoreAll("x".into()))]
+        {
+            app.page = Page::Preflight(row("x", &[]));
+            typed(&mut app, "Enter");
+            assert_eq!(app.update(Message::Judged(Ok(asides.clone()))), None);
+            assert_eq!(app.page, Page::Configuration(row("x", &[]), asides.clone()));
+            typed(&mut app, "Esc Enter");
+            app.update(Message::Judged(Ok(asides.clone())));
+            assert_eq!(typed(&mut app, key), Some(expected));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use recovery::checks::obstacles;
 use recovery::local::Local;
 use recovery::restore::{Restore, Stage, Written};
 use recovery::server::{Address, Before, Server};
-use recovery::steps::{self, Event, Pairing};
+use recovery::steps::{self, Configuration, Event, Pairing};
 use screen::ratatui::Frame;
 use screen::ratatui::crossterm::event::KeyEvent;
 
@@ -107,9 +107,15 @@ fn done(local: &Local, server: &mut Option<Server>, task: Task, messages: &Sende
             Message::Opened(open(local, server, &address, &fingerprint, password.0).map_err(text))
         }
         Task::Restore(name) => {
-            let restored = restore(local, server.as_ref(), name.as_deref(), &mut tell);
+            let restored =
+                restore(local, server.as_ref(), name.as_deref(), Configuration::Harmless, &mut tell);
             Message::Restored(restored.map_err(|failure| failed(local, failure)))
         }
+        Task::RestoreAll(name) => {
+            let restored = restore(local, server.as_ref(), Some(&name), Configuration::All, &mut tell);
+            Message::Restored(restored.map_err(|failure| failed(local, failure)))
+        }
+        Task::Judge(name) => Message::Judged(judge(local, server.as_ref(), &name).map_err(text)),
         Task::Pair(before) => Message::Paired(pair(local, server.as_ref(), before, &mut tell).map_err(text)),
         Task::Confirm => Message::Confirmed(
             with_restore(local, |restore| restore.confirm()).map_err(|error| format!("{error:#}")),
@@ -151,13 +157,22 @@ fn restore(
     local: &Local,
     server: Option<&Server>,
     name: Option<&str>,
+    configuration: Configuration,
     tell: &mut steps::Tell<'_>,
 ) -> Result<(), Failure> {
     let manifest = match (name, server) {
         (Some(name), Some(server)) => server.manifest(server.choose(name, &local.facts()?)?)?,
         _ => with_restore(local, |restore| Ok(restore.manifest().clone()))?,
     };
-    steps::restore(local, server, &manifest, tell)
+    steps::restore(local, server, &manifest, configuration, tell)
+}
+
+/// What of a backup's configuration would run something, as sentences.
+fn judge(local: &Local, server: Option<&Server>, name: &str) -> Result<Vec<String>, Failure> {
+    let server = server.context("no backup server was named")?;
+    let manifest = server.manifest(server.choose(name, &local.facts()?)?)?;
+    let chosen = local.host().choose(&manifest, false)?;
+    Ok(chosen.aside.iter().map(|aside| format!("{}.", aside.sentence())).collect())
 }
 
 fn pair(

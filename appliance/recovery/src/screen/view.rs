@@ -31,6 +31,9 @@ fn keys_of(app: &App) -> &'static str {
         Page::Password => " Enter next · Esc back · Ctrl-C leave",
         Page::List { .. } => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
         Page::Preflight(_) => " Enter restore · Esc back · Ctrl-C leave",
+        Page::Configuration(..) => {
+            " Enter restore without these · x restore with them · Esc back · Ctrl-C leave"
+        }
         Page::Working(_) => " Ctrl-C leave: it goes on when this is started again",
         Page::Restored if app.pairing_failed => {
             " Enter pair · w pair without that backup · s skip · Ctrl-C leave"
@@ -85,6 +88,7 @@ fn text(app: &App) -> Text<'_> {
             lines.push(field(&app.password.dots()));
         }
         Page::Preflight(row) => preflight(row, &mut lines),
+        Page::Configuration(_, asides) => configuration(asides, &mut lines),
         Page::Restored => {
             lines.push("The monitor is restored and runs.".into());
             notes(app, &mut lines);
@@ -137,6 +141,24 @@ fn preflight(row: &Row, lines: &mut Vec<Line<'_>>) {
         "4. The data that was there before is kept until you say that it may go.",
     ] {
         lines.push(sentence.into());
+    }
+}
+
+/// Lines that fit on a serial console.
+const ASIDES_SHOWN: usize = 5;
+
+fn configuration<'a>(asides: &'a [String], lines: &mut Vec<Line<'a>>) {
+    lines.push(
+        "These parts of the monitor's configuration run a program, load a library, lead elsewhere or let somebody in. Without \
+         them the machine's own stays in their place, and they are kept in a folder for you to look at."
+            .into(),
+    );
+    lines.push("".into());
+    for aside in asides.iter().take(ASIDES_SHOWN) {
+        lines.push(aside.as_str().into());
+    }
+    if asides.len() > ASIDES_SHOWN {
+        lines.push(format!("And {} more.", asides.len() - ASIDES_SHOWN).into());
     }
 }
 
@@ -229,6 +251,10 @@ mod tests {
             (
                 Page::List { marked: 0 },
                 &["✗ 20261126T030000Z", "2.34 GB", "install 1.3.", "before the update", "↑ ↓ choose"],
+            ),
+            (
+                Page::Configuration(row.clone(), vec!["pg.conf, line 7: `x`: it runs a program.".into(); 7]),
+                &["line 7: `x`", "And 2 more", "Enter restore without these"],
             ),
             (Page::Preflight(row), &["Backup 20261126T030000Z", "1. It is downloaded", "Enter restore"]),
             (Page::Working(working), &["50%", "1.17 GB of 2.34 GB, 105 MB/s, 1 min 15 s left"]),
