@@ -11,6 +11,7 @@ pub mod download;
 pub mod forecast;
 mod id;
 mod manifest;
+pub mod pins;
 pub mod recent;
 pub mod retention;
 pub mod rotation;
