@@ -11,6 +11,7 @@ mod metrics;
 mod monitor;
 mod pinned;
 mod room;
+mod rotation_checks;
 mod shared;
 mod standby;
 mod status;
