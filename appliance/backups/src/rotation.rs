@@ -124,7 +124,7 @@ pub fn for_copy(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) 
 
 fn next_for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     let share = rules.limits.daily(candidates.len().saturating_add(now.gone_for_space));
-    let next = Lists::of(candidates).next_for_space(rules, now);
+    let next = Lists::of(candidates, now).next_for_space(rules, now);
     match next {
         None => Decision::Stuck(StuckReason::Floor),
         Some(_) if now.gone_for_space >= share => Decision::Stuck(StuckReason::DailyShare),
@@ -138,7 +138,7 @@ fn next_for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decisio
 /// that has no verified backup younger than the period: then something is wrong, and the old ones are all there is.
 pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     let Some(retention) = rules.retention.filter(|_| now.clock_is_trusted) else { return Decision::Nothing };
-    let lists = Lists::of(candidates);
+    let lists = Lists::of(candidates, now);
     let next = lists.oldest(now, |list| list.oldest_expired(retention, rules, now));
     next.map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
 }
@@ -176,11 +176,11 @@ pub fn plan(candidates: &[Candidate], rules: &Rules, now: &Now) -> RotationPlan 
     if let Decision::Delete(deletion) = for_space {
         going.push(deletion);
     }
-    let lists = Lists::of(candidates);
+    let lists = Lists::of(candidates, now);
     let next = lists.next_for_space(rules, now);
-    let oldest = lists.oldest(now, |list| list.deletable(rules, now).last());
+    let oldest = lists.oldest(now, |list| list.deletable(rules).last());
     let kept = lists.0.values().flat_map(|list| {
-        let why = |at| list.kept(at, rules, now);
+        let why = |at| list.kept(at, rules);
         list.newest_first.iter().enumerate().filter_map(move |(at, candidate)| {
             Some(Kept { monitor: candidate.monitor, id: candidate.id.clone(), why: why(at)? })
         })
@@ -212,13 +212,6 @@ impl Candidate {
     /// Whether it is the one that goes.
     fn is(&self, deletion: &Deletion) -> bool {
         self.monitor == deletion.monitor && self.id == deletion.id
-    }
-
-    /// How old it is at least: by what was noted of it, or by the clock if that can be trusted, as far as it can be. A date in
-    /// the future says nothing.
-    fn age(&self, now: &Now) -> SignedDuration {
-        let by_clock = now.time.duration_since(self.created).saturating_sub(now.doubt);
-        if now.clock_is_trusted { by_clock.max(self.witnessed) } else { self.witnessed }
     }
 }
 
@@ -257,10 +250,12 @@ struct List<'a> {
     verified: Option<usize>,
     /// Place of the newest one that waits for its proof.
     unproven: Option<usize>,
+    /// How old each is at least by the clock, as far as that can be trusted.
+    ages: Vec<SignedDuration>,
 }
 
 impl<'a> Lists<'a> {
-    fn of(candidates: &'a [Candidate]) -> Self {
+    fn of(candidates: &'a [Candidate], now: &Now) -> Self {
         let mut lists: BTreeMap<Uuid, Vec<&Candidate>> = BTreeMap::new();
         for candidate in candidates {
             lists.entry(candidate.monitor).or_default().push(candidate);
@@ -268,7 +263,8 @@ impl<'a> Lists<'a> {
         let list = |mut newest_first: Vec<&'a Candidate>| {
             newest_first.sort_unstable_by(|one, other| other.order().cmp(&one.order()));
             let first = |proof| newest_first.iter().position(|candidate| candidate.proof == proof);
-            List { verified: first(Proof::Verified), unproven: first(Proof::None), newest_first }
+            let ages = ages(&newest_first, now);
+            List { verified: first(Proof::Verified), unproven: first(Proof::None), ages, newest_first }
         };
         Self(lists.into_iter().map(|(monitor, candidates)| (monitor, list(candidates))).collect())
     }
@@ -282,22 +278,57 @@ impl<'a> Lists<'a> {
 
     /// What goes for space, if something may.
     fn next_for_space(&self, rules: &Rules, now: &Now) -> Option<&'a Candidate> {
-        self.oldest(now, |list| list.oldest_spare(rules, now))
-            .or_else(|| self.oldest(now, |list| list.deletable(rules, now).last()))
+        self.oldest(now, |list| list.oldest_spare(rules))
+            .or_else(|| self.oldest(now, |list| list.deletable(rules).last()))
     }
 }
 
+/// How old each backup of a monitor is at least by the clock. A date in the future says nothing. A clock that was set back
+/// dates a backup before those that it followed: it is not older than they are.
+fn ages(newest_first: &[&Candidate], now: &Now) -> Vec<SignedDuration> {
+    let mut latest: Option<Timestamp> = None;
+    let mut ages: Vec<SignedDuration> = newest_first
+        .iter()
+        .rev()
+        .map(|candidate| {
+            if candidate.created > now.time || !now.clock_is_trusted {
+                return SignedDuration::ZERO;
+            }
+            latest = latest.max(Some(candidate.created));
+            let since = now.time.duration_since(latest.unwrap_or(candidate.created));
+            since.saturating_sub(now.doubt).max(SignedDuration::ZERO)
+        })
+        .collect();
+    ages.reverse();
+    ages
+}
+
 impl List<'_> {
+    /// How old the one at this place is at least.
+    fn age(&self, at: usize, candidate: &Candidate) -> SignedDuration {
+        self.ages.get(at).map_or(candidate.witnessed, |age| candidate.witnessed.max(*age))
+    }
+
+    /// Whether the one at this place may be younger than this. What the machine's running time says counts; a backup of the first
+    /// versions has no number to be known by, and so its date has to do.
+    fn may_be_younger(&self, at: usize, candidate: &Candidate, than: SignedDuration) -> bool {
+        let age = if candidate.sequence == 0 { self.age(at, candidate) } else { candidate.witnessed };
+        age < than
+    }
+
     /// Why no rule may remove the one at this place; `None`: it may go.
-    fn kept(&self, at: usize, rules: &Rules, now: &Now) -> Option<KeptReason> {
+    fn kept(&self, at: usize, rules: &Rules) -> Option<KeptReason> {
         let candidate = self.newest_first.get(at)?;
         let newer_verified = self.verified.is_some_and(|verified| verified < at);
-        let age = candidate.age(now);
+        let min_age = SignedDuration::from_hours(i64::from(rules.limits.min_age_hours));
         if candidate.pinned {
             Some(KeptReason::Pinned)
         } else if self.verified == Some(at) {
             Some(KeptReason::NewestVerified)
-        } else if candidate.reason == Reason::BeforeResync && !newer_verified && age <= PROTECTION {
+        } else if candidate.reason == Reason::BeforeResync
+            && !newer_verified
+            && self.age(at, candidate) <= PROTECTION
+        {
             Some(KeptReason::BeforeResync)
         } else if candidate.proof == Proof::None
             && (at == 0 || self.verified.is_none() && self.unproven == Some(at))
@@ -306,7 +337,7 @@ impl List<'_> {
             Some(KeptReason::Newest)
         } else if at < usize::try_from(rules.limits.keep_last).unwrap_or(usize::MAX).max(1) {
             Some(KeptReason::Last)
-        } else if age < SignedDuration::from_hours(i64::from(rules.limits.min_age_hours)) {
+        } else if self.may_be_younger(at, candidate, min_age) {
             Some(KeptReason::Young)
         } else if candidate.downloading {
             Some(KeptReason::Downloading)
@@ -316,18 +347,18 @@ impl List<'_> {
     }
 
     /// Places of what may go at all.
-    fn deletable(&self, rules: &Rules, now: &Now) -> impl Iterator<Item = usize> {
-        (0..self.newest_first.len()).filter(|at| self.kept(*at, rules, now).is_none())
+    fn deletable(&self, rules: &Rules) -> impl Iterator<Item = usize> {
+        (0..self.newest_first.len()).filter(|at| self.kept(*at, rules).is_none())
     }
 
     /// Place of the oldest one that may go and has a newer one of its day that is as good. Those of a day follow each other:
     /// one that a clock set back has put into an old day does not stand for what was made then.
-    fn oldest_spare(&self, rules: &Rules, now: &Now) -> Option<usize> {
+    fn oldest_spare(&self, rules: &Rules) -> Option<usize> {
         let (mut newer, mut found): (Option<(i64, Proof)>, Option<usize>) = (None, None);
         for (at, candidate) in self.newest_first.iter().enumerate() {
             let day = candidate.created.as_second().div_euclid(DAY);
             let best = newer.filter(|(of, _)| *of == day).map(|(_, best)| best);
-            if best.is_some_and(|best| best >= candidate.proof) && self.kept(at, rules, now).is_none() {
+            if best.is_some_and(|best| best >= candidate.proof) && self.kept(at, rules).is_none() {
                 found = Some(at);
             }
             newer = Some((day, best.map_or(candidate.proof, |best| best.max(candidate.proof))));
@@ -337,19 +368,20 @@ impl List<'_> {
 
     /// Place of the oldest one that the retention period removes.
     fn oldest_expired(&self, retention: SignedDuration, rules: &Rules, now: &Now) -> Option<usize> {
-        let newest = self.newest_first.get(self.verified?)?;
+        let verified = self.verified?;
+        let newest = self.newest_first.get(verified)?;
         let ago = now.time.duration_since(newest.created);
         if ago.is_negative() || ago > retention {
             return None;
         }
         let floor = usize::try_from(rules.limits.keep_verified).unwrap_or(usize::MAX);
-        let verified =
-            self.newest_first.iter().enumerate().filter(|(_, candidate)| candidate.proof == Proof::Verified);
-        let held: Vec<usize> = verified.map(|(at, _)| at).take(floor).collect();
-        (0..self.newest_first.len()).rev().find(|at| {
-            self.newest_first.get(*at).is_some_and(|candidate| candidate.age(now) > retention)
+        let is_verified = |(_, candidate): &(usize, &&Candidate)| candidate.proof == Proof::Verified;
+        let held: Vec<usize> =
+            self.newest_first.iter().enumerate().filter(is_verified).map(|(at, _)| at).take(floor).collect();
+        (verified + 1..self.newest_first.len()).rev().find(|at| {
+            self.newest_first.get(*at).is_some_and(|candidate| self.age(*at, candidate) > retention)
                 && held.binary_search(at).is_err()
-                && self.kept(*at, rules, now).is_none()
+                && self.kept(*at, rules).is_none()
         })
     }
 }

@@ -28,10 +28,12 @@ impl Witness {
     /// Notes that there is a backup with this number, and none with a higher one; says whether that is worth keeping.
     pub fn note(&mut self, now: u64, sequence: u64) -> bool {
         // The machine's time was lost: what was noted by it is worth nothing.
-        let known = self.0.len();
-        self.0.retain(|note| note.lived <= now);
+        let is_lost = self.0.last().is_some_and(|last| last.lived > now);
+        if is_lost {
+            self.0.retain(|note| note.lived <= now);
+        }
         if self.0.last().is_some_and(|last| now - last.lived < BETWEEN) {
-            return self.0.len() < known;
+            return is_lost;
         }
         // A number that falls would say of new backups that they are old.
         let sequence = self.0.last().map_or(sequence, |last| last.sequence.max(sequence));

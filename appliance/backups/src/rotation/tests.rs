@@ -24,7 +24,7 @@ fn backup(days: i64, proof: Proof) -> Candidate {
         id: id.to_string(),
         sequence: u64::try_from(1000 - days).unwrap(),
         created,
-        witnessed: SignedDuration::ZERO,
+        witnessed: DAY * i32::try_from(days).unwrap(),
         reason: Reason::Schedule,
         pinned: false,
         proof,
@@ -189,28 +189,49 @@ fn the_last_ones_and_the_young_ones_stay_whatever_their_state() {
     assert_eq!(why(&turned, &failed[5].id, &now(0)), Some(KeptReason::Last));
     assert_eq!(why(&turned, &failed[2].id, &now(0)), None);
 
-    // Not among the last three, and 23 hours old, or 25.
-    for (hours, doubt, witnessed, trusted, expected) in [
-        (23, 0, 0, true, Some(KeptReason::Young)),
-        (25, 0, 0, true, None),
-        // the clock may be wrong by two hours
-        (25, 2, 0, true, Some(KeptReason::Young)),
-        // nothing is known from the clock
-        (900, 0, 0, false, Some(KeptReason::Young)),
+    // Not among the last three: days by its date, hours that the machine ran since.
+    let hour = SignedDuration::from_hours;
+    for (sequence, hours, doubt, witnessed, trusted, expected) in [
+        (1, 900, 0, 23, true, Some(KeptReason::Young)),
+        (1, 0, 0, 24, true, None),
         // of the future
-        (-90_000, 0, 0, true, Some(KeptReason::Young)),
-        // the machine ran for so long since
-        (23, 0, 25, true, None),
-        (-90_000, 0, 25, false, None),
+        (1, -90_000, 0, 23, true, Some(KeptReason::Young)),
+        (1, -90_000, 0, 24, false, None),
+        // without a number its date counts, as far as the clock can be trusted
+        (0, 23, 0, 0, true, Some(KeptReason::Young)),
+        (0, 25, 0, 0, true, None),
+        (0, 25, 2, 0, true, Some(KeptReason::Young)),
+        (0, 900, 0, 0, false, Some(KeptReason::Young)),
+        (0, -90_000, 0, 0, true, Some(KeptReason::Young)),
+        (0, 23, 0, 25, true, None),
     ] {
-        let hour = SignedDuration::from_hours;
         let mut candidates = days(4, Proof::Failed);
+        candidates[3].sequence = sequence;
         candidates[3].created = today() - hour(hours);
         candidates[3].witnessed = hour(witnessed);
         let now = Now { clock_is_trusted: trusted, doubt: hour(doubt), ..now(0) };
         let said = why(&candidates, &candidates[3].id, &now);
         assert_eq!(said, expected, "{hours} h, {doubt} h of doubt, {witnessed} h seen, trusted: {trusted}");
     }
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_backup_old() {
+    // Made a day after the one before it, under a clock that was set back by 40 days.
+    let back = Candidate {
+        sequence: 991,
+        created: today() - DAY * 49,
+        witnessed: DAY * 9,
+        ..backup(9, Proof::None)
+    };
+    let list = [backup(1, Proof::Verified), backup(8, Proof::None), back.clone(), backup(10, Proof::None)];
+    assert_eq!(for_age(&list, &keep(30), &now(400 * GB)), Decision::Nothing);
+    assert_eq!(goes(for_age(&list, &keep(9), &now(400 * GB))), Some(list[3].id.clone()));
+    // What the clock may be wrong by is taken off.
+    let doubtful = Now { doubt: DAY, ..now(400 * GB) };
+    let list = [backup(1, Proof::Verified), Candidate { witnessed: DAY, ..backup(31, Proof::None) }];
+    assert_eq!(for_age(&list, &keep(30), &doubtful), Decision::Nothing);
+    assert!(goes(for_age(&list, &keep(30), &now(400 * GB))).is_some());
 }
 
 #[test]
