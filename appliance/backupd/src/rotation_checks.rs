@@ -48,6 +48,11 @@ pub fn stuck_event(reason: StuckReason) -> &'static str {
     }
 }
 
+/// Whether a backup is dated in the future, so that its age is unknown.
+pub fn is_ahead(backup: &Backup, now: Timestamp) -> bool {
+    backup.created.duration_since(now) > AHEAD
+}
+
 /// Check `last-backup`: its age against the schedule. `backups` are the paired monitor's, newest first. The age of one that is
 /// dated in the future is unknown, so it is no success.
 pub fn backup_check(
@@ -61,7 +66,7 @@ pub fn backup_check(
         Frequency::Day { .. } => 24,
         Frequency::Week { .. } => 7 * 24,
     });
-    let is_ahead = |backup: &&Backup| backup.created.duration_since(now) > AHEAD;
+    let is_ahead = |backup: &&Backup| is_ahead(backup, now);
     let (level, message) = match backups {
         _ if !is_paired => (Level::Ok, "No monitor is paired, so no backup is due.".into()),
         Err(error) => (Level::Fail, sentence(error)),

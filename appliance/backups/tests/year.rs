@@ -45,6 +45,8 @@ struct World {
     time: i64,
     /// By how much the clock is ahead, in hours.
     error: i64,
+    /// By how many hours the clock was moved, or the machine was off, since the clock was confirmed.
+    moved: i64,
     boot: u32,
     /// Hours since the machine was started.
     uptime: i64,
@@ -81,6 +83,7 @@ impl World {
         let mut world = Self {
             time: 0,
             error: 0,
+            moved: 0,
             boot: 0,
             uptime: 1,
             record: ClockRecord::first(&reading),
@@ -119,6 +122,7 @@ impl World {
     fn pass(&mut self, hours: i64, is_off: bool) {
         self.time += hours;
         if is_off {
+            self.moved += hours;
             self.boot += 1;
             self.uptime = 0;
         } else {
@@ -172,8 +176,15 @@ impl World {
     /// The administrator sets the clock right and confirms it.
     fn confirm(&mut self) {
         self.error = 0;
+        self.moved = 0;
         self.look();
         self.record = self.record.clone().confirmed();
+    }
+
+    fn step_clock(&mut self, hours: i64) {
+        self.error += hours;
+        self.moved += hours.abs();
+        self.look();
     }
 
     /// One step, all of it from one number.
@@ -181,8 +192,8 @@ impl World {
         let (what, how, length) = (dice % 16, (dice >> 8) as usize, dice >> 24);
         let mut is_off = false;
         match what {
-            0 => self.error += [23, -23, 1, -1, 12, -12, 24 * 365 * 10, -24 * 400][how % 8],
-            1 => self.error = 0,
+            0 => self.step_clock([23, -23, 1, -1, 12, -12, 24 * 365 * 10, -24 * 400][how % 8]),
+            1 => self.step_clock(-self.error),
             2 => is_off = true,
             3 => {
                 self.asked = Period([Some(1), Some(2), Some(7), Some(30), Some(3650), None][how % 6]);
@@ -273,6 +284,7 @@ impl World {
             }
             _ => {
                 assert!(self.backups[at + 1..].iter().any(is_verified), "no newer one is verified");
+                assert!(self.moved <= DAY, "the clock was moved by {} h in all", self.moved);
                 let early = self.wishes.iter().filter(|(since, _)| since + RETENTION_DELAY <= self.time);
                 let shortest = early.filter_map(|(_, period)| period.0).min().unwrap();
                 assert!(
@@ -352,7 +364,7 @@ fn in_a_quiet_year_backups_go_by_age_and_in_a_tight_one_by_space() {
 fn steps_of_the_clock_that_are_small_alone_delete_nothing() {
     let mut world = World::new();
     for _ in 0..35 {
-        world.error += 23;
+        world.step_clock(23);
         world.pass(1, false);
         world.rotate(false);
     }
