@@ -26,7 +26,10 @@ pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ftp::{FTP_BYTES_PER_SECOND, FTP_SETTINGS_PATH, FtpSettings};
 pub use host::Host;
 pub use peer::{Peer, PeerError, PeerInfo, Secret, Signature, check_configuration, endpoint};
-pub use rotation::{Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, RotationPlan};
+pub use rotation::{
+    Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, PendingRetention, RetentionState,
+    RotationPlan, StuckReason,
+};
 pub use settings::{Day, Frequency, HOURS, RETENTION_DAYS, Settings, SettingsError};
 pub use status::{Check, Level, Progress, Space, State, Status, Usage, Versions};
 

@@ -13,10 +13,22 @@ pub const LOW_SPACE_BYTES: RangeInclusive<u64> = 2_500_000_000..=10_000_000_000_
 pub const LOW_SPACE_PERCENT: RangeInclusive<u8> = 1..=50;
 /// Fewest and most of [`Limits::keep_verified`].
 pub const KEEP_VERIFIED: RangeInclusive<u32> = 1..=1000;
+/// Fewest and most of [`Limits::keep_last`].
+pub const KEEP_LAST: RangeInclusive<u32> = 1..=1000;
+/// Fewest and most of [`Limits::min_age_hours`] and [`Limits::retention_delay_hours`]: a month.
+pub const HOURS_OF_A_MONTH: RangeInclusive<u32> = 0..=720;
+/// Fewest and most of [`Limits::daily_percent`].
+pub const DAILY_PERCENT: RangeInclusive<u8> = 1..=100;
+/// Fewest and most of [`Limits::pinned`].
+pub const PINNED: RangeInclusive<u32> = 0..=1000;
+/// Fewest and most of [`Limits::on_demand_per_day`]: one a minute.
+pub const ON_DEMAND_PER_DAY: RangeInclusive<u32> = 0..=1440;
+/// Fewest and most of [`Limits::on_demand_seconds`].
+pub const ON_DEMAND_SECONDS: RangeInclusive<u32> = 0..=86_400;
 
 /// The limits of rotation that only the console sets (design D11, D14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Below this free space is low, in bytes, in [`LOW_SPACE_BYTES`].
     pub low_space_bytes: u64,
@@ -24,12 +36,38 @@ pub struct Limits {
     pub low_space_percent: u8,
     /// So many of the newest verified backups are never removed by age, in [`KEEP_VERIFIED`].
     pub keep_verified: u32,
+    /// So many of the last backups of a monitor are never removed, whatever their state, in [`KEEP_LAST`].
+    pub keep_last: u32,
+    /// A younger backup is never removed, in hours, in [`HOURS_OF_A_MONTH`].
+    pub min_age_hours: u32,
+    /// At most this share of the list goes in a day because space is low, but one in any case, in [`DAILY_PERCENT`].
+    pub daily_percent: u8,
+    /// A retention period that the network shortens counts after so many hours, in [`HOURS_OF_A_MONTH`].
+    pub retention_delay_hours: u32,
+    /// The network may pin while fewer backups than this are pinned, in [`PINNED`].
+    pub pinned: u32,
+    /// The network may make so many backups a day beside the schedule, in [`ON_DEMAND_PER_DAY`].
+    pub on_demand_per_day: u32,
+    /// So many seconds lie between two of them, in [`ON_DEMAND_SECONDS`].
+    pub on_demand_seconds: u32,
 }
 
 impl Default for Limits {
-    /// 10 GB or a tenth of the volume, and three (design D11).
+    /// 10 GB or a tenth of the volume; three verified, and the last three; a day, a quarter a day; three days; ten; 24 a day,
+    /// one a minute (design D11, D14).
     fn default() -> Self {
-        Self { low_space_bytes: 10_000_000_000, low_space_percent: 10, keep_verified: 3 }
+        Self {
+            low_space_bytes: 10_000_000_000,
+            low_space_percent: 10,
+            keep_verified: 3,
+            keep_last: 3,
+            min_age_hours: 24,
+            daily_percent: 25,
+            retention_delay_hours: 72,
+            pinned: 10,
+            on_demand_per_day: 24,
+            on_demand_seconds: 60,
+        }
     }
 }
 
@@ -41,7 +79,19 @@ impl Limits {
     pub fn check(&self) -> Result<(), SettingsError> {
         in_range("low_space_bytes", self.low_space_bytes, LOW_SPACE_BYTES)?;
         in_range("low_space_percent", self.low_space_percent, LOW_SPACE_PERCENT)?;
-        in_range("keep_verified", self.keep_verified, KEEP_VERIFIED)
+        in_range("keep_verified", self.keep_verified, KEEP_VERIFIED)?;
+        in_range("keep_last", self.keep_last, KEEP_LAST)?;
+        in_range("min_age_hours", self.min_age_hours, HOURS_OF_A_MONTH)?;
+        in_range("daily_percent", self.daily_percent, DAILY_PERCENT)?;
+        in_range("retention_delay_hours", self.retention_delay_hours, HOURS_OF_A_MONTH)?;
+        in_range("pinned", self.pinned, PINNED)?;
+        in_range("on_demand_per_day", self.on_demand_per_day, ON_DEMAND_PER_DAY)?;
+        in_range("on_demand_seconds", self.on_demand_seconds, ON_DEMAND_SECONDS)
+    }
+
+    /// So many backups may go in a day because space is low, of a list of so many at its begin.
+    pub fn daily(&self, list: usize) -> usize {
+        (list.saturating_mul(usize::from(self.daily_percent)) / 100).max(1)
     }
 
     /// Free space is low below this, in bytes, on a volume of `total` bytes.
@@ -56,7 +106,7 @@ impl Limits {
 pub enum DeletionReason {
     /// It is older than the retention period.
     Age,
-    /// Space is low, and it is the oldest that may go.
+    /// Space is low, and it is the next that may go: the oldest with a newer one of its day, or else the oldest.
     Space,
     /// Somebody asked for it at the console.
     OnDemand,
@@ -87,6 +137,44 @@ pub enum KeptReason {
     BeforeResync,
     /// It is being downloaded, or was until a short while ago and its end is missing.
     Downloading,
+    /// It is one of the last of its monitor ([`Limits::keep_last`]).
+    Last,
+    /// It is younger than [`Limits::min_age_hours`], or its age is unknown.
+    Young,
+}
+
+/// Why space is low and nothing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StuckReason {
+    /// Every backup that is left is one that no rule may remove.
+    Floor,
+    /// As many went as may go in a day ([`Limits::daily_percent`]).
+    DailyShare,
+}
+
+/// The retention period that counts, which may be another one than the settings name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionState {
+    /// In days; `null`: as long as there is space.
+    pub days: Option<u32>,
+    /// A shorter one that the network has asked for.
+    #[serde(default)]
+    pub pending: Option<PendingRetention>,
+    /// The console has refused the shorter one that the settings name.
+    #[serde(default)]
+    pub refused: bool,
+}
+
+/// A shorter retention period that counts later, unless the console decides otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRetention {
+    /// In days.
+    pub days: Option<u32>,
+    /// Seconds until it counts.
+    pub seconds_left: u64,
+    /// So many backups would go if it counted now.
+    pub would_go: u64,
 }
 
 /// A backup that rotation leaves alone.
@@ -114,8 +202,17 @@ pub struct RotationPlan {
     pub kept: Vec<Kept>,
     /// Space is low and nothing may go.
     pub stuck: bool,
-    /// `false`: the clock has jumped by more than a day, and nothing goes by age until that is confirmed at the console.
+    /// Why nothing may go.
+    #[serde(default)]
+    pub stuck_reason: Option<StuckReason>,
+    /// `false`: the clock was moved by more than a day in all, and nothing goes by age until the console confirms it.
     pub clock_is_trusted: bool,
+    /// By how many seconds the clock was moved in all since the console confirmed it.
+    #[serde(default)]
+    pub clock_offset_seconds: u64,
+    /// The retention period that counts.
+    #[serde(default)]
+    pub retention: RetentionState,
     /// The limits that the console has set.
     pub limits: Limits,
 }

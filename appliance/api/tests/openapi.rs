@@ -5,8 +5,8 @@
 use api::{
     Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
     Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI, Peer,
-    PeerInfo, Progress, Proof, RotationPlan, Secret, SetComment, SetPin, Settings, Signature, Space, State,
-    Status, Usage, Verification, VerifyBackup, Versions,
+    PeerInfo, PendingRetention, Progress, Proof, RetentionState, RotationPlan, Secret, SetComment, SetPin,
+    Settings, Signature, Space, State, Status, StuckReason, Usage, Verification, VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -163,12 +163,24 @@ fn every_answer_and_body_is_valid() {
             KeptReason::Newest,
             KeptReason::BeforeResync,
             KeptReason::Downloading,
+            KeptReason::Last,
+            KeptReason::Young,
         ]
         .map(kept)
         .into(),
-        stuck: false,
+        stuck: true,
+        stuck_reason: Some(StuckReason::DailyShare),
         clock_is_trusted: true,
+        clock_offset_seconds: 7,
+        retention: RetentionState {
+            days: None,
+            pending: Some(PendingRetention { days: Some(1), seconds_left: 7, would_go: 2 }),
+            refused: false,
+        },
     };
+    let unstuck = RotationPlan { stuck: false, stuck_reason: None, ..plan.clone() };
+    check("RotationPlan", RotationPlan { retention: RetentionState::default(), ..unstuck });
+    check("RotationPlan", RotationPlan { stuck_reason: Some(StuckReason::Floor), ..plan.clone() });
     check("RotationPlan", RotationPlan { next_for_space: None, next_by_age: None, ..plan.clone() });
     check("RotationPlan", plan);
     let kinds = [

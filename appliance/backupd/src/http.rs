@@ -431,15 +431,18 @@ async fn blocking<T: Send + 'static>(
 struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+    /// Seconds until it may be tried again.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { error: error.into(), field: None } }
+        Self { status, body: ErrorBody { error: error.into(), field: None }, retry_after: None }
     }
 
     fn field(field: &str, error: String) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, body: ErrorBody { error, field: Some(field.into()) } }
+        let body = ErrorBody { error, field: Some(field.into()) };
+        Self { status: StatusCode::BAD_REQUEST, body, retry_after: None }
     }
 
     fn internal(error: &anyhow::Error) -> Self {
@@ -454,6 +457,9 @@ impl From<Refusal> for ApiError {
             Refusal::Missing(why) => Self::new(StatusCode::NOT_FOUND, why),
             Refusal::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, why),
             Refusal::Conflict(why) => Self::new(StatusCode::CONFLICT, why),
+            Refusal::TooMany(why, seconds) => {
+                Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, why) }
+            }
             Refusal::Unavailable(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
             Refusal::Failed(error) => Self::internal(&error),
         }
@@ -462,7 +468,11 @@ impl From<Refusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let answer = (self.status, Json(self.body));
+        match self.retry_after {
+            Some(seconds) => ([(header::RETRY_AFTER, seconds.to_string())], answer).into_response(),
+            None => answer.into_response(),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_secs(15);
 /// Time between two runs of rotation while space is not low.
 const ROTATION: Duration = Duration::from_secs(3600);
+/// The same while it waits for a word of the console.
+const ROTATION_WAITS: Duration = Duration::from_secs(30);
 /// Time between two looks at the room.
 const SAMPLE: Duration = Duration::from_secs(1800);
 /// Time between two looks at the disks.
@@ -42,7 +44,8 @@ async fn make_and_rotate(shared: &Shared) {
                 let message = format!("A scheduled backup could not be made: {error}.");
                 shared.events.record(EventKind::Backup, Level::Fail, message, None);
             }
-            let is_due = rotated.is_none_or(|at| at.elapsed() > ROTATION);
+            let pause = if shared.waits_for_console() { ROTATION_WAITS } else { ROTATION };
+            let is_due = rotated.is_none_or(|at| at.elapsed() > pause);
             if is_due || shared.space_is_low() {
                 rotated = Some(Instant::now());
                 if let Some(error) = rotation.news(shared.rotate().await) {

@@ -16,6 +16,7 @@ mod pairing;
 mod pinned;
 mod room;
 mod serve;
+mod rotation_checks;
 mod shared;
 mod standby;
 mod status;

@@ -2,6 +2,7 @@
 //!
 //! Everything comes from the answers of `/v1/status` and `/v1/backups`, so the numbers cannot disagree with the page.
 
+use crate::rotation_checks::is_ahead;
 use api::{BackupList, Level, State, Status, Verification};
 use jiff::Timestamp;
 use std::fmt::Write as _;
@@ -67,20 +68,22 @@ pub fn render(status: &Status, list: Option<&BackupList>) -> String {
         }
     }
     if let Some(list) = list {
-        backups(&mut page, list);
+        backups(&mut page, list, Timestamp::now());
     }
     page.0
 }
 
-fn backups(page: &mut Page, list: &BackupList) {
+fn backups(page: &mut Page, list: &BackupList, now: Timestamp) {
+    // The age of one that is dated in the future is unknown: it is no success.
+    let known = || list.backups.iter().filter(|backup| !is_ahead(backup, now));
     let seconds = |at: &Timestamp| at.as_millisecond() as f64 / 1000.0;
     page.single("backups", "Backups that are there.", list.backups.len() as f64);
     page.single("backups_damaged", "Snapshots without a usable manifest.", list.damaged.len() as f64);
-    if let Some(newest) = list.backups.first() {
+    if let Some(newest) = known().next() {
         let help = "When the newest backup was made, in seconds since 1970.";
         page.single("last_backup_timestamp_seconds", help, seconds(&newest.created));
     }
-    let proof = list.backups.iter().find_map(|backup| match &backup.verification {
+    let proof = known().find_map(|backup| match &backup.verification {
         Verification::Verified(proof) => Some((backup, proof)),
         _ => None,
     });

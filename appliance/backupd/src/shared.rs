@@ -3,11 +3,11 @@
 use crate::events::Events;
 use crate::room::Room;
 use crate::standby::Standby;
-use crate::{hardware_checks, pairing, status};
+use crate::{hardware_checks, pairing, rotation_checks, status};
 use anyhow::{Context, Result};
 use api::{
     Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
-    RotationPlan, Settings, Space, State, Status, Verification, Versions,
+    RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason, Verification, Versions,
 };
 use backups::Entry;
 use files::Document;
@@ -34,6 +34,9 @@ pub enum Refusal {
     /// The machine is not in a state for it.
     #[error("{0}")]
     Conflict(String),
+    /// It may be tried again after so many seconds.
+    #[error("{0}")]
+    TooMany(String, u64),
     /// What it needs is not there now.
     #[error("{0}")]
     Unavailable(String),
@@ -46,6 +49,10 @@ impl From<hostd::ClientError> for Refusal {
     fn from(error: hostd::ClientError) -> Self {
         match error {
             hostd::ClientError::NoAnswer { .. } => Self::Unavailable(error.to_string()),
+            hostd::ClientError::Refused(hostd::Refused { error, retry_after: Some(seconds) }) => {
+                Self::TooMany(error, seconds)
+            }
+            hostd::ClientError::Refused(refused) => Self::Conflict(refused.error),
             hostd::ClientError::Failed(_) => Self::Failed(error.into()),
         }
     }
@@ -107,8 +114,10 @@ struct CopyDamage {
 /// What the last look at rotation gave.
 #[derive(Debug, Clone, Default)]
 struct Rotation {
-    stuck: bool,
-    clock_is_trusted: Option<bool>,
+    stuck: Option<StuckReason>,
+    /// Whether the clock is trusted, and by how many seconds it was moved.
+    clock: Option<(bool, u64)>,
+    retention: Option<RetentionState>,
     limits: Limits,
     /// What was wrong with what the console has decided.
     problem: Option<String>,
@@ -353,14 +362,15 @@ impl Shared {
                 peer.is_some(),
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
             ),
-            status::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
+            rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             status::verification_check(peer.is_some(), &own),
             status::volume_check(problem),
-            status::space_check(space, &rotation.limits, rotation.stuck),
+            rotation_checks::space_check(space, &rotation.limits, rotation.stuck),
+            rotation_checks::retention_check(rotation.retention.as_ref()),
             hardware_checks::size_check(size(space.as_ref()).as_ref()),
             hardware_checks::disks_check(disks.as_ref()),
             hardware_checks::scrub_check(disks.as_ref(), Timestamp::now()),
-            status::clock_check(rotation.clock_is_trusted),
+            rotation_checks::clock_check(rotation.clock),
             status::settings_check(self.damage.iter().chain(&rotation.problem)),
             status::password_check(is_default_password),
             status::ftp_check(
@@ -630,26 +640,44 @@ impl Shared {
     /// Deletes what is too old or has to make room.
     pub async fn rotate(&self) -> Result<(), Refusal> {
         let retention = self.settings().retention_days;
-        let (deleted, stuck) = self.hostd.rotate(retention).await?;
+        let (deleted, _) = self.hostd.rotate(retention).await?;
         for deletion in &deleted {
             self.record_deletion(deletion);
         }
-        let RotationPlan { clock_is_trusted, limits, .. } = self.rotation_plan().await?;
+        let plan = self.rotation_plan().await?;
         let (_, problem) = self.hostd.limits().await?;
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-        if stuck && !rotation.stuck {
-            let message = "Space is low, and no backup may be deleted.";
-            self.events.record(EventKind::Rotation, Level::Fail, message, None);
+        if let Some(reason) = plan.stuck_reason
+            && rotation.stuck != plan.stuck_reason
+        {
+            self.events.record(EventKind::Rotation, Level::Fail, rotation_checks::stuck_event(reason), None);
         }
-        *rotation = Rotation { stuck, clock_is_trusted: Some(clock_is_trusted), limits, problem };
+        if let Some(message) = rotation_checks::retention_event(rotation.retention.as_ref(), &plan.retention)
+        {
+            self.events.record(EventKind::Settings, Level::Warn, message, None);
+        }
+        *rotation = Rotation {
+            stuck: plan.stuck_reason,
+            clock: Some((plan.clock_is_trusted, plan.clock_offset_seconds)),
+            retention: Some(plan.retention),
+            limits: plan.limits,
+            problem,
+        };
         Ok(())
+    }
+
+    /// Whether rotation waits for a word of the console, which is to be seen soon after it is given.
+    pub fn waits_for_console(&self) -> bool {
+        let rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+        rotation.clock.is_some_and(|(is_trusted, _)| !is_trusted)
+            || rotation.retention.is_some_and(|retention| retention.pending.is_some() || retention.refused)
     }
 
     /// Records that a backup was deleted, and why.
     pub fn record_deletion(&self, Deletion { id, why, .. }: &Deletion) {
         let why = match why {
             api::DeletionReason::Age => "it was older than the retention period",
-            api::DeletionReason::Space => "space was low and it was the oldest",
+            api::DeletionReason::Space => "space was low and it was the next that may go",
             api::DeletionReason::OnDemand => "somebody asked for it",
         };
         let message = format!("Backup {id} was deleted: {why}.");

@@ -1,9 +1,7 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{
-    Backup, Check, Frequency, FtpSettings, Level, Limits, Progress, Settings, Space, State, Verification,
-};
-use jiff::{SignedDuration, Timestamp};
+use api::{Backup, Check, FtpSettings, Level, Progress, State, Verification};
+use jiff::SignedDuration;
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
@@ -112,59 +110,6 @@ pub fn volume_check(problem: Option<String>) -> Check {
     }
 }
 
-/// Check `free-space` of the data volume; `None`: it is not known. `stuck`: rotation may delete nothing more.
-pub fn space_check(space: Option<Space>, limits: &Limits, stuck: bool) -> Check {
-    let check = |level, message| Check { name: "free-space".into(), level, message };
-    let Some(Space { total, free, .. }) = space else {
-        return check(Level::Warn, "It is not known how much space is free.".into());
-    };
-    let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
-    if free < replica::FULL_BYTES {
-        check(Level::Fail, format!("The data volume is full: {said}. Use a larger disk."))
-    } else if free < limits.low_space(total) {
-        let rest = "no backup may be deleted; unpin some at the console or use a larger disk";
-        let (level, rest) =
-            if stuck { (Level::Fail, rest) } else { (Level::Warn, "the oldest backups are deleted") };
-        check(level, format!("Space is low: {said}; {rest}."))
-    } else {
-        check(Level::Ok, format!("{said}."))
-    }
-}
-
-/// Check `last-backup`: its age against the schedule. `backups` are the paired monitor's, newest first.
-pub fn backup_check(
-    settings: &Settings,
-    is_paired: bool,
-    backups: &Result<Vec<Backup>, String>,
-    now: Timestamp,
-) -> Check {
-    let period = SignedDuration::from_hours(match settings.frequency {
-        Frequency::Hours { hours } => i64::from(hours),
-        Frequency::Day { .. } => 24,
-        Frequency::Week { .. } => 7 * 24,
-    });
-    let (level, message) = match backups {
-        _ if !is_paired => (Level::Ok, "No monitor is paired, so no backup is due.".into()),
-        Err(error) => (Level::Fail, sentence(error)),
-        Ok(backups) => match backups.first() {
-            None => (Level::Warn, "There is no backup yet.".into()),
-            Some(backup) => {
-                let age = now.duration_since(backup.created);
-                // One may be late by half a period: a summer's hour, a slow start.
-                let level = if age > period * 3 {
-                    Level::Fail
-                } else if age > period * 3 / 2 {
-                    Level::Warn
-                } else {
-                    Level::Ok
-                };
-                (level, format!("The last backup was made {} ago.", in_words(age)))
-            }
-        },
-    };
-    Check { name: "last-backup".into(), level, message }
-}
-
 /// Check `last-verification`. `backups` are the paired monitor's, newest first.
 pub fn verification_check(is_paired: bool, backups: &Result<Vec<Backup>, String>) -> Check {
     let decided = |backup: &&Backup| {
@@ -224,19 +169,6 @@ pub fn headroom_check(is_paired: bool, seconds_left: Option<u64>) -> Check {
         }
     };
     Check { name: "slot-headroom".into(), level, message }
-}
-
-/// Check `clock`; `None`: it was not looked at yet.
-pub fn clock_check(is_trusted: Option<bool>) -> Check {
-    let (level, message) = match is_trusted {
-        Some(false) => (
-            Level::Warn,
-            "The clock has jumped by more than a day; nothing expires by age until it is confirmed at the console.",
-        ),
-        Some(true) => (Level::Ok, "The clock runs evenly."),
-        None => (Level::Ok, "The clock was not looked at yet."),
-    };
-    Check { name: "clock".into(), level, message: message.into() }
 }
 
 /// Check `ftp`: a warning as long as clear FTP, or a data connection without proof, is allowed.
@@ -346,27 +278,6 @@ mod tests {
             let problem = volume_problem(said, has_folders);
             assert_eq!(problem.is_some(), expected.is_some());
             assert!(problem.unwrap_or_default().contains(expected.unwrap_or_default()));
-        }
-    }
-
-    #[test]
-    fn little_space_is_warned_of_and_none_is_a_failure() {
-        const GB: u64 = 1_000_000_000;
-        let table = [
-            (Some((500 * GB, 51 * GB)), false, Level::Ok),
-            (Some((500 * GB, 49 * GB)), false, Level::Warn),
-            (Some((500 * GB, 49 * GB)), true, Level::Fail),
-            (Some((16 * GB, 9 * GB)), false, Level::Warn),
-            (Some((16 * GB, GB)), false, Level::Fail),
-            (None, false, Level::Warn),
-        ];
-        for (space, stuck, level) in table {
-            let check = space_check(
-                space.map(|(total, free)| Space { total, free, usage: None, low_at: None }),
-                &Limits::default(),
-                stuck,
-            );
-            assert_eq!(check.level, level, "{}", check.message);
         }
     }
 

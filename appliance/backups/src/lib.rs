@@ -11,8 +11,12 @@ pub mod download;
 pub mod forecast;
 mod id;
 mod manifest;
+pub mod pins;
+pub mod recent;
+pub mod retention;
 pub mod rotation;
 pub mod schedule;
+pub mod witness;
 
 pub use catalog::{Entry, PARTIAL_PREFIX, list, monitor, monitors};
 pub use disarm::disarm;

@@ -1,11 +1,19 @@
-//! Which backup goes next, and why: the one planner behind daily rotation, low space, and the answer of
-//! `GET /v1/rotation/plan` (design D11). Pure.
+//! Which backup goes next, and why: the one planner behind daily rotation, low space, room for a full copy, and the answer
+//! of `GET /v1/rotation/plan` (design D11). Pure.
 //!
 //! It names one backup at a time. btrfs gives space back later than it deletes, so after each deletion the caller
 //! measures and asks again; a list made in advance would delete too much.
+//!
+//! Under every rule lies one floor, [`kept`]: what it holds, nothing removes, whatever the settings, the clock, the sizes,
+//! the verdicts, the pins and the number of backups are. All of these can be in hostile hands:
+//!
+//! - The order of backups is their number, not their date. A date only makes a backup younger than it is.
+//! - Space takes at most a share of the list in a day that the machine ran, and never for room that a verification takes.
+//! - Space takes first what has a newer backup of its day, as good as itself. So a flood of backups is the first to go.
 
 use api::{
-    Backup, Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, Reason, RotationPlan, Verification,
+    Backup, Deletion, DeletionReason, Kept, KeptReason, Limits, NextByAge, Reason, RetentionState,
+    RotationPlan, StuckReason, Verification,
 };
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -13,30 +21,36 @@ use uuid::Uuid;
 
 /// How long a backup made before a resync is protected at most.
 pub const PROTECTION: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// Seconds of a day.
+const DAY: i64 = 24 * 3600;
 
 /// Whether a backup was proven to restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {
-    /// Not yet, or superseded before it was.
+    /// It does not.
+    Failed,
+    /// Not known yet.
     None,
     /// It restores.
     Verified,
-    /// It does not.
-    Failed,
 }
 
 /// What the planner knows of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Whose it is.
+    /// The monitor that it is of.
     pub monitor: Uuid,
     /// Its id.
     pub id: String,
-    /// When it was made.
+    /// Its place in the order of its monitor's backups; 0 in those of the first versions.
+    pub sequence: u64,
+    /// When it was made, by the clock of that time.
     pub created: Timestamp,
+    /// How old it is at least, whatever the clock says ([`crate::witness`]).
+    pub witnessed: SignedDuration,
     /// Why it was made.
     pub reason: Reason,
-    /// Somebody pinned it.
+    /// It is pinned.
     pub pinned: bool,
     /// Whether it was proven.
     pub proof: Proof,
@@ -58,12 +72,18 @@ pub struct Rules {
 pub struct Now {
     /// The clock.
     pub time: Timestamp,
-    /// The clock has not jumped by more than a day, or somebody confirmed it.
+    /// The clock was not moved by more than a day in all, or the console has confirmed it.
     pub clock_is_trusted: bool,
+    /// By how much the clock was moved in all since it was confirmed: it may be wrong by so much.
+    pub doubt: SignedDuration,
     /// Size of the data volume in bytes.
     pub total: u64,
     /// Free on it in bytes.
     pub free: u64,
+    /// Room that the clone of a backup under verification takes now, in bytes. It comes back, so no backup goes for it.
+    pub clone_bytes: u64,
+    /// How many backups went for space within the last day that the machine ran.
+    pub gone_for_space: usize,
 }
 
 /// What to do.
@@ -73,8 +93,8 @@ pub enum Decision {
     Nothing,
     /// Delete this one, wait until its space is free, and ask again.
     Delete(Deletion),
-    /// Space is low and nothing may go: somebody has to be told.
-    Stuck,
+    /// Space is low and nothing may go: the console has to be asked.
+    Stuck(StuckReason),
 }
 
 impl Rules {
@@ -86,11 +106,30 @@ impl Rules {
 
 /// What low space demands, at any time.
 pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
-    if !rules.is_low(now.total, now.free) {
-        return Decision::Nothing;
+    if rules.is_low(now.total, now.free.saturating_add(now.clone_bytes)) {
+        next_for_space(candidates, rules, now)
+    } else {
+        Decision::Nothing
     }
-    oldest(deletable(candidates, now))
-        .map_or(Decision::Stuck, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Space)))
+}
+
+/// What a full copy demands that needs so many `bytes` free, those that have to stay free beside it among them.
+pub fn for_copy(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) -> Decision {
+    if now.free.saturating_add(now.clone_bytes) < bytes {
+        next_for_space(candidates, rules, now)
+    } else {
+        Decision::Nothing
+    }
+}
+
+fn next_for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
+    let share = rules.limits.daily(candidates.len().saturating_add(now.gone_for_space));
+    let next = Lists::of(candidates, now).next_for_space(rules, now);
+    match next {
+        None => Decision::Stuck(StuckReason::Floor),
+        Some(_) if now.gone_for_space >= share => Decision::Stuck(StuckReason::DailyShare),
+        Some(candidate) => Decision::Delete(deletion(candidate, DeletionReason::Space)),
+    }
 }
 
 /// What the retention period demands, once a day.
@@ -99,23 +138,9 @@ pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision
 /// that has no verified backup younger than the period: then something is wrong, and the old ones are all there is.
 pub fn for_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     let Some(retention) = rules.retention.filter(|_| now.clock_is_trusted) else { return Decision::Nothing };
-    let age = |candidate: &Candidate| now.time.duration_since(candidate.created);
-    let floor = usize::try_from(rules.limits.keep_verified).unwrap_or(usize::MAX);
-    let mut verified: BTreeMap<Uuid, Vec<&Candidate>> = BTreeMap::new();
-    for candidate in candidates.iter().filter(|candidate| candidate.proof == Proof::Verified) {
-        verified.entry(candidate.monitor).or_default().push(candidate);
-    }
-    for backups in verified.values_mut() {
-        backups.sort_by_key(|candidate| std::cmp::Reverse(candidate.age_key()));
-    }
-    let expired = deletable(candidates, now).filter(|candidate| {
-        let Some(verified) = verified.get(&candidate.monitor) else { return false };
-        age(candidate) > retention
-            && verified.first().is_some_and(|newest| age(newest) <= retention)
-            && !verified.iter().take(floor).any(|kept| kept.id == candidate.id)
-    });
-    oldest(expired)
-        .map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
+    let lists = Lists::of(candidates, now);
+    let next = lists.oldest(now, |list| list.oldest_expired(retention, rules, now));
+    next.map_or(Decision::Nothing, |candidate| Decision::Delete(deletion(candidate, DeletionReason::Age)))
 }
 
 /// What has to go now, by age or else by space.
@@ -126,42 +151,62 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     }
 }
 
-/// What rotation would do now and next.
-pub fn plan(candidates: &[Candidate], rules: &Rules, now: &Now) -> RotationPlan {
-    let (mut left, mut going) = (candidates.to_vec(), Vec::new());
-    while let Decision::Delete(deletion) = for_age(&left, rules, now) {
+/// How many backups the retention period would remove now.
+pub fn going_by_age(candidates: &[Candidate], rules: &Rules, now: &Now) -> usize {
+    by_age(&mut candidates.to_vec(), rules, now).len()
+}
+
+/// Takes what goes by age from the list.
+fn by_age(left: &mut Vec<Candidate>, rules: &Rules, now: &Now) -> Vec<Deletion> {
+    let mut going = Vec::new();
+    while let Decision::Delete(deletion) = for_age(left, rules, now) {
         left.retain(|candidate| !candidate.is(&deletion));
         going.push(deletion);
     }
+    going
+}
+
+/// What rotation would do now and next.
+pub fn plan(candidates: &[Candidate], rules: &Rules, now: &Now) -> RotationPlan {
+    let mut left = candidates.to_vec();
+    let mut going = by_age(&mut left, rules, now);
     // What the deletions above free is known when they are made, not before.
     let for_space = if going.is_empty() { for_space(&left, rules, now) } else { Decision::Nothing };
-    let stuck = for_space == Decision::Stuck;
+    let stuck_reason = if let Decision::Stuck(reason) = for_space { Some(reason) } else { None };
     if let Decision::Delete(deletion) = for_space {
         going.push(deletion);
     }
-    let next = oldest(deletable(candidates, now));
-    let kept = candidates.iter().filter_map(|candidate| {
-        let why = kept(candidates, candidate, now)?;
-        Some(Kept { monitor: candidate.monitor, id: candidate.id.to_string(), why })
+    let lists = Lists::of(candidates, now);
+    let next = lists.next_for_space(rules, now);
+    let oldest = lists.oldest(now, |list| list.deletable(rules).last());
+    let kept = lists.0.values().flat_map(|list| {
+        let why = |at| list.kept(at, rules);
+        list.newest_first.iter().enumerate().filter_map(move |(at, candidate)| {
+            Some(Kept { monitor: candidate.monitor, id: candidate.id.clone(), why: why(at)? })
+        })
     });
     RotationPlan {
         now: going,
         next_for_space: next.map(|candidate| deletion(candidate, DeletionReason::Space)),
-        next_by_age: next.and_then(|candidate| {
-            let at = candidate.created.checked_add(rules.retention?).ok()?;
-            Some(NextByAge { monitor: candidate.monitor, id: candidate.id.to_string(), at })
+        next_by_age: oldest.and_then(|candidate| {
+            let at = candidate.created.checked_add(rules.retention?.checked_add(now.doubt)?).ok()?;
+            Some(NextByAge { monitor: candidate.monitor, id: candidate.id.clone(), at })
         }),
         kept: kept.collect(),
-        stuck,
+        stuck: stuck_reason.is_some(),
+        stuck_reason,
         clock_is_trusted: now.clock_is_trusted,
+        clock_offset_seconds: u64::try_from(now.doubt.as_secs()).unwrap_or(0),
+        // The caller knows what waits.
+        retention: RetentionState::default(),
         limits: rules.limits,
     }
 }
 
 impl Candidate {
-    /// Orders by age, the oldest first.
-    fn age_key(&self) -> (Timestamp, &str) {
-        (self.created, &self.id)
+    /// Orders the backups of a monitor, the oldest first; as [`Backup::order`].
+    fn order(&self) -> (u64, Timestamp, &str) {
+        (self.sequence, self.created, &self.id)
     }
 
     /// Whether it is the one that goes.
@@ -175,6 +220,7 @@ impl From<&Backup> for Candidate {
         Self {
             monitor: backup.monitor.id,
             id: backup.id.clone(),
+            sequence: backup.sequence,
             created: backup.created,
             reason: backup.reason,
             pinned: backup.pinned,
@@ -183,252 +229,162 @@ impl From<&Backup> for Candidate {
                 Verification::Verified(_) => Proof::Verified,
                 Verification::Failed { .. } => Proof::Failed,
             },
-            // Not on record.
+            // Neither is on record.
+            witnessed: SignedDuration::ZERO,
             downloading: false,
         }
     }
 }
 
 fn deletion(candidate: &Candidate, why: DeletionReason) -> Deletion {
-    Deletion { monitor: candidate.monitor, id: candidate.id.to_string(), why }
+    Deletion { monitor: candidate.monitor, id: candidate.id.clone(), why }
 }
 
-fn oldest<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
-    candidates.min_by_key(|candidate| candidate.age_key())
+/// The backups by monitor.
+struct Lists<'a>(BTreeMap<Uuid, List<'a>>);
+
+/// The backups of a monitor, with places from the newest, which has 0.
+struct List<'a> {
+    newest_first: Vec<&'a Candidate>,
+    /// Place of the newest verified one.
+    verified: Option<usize>,
+    /// Place of the newest one that waits for its proof.
+    unproven: Option<usize>,
+    /// How old each is at least by the clock, as far as that can be trusted.
+    ages: Vec<SignedDuration>,
 }
 
-/// What may go at all.
-fn deletable<'a>(candidates: &'a [Candidate], now: &'a Now) -> impl Iterator<Item = &'a Candidate> {
-    candidates.iter().filter(move |candidate| kept(candidates, candidate, now).is_none())
+impl<'a> Lists<'a> {
+    fn of(candidates: &'a [Candidate], now: &Now) -> Self {
+        let mut lists: BTreeMap<Uuid, Vec<&Candidate>> = BTreeMap::new();
+        for candidate in candidates {
+            lists.entry(candidate.monitor).or_default().push(candidate);
+        }
+        let list = |mut newest_first: Vec<&'a Candidate>| {
+            newest_first.sort_unstable_by(|one, other| other.order().cmp(&one.order()));
+            let first = |proof| newest_first.iter().position(|candidate| candidate.proof == proof);
+            let ages = ages(&newest_first, now);
+            List { verified: first(Proof::Verified), unproven: first(Proof::None), ages, newest_first }
+        };
+        Self(lists.into_iter().map(|(monitor, candidates)| (monitor, list(candidates))).collect())
+    }
+
+    /// Of what is `chosen` of each list, the oldest. Numbers of different monitors say nothing to each other, so here the date
+    /// decides; the floor is each monitor's own.
+    fn oldest(&self, now: &Now, chosen: impl Fn(&List<'a>) -> Option<usize>) -> Option<&'a Candidate> {
+        let chosen = self.0.values().filter_map(|list| list.newest_first.get(chosen(list)?).copied());
+        chosen.min_by_key(|candidate| (candidate.created.min(now.time), candidate.order()))
+    }
+
+    /// What goes for space, if something may.
+    fn next_for_space(&self, rules: &Rules, now: &Now) -> Option<&'a Candidate> {
+        self.oldest(now, |list| list.oldest_spare(rules))
+            .or_else(|| self.oldest(now, |list| list.deletable(rules).last()))
+    }
 }
 
-/// Why no rule may remove it: pinned, protected, the newest verified one of its monitor, or the newest one that waits for
-/// its proof; where none is verified, the newest that did not fail, since it may be all there is; and what is being
-/// downloaded.
-fn kept(candidates: &[Candidate], candidate: &Candidate, now: &Now) -> Option<KeptReason> {
-    let own = || candidates.iter().filter(|other| other.monitor == candidate.monitor);
-    let newer = |proof: fn(Proof) -> bool| {
-        own().any(|other| proof(other.proof) && other.age_key() > candidate.age_key())
-    };
-    let newer_verified = newer(|proof| proof == Proof::Verified);
-    if candidate.pinned {
-        Some(KeptReason::Pinned)
-    } else if candidate.proof == Proof::Verified && !newer_verified {
-        Some(KeptReason::NewestVerified)
-    } else if candidate.reason == Reason::BeforeResync
-        && !newer_verified
-        && now.time.duration_since(candidate.created) <= PROTECTION
-    {
-        Some(KeptReason::BeforeResync)
-    } else if candidate.proof == Proof::None && !newer(|_| true) {
-        // Its turn is next; removed, it would only be made again.
-        Some(KeptReason::Newest)
-    } else if candidate.proof == Proof::None
-        && !own().any(|other| other.proof == Proof::Verified)
-        && !newer(|proof| proof == Proof::None)
-    {
-        Some(KeptReason::Newest)
-    } else if candidate.downloading {
-        Some(KeptReason::Downloading)
-    } else {
-        None
+/// How old each backup of a monitor is at least by the clock. A date in the future says nothing. A clock that was set back
+/// dates a backup before those that it followed: it is not older than they are.
+fn ages(newest_first: &[&Candidate], now: &Now) -> Vec<SignedDuration> {
+    let mut latest: Option<Timestamp> = None;
+    let mut ages: Vec<SignedDuration> = newest_first
+        .iter()
+        .rev()
+        .map(|candidate| {
+            if candidate.created > now.time || !now.clock_is_trusted {
+                return SignedDuration::ZERO;
+            }
+            latest = latest.max(Some(candidate.created));
+            let since = now.time.duration_since(latest.unwrap_or(candidate.created));
+            since.saturating_sub(now.doubt).max(SignedDuration::ZERO)
+        })
+        .collect();
+    ages.reverse();
+    ages
+}
+
+impl List<'_> {
+    /// How old the one at this place is at least.
+    fn age(&self, at: usize, candidate: &Candidate) -> SignedDuration {
+        self.ages.get(at).map_or(candidate.witnessed, |age| candidate.witnessed.max(*age))
+    }
+
+    /// Whether the one at this place may be younger than this. What the machine's running time says counts; a backup of the first
+    /// versions has no number to be known by, and so its date has to do.
+    fn may_be_younger(&self, at: usize, candidate: &Candidate, than: SignedDuration) -> bool {
+        let age = if candidate.sequence == 0 { self.age(at, candidate) } else { candidate.witnessed };
+        age < than
+    }
+
+    /// Why no rule may remove the one at this place; `None`: it may go.
+    fn kept(&self, at: usize, rules: &Rules) -> Option<KeptReason> {
+        let candidate = self.newest_first.get(at)?;
+        let newer_verified = self.verified.is_some_and(|verified| verified < at);
+        let min_age = SignedDuration::from_hours(i64::from(rules.limits.min_age_hours));
+        if candidate.pinned {
+            Some(KeptReason::Pinned)
+        } else if self.verified == Some(at) {
+            Some(KeptReason::NewestVerified)
+        } else if candidate.reason == Reason::BeforeResync
+            && !newer_verified
+            && self.age(at, candidate) <= PROTECTION
+        {
+            Some(KeptReason::BeforeResync)
+        } else if candidate.proof == Proof::None
+            && (at == 0 || self.verified.is_none() && self.unproven == Some(at))
+        {
+            // Its turn is next, and where none is verified it may be all there is.
+            Some(KeptReason::Newest)
+        } else if at < usize::try_from(rules.limits.keep_last).unwrap_or(usize::MAX).max(1) {
+            Some(KeptReason::Last)
+        } else if self.may_be_younger(at, candidate, min_age) {
+            Some(KeptReason::Young)
+        } else if candidate.downloading {
+            Some(KeptReason::Downloading)
+        } else {
+            None
+        }
+    }
+
+    /// Places of what may go at all.
+    fn deletable(&self, rules: &Rules) -> impl Iterator<Item = usize> {
+        (0..self.newest_first.len()).filter(|at| self.kept(*at, rules).is_none())
+    }
+
+    /// Place of the oldest one that may go and has a newer one of its day that is as good. Those of a day follow each other:
+    /// one that a clock set back has put into an old day does not stand for what was made then.
+    fn oldest_spare(&self, rules: &Rules) -> Option<usize> {
+        let (mut newer, mut found): (Option<(i64, Proof)>, Option<usize>) = (None, None);
+        for (at, candidate) in self.newest_first.iter().enumerate() {
+            let day = candidate.created.as_second().div_euclid(DAY);
+            let best = newer.filter(|(of, _)| *of == day).map(|(_, best)| best);
+            if best.is_some_and(|best| best >= candidate.proof) && self.kept(at, rules).is_none() {
+                found = Some(at);
+            }
+            newer = Some((day, best.map_or(candidate.proof, |best| best.max(candidate.proof))));
+        }
+        found
+    }
+
+    /// Place of the oldest one that the retention period removes.
+    fn oldest_expired(&self, retention: SignedDuration, rules: &Rules, now: &Now) -> Option<usize> {
+        let verified = self.verified?;
+        let newest = self.newest_first.get(verified)?;
+        let ago = now.time.duration_since(newest.created);
+        if ago.is_negative() || ago > retention {
+            return None;
+        }
+        let floor = usize::try_from(rules.limits.keep_verified).unwrap_or(usize::MAX);
+        let is_verified = |(_, candidate): &(usize, &&Candidate)| candidate.proof == Proof::Verified;
+        let held: Vec<usize> =
+            self.newest_first.iter().enumerate().filter(is_verified).map(|(at, _)| at).take(floor).collect();
+        (verified + 1..self.newest_first.len()).rev().find(|at| {
+            self.newest_first.get(*at).is_some_and(|candidate| self.age(*at, candidate) > retention)
+                && held.binary_search(at).is_err()
+                && self.kept(*at, rules).is_none()
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::BackupId;
-    use proptest::prelude::*;
-
-    const DAY: SignedDuration = SignedDuration::from_hours(24);
-    const GB: u64 = 1_000_000_000;
-
-    fn monitor(number: u8) -> Uuid {
-        Uuid::from_u128(u128::from(number) + 1)
-    }
-
-    fn today() -> Timestamp {
-        "2026-11-24T12:00:00Z".parse().unwrap()
-    }
-
-    /// A backup that is so many days old.
-    fn backup(days: i64, proof: Proof) -> Candidate {
-        let created = today() - DAY * i32::try_from(days).unwrap();
-        let id = BackupId::at(created, |_| false).unwrap();
-        Candidate {
-            monitor: monitor(0),
-            id: id.to_string(),
-            created,
-            reason: Reason::Schedule,
-            pinned: false,
-            proof,
-            downloading: false,
-        }
-    }
-
-    fn now(free: u64) -> Now {
-        Now { time: today(), clock_is_trusted: true, total: 500 * GB, free }
-    }
-
-    fn keep(days: i32) -> Rules {
-        Rules { retention: Some(DAY * days), ..Rules::default() }
-    }
-
-    /// Everything that goes, in order, if each deletion frees `bytes`.
-    fn simulate(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) -> Vec<Deletion> {
-        let (mut left, mut now, mut gone) = (candidates.to_vec(), *now, Vec::new());
-        while let Decision::Delete(deletion) = decide(&left, rules, &now) {
-            left.retain(|candidate| !candidate.is(&deletion));
-            now.free += bytes;
-            gone.push(deletion);
-        }
-        gone
-    }
-
-    fn goes(decision: Decision) -> Option<String> {
-        match decision {
-            Decision::Delete(deletion) => Some(deletion.id),
-            Decision::Nothing => None,
-            Decision::Stuck => Some("stuck".into()),
-        }
-    }
-
-    #[test]
-    fn age_removes_the_oldest_but_not_what_proves_that_restoring_works() {
-        use Proof::{None as Unproven, Verified};
-        let days = |list: &[(i64, Proof)]| {
-            list.iter().map(|(days, proof)| backup(*days, *proof)).collect::<Vec<_>>()
-        };
-        let expired = |days: i64| Some(backup(days, Unproven).id.to_string());
-        let table = [
-            (days(&[(1, Verified), (2, Unproven), (40, Unproven), (41, Unproven)]), expired(41)),
-            (days(&[(1, Verified), (2, Unproven), (29, Unproven)]), None),
-            // the floor: the newest three verified ones stay, however old
-            (days(&[(1, Verified), (40, Verified), (41, Verified), (42, Verified)]), expired(42)),
-            (days(&[(1, Verified), (40, Verified), (41, Verified)]), None),
-            // nothing verified within the period, or at all
-            (days(&[(31, Verified), (40, Unproven)]), None),
-            (days(&[(1, Unproven), (40, Unproven)]), None),
-            (vec![], None),
-        ];
-        for (candidates, expected) in table {
-            assert_eq!(goes(for_age(&candidates, &keep(30), &now(400 * GB))), expected, "{candidates:?}");
-        }
-    }
-
-    #[test]
-    fn a_clock_in_doubt_expires_nothing_and_no_period_neither() {
-        let candidates = [backup(1, Proof::Verified), backup(40, Proof::None)];
-        let doubtful = Now { clock_is_trusted: false, ..now(400 * GB) };
-        assert_eq!(for_age(&candidates, &keep(30), &doubtful), Decision::Nothing);
-        assert_eq!(for_age(&candidates, &Rules::default(), &now(400 * GB)), Decision::Nothing);
-        let earlier = Now { time: Timestamp::UNIX_EPOCH, ..now(400 * GB) };
-        assert_eq!(for_age(&candidates, &keep(30), &earlier), Decision::Nothing);
-    }
-
-    #[test]
-    fn low_space_removes_the_oldest_that_may_go_or_says_that_none_may() {
-        let pinned = Candidate { pinned: true, ..backup(50, Proof::None) };
-        let resync = Candidate { reason: Reason::BeforeResync, ..backup(5, Proof::None) };
-        let verified = backup(10, Proof::Verified);
-        let old = backup(20, Proof::Verified);
-        let table = [
-            (vec![pinned.clone(), verified.clone(), old.clone()], 49 * GB, Some(old.id.to_string())),
-            (vec![pinned.clone(), verified.clone(), old.clone()], 51 * GB, None),
-            (vec![pinned.clone(), verified.clone()], 49 * GB, Some("stuck".into())),
-            // protected: no verified backup since, and not 14 days old
-            (vec![resync.clone(), verified.clone()], 49 * GB, Some("stuck".into())),
-            (vec![resync.clone(), backup(1, Proof::Verified)], 49 * GB, Some(resync.id.to_string())),
-        ];
-        for (candidates, free, expected) in table {
-            assert_eq!(
-                goes(for_space(&candidates, &Rules::default(), &now(free))),
-                expected,
-                "{candidates:?}"
-            );
-        }
-        let downloaded = Candidate { downloading: true, ..old.clone() };
-        let decision = for_space(&[downloaded, verified.clone()], &Rules::default(), &now(GB));
-        assert_eq!(decision, Decision::Stuck);
-        let late = Candidate { reason: Reason::BeforeResync, ..backup(15, Proof::None) };
-        let decision = for_space(&[late.clone(), verified], &Rules::default(), &now(GB));
-        assert_eq!(goes(decision), Some(late.id.to_string()));
-    }
-
-    #[test]
-    fn rotation_goes_on_until_there_is_room() {
-        let candidates: Vec<_> = (1..=9).map(|days| backup(days, Proof::Verified)).collect();
-        let gone = simulate(&candidates, &keep(7), &now(40 * GB), 4 * GB);
-        // 8 and 9 by age; then one more until 50 GB are free
-        let expected = [(9, DeletionReason::Age), (8, DeletionReason::Age), (7, DeletionReason::Space)];
-        assert_eq!(gone, expected.map(|(days, why)| deletion(&backup(days, Proof::None), why)));
-    }
-
-    #[test]
-    fn the_plan_says_what_goes_next_and_why_the_rest_stays() {
-        let pinned = Candidate { pinned: true, ..backup(50, Proof::None) };
-        let candidates = [pinned.clone(), backup(3, Proof::Verified), backup(9, Proof::None)];
-        let plan = plan(&candidates, &keep(30), &now(400 * GB));
-        assert_eq!((&plan.now, plan.stuck), (&vec![], false));
-        assert_eq!(plan.next_for_space, Some(deletion(&candidates[2], DeletionReason::Space)));
-        let next = plan.next_by_age.unwrap();
-        assert_eq!((next.id, next.at), (candidates[2].id.clone(), today() + DAY * 21));
-        let kept: Vec<_> = plan.kept.iter().map(|kept| (kept.id.as_str(), kept.why)).collect();
-        let expected = [(&pinned, KeptReason::Pinned), (&candidates[1], KeptReason::NewestVerified)];
-        assert_eq!(kept, expected.map(|(candidate, why)| (candidate.id.as_str(), why)));
-    }
-
-    #[test]
-    fn the_newest_backup_stays_while_none_is_verified() {
-        let candidates = [backup(3, Proof::None), backup(2, Proof::None), backup(1, Proof::Failed)];
-        let gone = simulate(&candidates, &Rules::default(), &now(0), 0);
-        let expected = [0, 2].map(|at: usize| deletion(&candidates[at], DeletionReason::Space));
-        assert_eq!(gone, expected);
-    }
-
-    fn any_candidate() -> impl Strategy<Value = Candidate> {
-        (0..100i64, 0..2u8, any::<bool>(), 0..3u8, 0..3u8).prop_map(|(days, owner, pinned, proof, reason)| {
-            Candidate {
-                monitor: monitor(owner),
-                pinned,
-                downloading: days % 7 == 0,
-                reason: [Reason::OnDemand, Reason::Schedule, Reason::BeforeResync][usize::from(reason)],
-                ..backup(days, [Proof::None, Proof::Verified, Proof::Failed][usize::from(proof)])
-            }
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_there_is_what_has_to_stay_stays(
-            mut candidates in prop::collection::vec(any_candidate(), 0..30),
-            retention in 1..60i32,
-            free in 0..600u64,
-            each in 0..50u64,
-        ) {
-            candidates.sort_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
-            candidates.dedup_by_key(|candidate| (candidate.monitor, candidate.id.to_string()));
-            let (rules, now) = (keep(retention), now(free * GB));
-            let gone = simulate(&candidates, &rules, &now, each * GB);
-            let lost = |candidate: &Candidate| gone.iter().any(|deletion| candidate.is(deletion));
-            for owner in [monitor(0), monitor(1)] {
-                let own: Vec<_> = candidates.iter().filter(|candidate| candidate.monitor == owner).collect();
-                let newest = own.iter().filter(|c| c.proof == Proof::Verified).max_by_key(|c| c.age_key());
-                prop_assert!(!newest.is_some_and(|newest| lost(newest)), "the newest verified one went");
-                prop_assert!(!own.iter().any(|candidate| candidate.pinned && lost(candidate)), "a pinned one went");
-                let usable = |c: &&&Candidate| c.proof != Proof::Failed;
-                let left = own.iter().filter(|candidate| !lost(candidate)).filter(usable).count();
-                prop_assert!(left > 0 || own.iter().filter(usable).count() == 0, "nothing usable is left");
-            }
-            for candidate in &candidates {
-                prop_assert!(!candidate.downloading || !lost(candidate), "it went while it was downloaded");
-                let young = now.time.duration_since(candidate.created) <= DAY * retention;
-                let by_age = gone.iter().any(|d| candidate.is(d) && d.why == DeletionReason::Age);
-                prop_assert!(!by_age || !young, "a young one went by age");
-            }
-            let by_space = gone.iter().filter(|deletion| deletion.why == DeletionReason::Space).count();
-            prop_assert!(by_space == 0 || rules.is_low(now.total, now.free), "space was not low");
-        }
-    }
-}
+mod tests;

@@ -3,12 +3,13 @@
 //! The snapshot is made under a name that says "partial"; the backup appears by one rename when everything is beside
 //! it. So a backup is there completely or not at all, and what is left of a power cut can be deleted safely.
 
+use crate::ledger::Ledger;
 use crate::places::Places;
 use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
-use backups::{BackupId, PARTIAL_PREFIX, index_path};
+use backups::{BackupId, Entry, PARTIAL_PREFIX, index_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
 use std::fs::DirBuilder;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Makes a backup of the replica.
-pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
+pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) -> Result<Backup> {
     ensure!(request.comment.chars().count() <= COMMENT_MAX, "a comment has at most {COMMENT_MAX} characters");
     api::check_configuration(&request.configuration).context("the backup is refused")?;
     let replica = places.replica(request.monitor.id);
@@ -33,6 +34,12 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
         .mode(0o755)
         .create(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
+    let listed = backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let highest = listed.iter().map(|entry| match entry {
+        Entry::Complete(backup) => backup.sequence,
+        Entry::Damaged { .. } => 0,
+    });
+    let sequence = ledger.next_sequence(request.monitor.id, highest.max().unwrap_or(0))?;
     let created = Timestamp::now();
     let id = BackupId::at(created, |id| folder.join(id.as_str()).exists())
         .context("there are too many backups of this second; try again")?;
@@ -41,7 +48,8 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     btrfs::snapshot(&replica, &partial).await?;
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
     reached(Step::BackupSnapshot);
-    let attempt = complete(places, request, &folder, &id, created, snapshot_ms).await;
+    let made = Made { sequence, created, snapshot_ms };
+    let attempt = complete(places, request, &folder, &id, made).await;
     // With its name the backup is there; until then nothing of it stays.
     if attempt.is_err() && partial.exists() {
         discard(&folder, &id, &partial).await;
@@ -61,13 +69,19 @@ async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
     }
 }
 
+/// What is known of a snapshot.
+struct Made {
+    sequence: u64,
+    created: Timestamp,
+    snapshot_ms: f64,
+}
+
 async fn complete(
     places: &Places,
     request: BackupRequest,
     folder: &Path,
     id: &BackupId,
-    created: Timestamp,
-    snapshot_ms: f64,
+    Made { sequence, created, snapshot_ms }: Made,
 ) -> Result<Backup> {
     let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
     let control = Sandbox::replica(places, &partial).control_data().await?;
@@ -76,7 +90,7 @@ async fn complete(
     let backup = Backup {
         format: MANIFEST_FORMAT,
         id: id.to_string(),
-        sequence: 0,
+        sequence,
         created,
         reason: request.reason,
         comment: request.comment,

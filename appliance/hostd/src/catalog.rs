@@ -11,7 +11,7 @@ use nix::sys::statvfs::statvfs;
 use std::path::Path;
 use uuid::Uuid;
 
-/// Every backup that can be read, of every monitor, oldest first. Damaged ones are left out: nothing is decided about
+/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out: nothing is decided about
 /// what is not known.
 pub fn backups(places: &Places) -> Result<Vec<Backup>> {
     let root = places.data.join("backups");
@@ -24,8 +24,20 @@ pub fn backups(places: &Places) -> Result<Vec<Backup>> {
             }
         }
     }
-    found.sort_by_key(|backup| backup.created);
+    found.sort_by(|one, other| (one.monitor.id, one.order()).cmp(&(other.monitor.id, other.order())));
     Ok(found)
+}
+
+/// Whether there is any backup, readable or not.
+pub fn has_any(places: &Places) -> Result<bool> {
+    let root = places.data.join("backups");
+    let cannot_list = || format!("cannot list the backups in {}", root.display());
+    for monitor in backups::monitors(&root).with_context(cannot_list)? {
+        if !backups::list(&places.backups(monitor)).with_context(cannot_list)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads the manifest of a backup that is there.

@@ -1,10 +1,10 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{
-    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, RefusedPeer, ReplicaInfo, Reply, Request,
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, Refused, RefusedPeer, ReplicaInfo, Reply, Request,
     Tablespace,
 };
-use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RotationPlan, Usage};
+use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RetentionState, RotationPlan, Usage};
 use replica::CopyProgress;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +18,9 @@ pub enum ClientError {
     /// `hostd` did what it could and says why it failed.
     #[error("{0}")]
     Failed(String),
+    /// The network process may not, or not now.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// `hostd` does not answer.
     #[error(
         "the privileged process does not answer on {socket}: {cause}; see `systemctl status infimonitor-hostd`"
@@ -193,6 +196,14 @@ impl Client {
         }
     }
 
+    /// The retention period that counts, and what waits.
+    pub async fn retention(&self) -> Result<RetentionState, ClientError> {
+        match self.ask(&Request::Retention, drop).await? {
+            Reply::Retention(state) => Ok(state),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Measures what takes the room: as a whole, and bytes that each backup alone takes, by id.
     pub async fn measure_usage(&self) -> Result<(Usage, BTreeMap<String, u64>), ClientError> {
         match self.ask(&Request::MeasureUsage, drop).await? {
@@ -250,6 +261,7 @@ impl Client {
                 Reply::Step { step, percent } => news(News::Step(step, percent)),
                 Reply::Deleted(deletion) => news(News::Deleted(deletion)),
                 Reply::Failed { error } => return Err(ClientError::Failed(error)),
+                Reply::Refused(refused) => return Err(ClientError::Refused(refused)),
                 last => return Ok(last),
             }
         }

@@ -4,8 +4,9 @@
 
 use crate::catalog;
 use crate::console_disks::{Teller, scrubbed, show};
+use crate::console_limits::{self, NewLimits};
 use anyhow::{Context, Result};
-use api::{Fingerprint, FtpSettings, Limits};
+use api::{Fingerprint, FtpSettings};
 use clap::Subcommand;
 use hostd::{Access, Change, Client, RefusedPeer, Reply, Request};
 use std::net::Ipv4Addr;
@@ -21,7 +22,7 @@ pub enum Order {
     DeleteBackup(Which),
     /// Let rotation delete a pinned backup again
     Unpin(Which),
-    /// Say that the clock is right although it has jumped, so that backups expire by age again
+    /// Confirm that the clock is right although it was moved, so that backups expire by age again
     ConfirmClock,
     /// Let another database take the place of the replica, after a backup of what is there
     AcceptDatabase {
@@ -48,17 +49,18 @@ pub enum Order {
     /// Let the paired monitor go: it is followed no more, its backups stay, and any monitor may be paired
     ReleasePeer,
     /// Show the limits of rotation, or set those that are named
-    Limits {
-        /// Below this free space is low, in bytes
+    Limits(NewLimits),
+    /// Show how long backups are kept, or decide on a shorter period that the network has asked for
+    Retention {
+        /// Let the shorter period count at once: the backups that are older are deleted
+        #[arg(long, conflicts_with = "refuse")]
+        confirm: bool,
+        /// Refuse the shorter period
         #[arg(long)]
-        low_space_bytes: Option<u64>,
-        /// Below this share of the volume free space is low
-        #[arg(long)]
-        low_space_percent: Option<u8>,
-        /// So many of the newest verified backups are never removed by age
-        #[arg(long)]
-        keep_verified: Option<u32>,
+        refuse: bool,
     },
+    /// Let rotation delete another day's share of the list at once, because space is low
+    AllowRotation,
     /// Show who may come to the ports, or set it
     Firewall {
         /// The paired monitor alone: no other machine can restore from here then, nor the monitor under a new address
@@ -191,18 +193,11 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             client.order(&Request::ReleasePeer).await?;
             println!("no monitor is followed any more; its backups are kept, and another one may be paired");
         }
-        Order::Limits { low_space_bytes, low_space_percent, keep_verified } => {
-            let (old, _) = client.limits().await?;
-            let new = Limits {
-                low_space_bytes: low_space_bytes.unwrap_or(old.low_space_bytes),
-                low_space_percent: low_space_percent.unwrap_or(old.low_space_percent),
-                keep_verified: keep_verified.unwrap_or(old.keep_verified),
-            };
-            if low_space_bytes.is_some() || low_space_percent.is_some() || keep_verified.is_some() {
-                client.order(&Request::SetLimits(new)).await?;
-            }
-            println!("space is low below {} bytes or {} %", new.low_space_bytes, new.low_space_percent);
-            println!("never removed by age: the newest {} verified", new.keep_verified);
+        Order::Limits(named) => console_limits::limits(&client, &named).await?,
+        Order::Retention { confirm, refuse } => console_limits::retention(&client, confirm, refuse).await?,
+        Order::AllowRotation => {
+            client.order(&Request::AllowRotation).await?;
+            println!("rotation may delete another day's share of the list");
         }
         Order::Firewall { peer_only } => {
             if let Some(peer_only) = peer_only {

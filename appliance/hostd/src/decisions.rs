@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use api::{FtpSettings, Limits, Peer};
 use auth::pin::Keys;
+use backups::retention::{Period, Retention};
 use files::Document;
 use hostd::{Access, RefusedPeer};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ struct Record {
     /// Which one may be paired in its place.
     #[serde(default)]
     accepted_peer: Option<Accepted>,
+    /// The retention period that counts, and what the network would like instead.
+    #[serde(default)]
+    retention: Retention,
     /// What was wrong with the file, until the limits are set anew.
     #[serde(default)]
     problem: Option<String>,
@@ -85,6 +89,35 @@ impl Decisions {
     pub fn set_limits(&self, limits: Limits) -> Result<()> {
         limits.check()?;
         self.change(|record| (record.limits, record.problem) = (limits, None))
+    }
+
+    /// The retention period that counts, `lived` by the machine's running time.
+    pub fn retention_now(&self, lived: u64) -> Retention {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.retention.at(lived, delay(&record.limits))
+    }
+
+    /// The retention period that would count if the network asked for this one, `lived` by the machine's running time.
+    pub fn retention(&self, asked: Period, lived: u64, has_backups: bool) -> Retention {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.retention.asked(asked, lived, delay(&record.limits), has_backups)
+    }
+
+    /// The network asks for a retention period.
+    pub fn ask_retention(&self, asked: Period, lived: u64, has_backups: bool) -> Result<Retention> {
+        let new = self.retention(asked, lived, has_backups);
+        if new != self.record.lock().unwrap_or_else(PoisonError::into_inner).retention {
+            self.change(|record| record.retention = new)?;
+        }
+        Ok(new)
+    }
+
+    /// The console lets a shorter retention period that waits count, or refuses it.
+    pub fn decide_retention(&self, confirm: bool) -> Result<()> {
+        let old = self.record.lock().unwrap_or_else(PoisonError::into_inner).retention;
+        let new = if confirm { old.confirmed() } else { old.refuse() };
+        let new = new.context("no shorter retention period waits for the console")?;
+        self.change(|record| record.retention = new)
     }
 
     /// How backups are served over FTP.
@@ -201,6 +234,11 @@ impl Decisions {
     }
 }
 
+/// Seconds that a shorter retention period waits.
+pub fn delay(limits: &Limits) -> u64 {
+    u64::from(limits.retention_delay_hours) * 3600
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,5 +268,28 @@ mod tests {
         assert_eq!(damaged.problem(), None);
         again.done(monitor).unwrap();
         assert_eq!(Decisions::load(folder.path()).unwrap().accepted(monitor), None);
+    }
+
+    #[test]
+    fn a_shorter_retention_period_waits_also_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (month, day) = (Period(Some(30)), Period(Some(1)));
+        let decisions = Decisions::load(folder.path()).unwrap();
+        assert!(decisions.decide_retention(true).is_err(), "nothing waits");
+        decisions.ask_retention(month, 0, true).unwrap();
+        assert_eq!(decisions.retention(day, 100, true).pending().map(|pending| pending.since), Some(100));
+        assert_eq!(decisions.retention(month, 200, true).pending(), None, "a look changes nothing");
+        decisions.ask_retention(day, 300, true).unwrap();
+        let again = Decisions::load(folder.path()).unwrap();
+        let retention = again.ask_retention(day, 1000, true).unwrap();
+        assert_eq!(retention.in_force(), Some(month));
+        assert_eq!(retention.pending().map(|pending| pending.since), Some(300));
+        let late = again.retention(day, 300 + delay(&Limits::default()), true);
+        assert_eq!(late.in_force(), Some(day));
+        again.decide_retention(false).unwrap();
+        assert_eq!(again.retention(day, u64::MAX, true).in_force(), Some(month), "it was refused");
+        again.ask_retention(Period(Some(2)), 0, true).unwrap();
+        again.decide_retention(true).unwrap();
+        assert_eq!(again.retention(Period(Some(2)), 0, true).in_force(), Some(Period(Some(2))));
     }
 }

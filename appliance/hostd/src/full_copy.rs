@@ -1,11 +1,11 @@
 //! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
 
-use crate::clock::Clock;
 use crate::lines::Lines;
 use crate::places::Places;
 use crate::program::Bounds;
 use crate::replace::Replace;
 use crate::replies::Replies;
+use crate::rotate::Memory;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::{btrfs, catalog, cluster, copy_check, rotate};
 use anyhow::{Context, Result, bail, ensure};
@@ -166,8 +166,8 @@ async fn copy_into(
 
 /// Where a copy finds room.
 pub struct Room<'a> {
-    /// The clock as watched: rotation needs it.
-    pub clock: &'a Clock,
+    /// What rotation remembers.
+    pub memory: Memory<'a>,
     /// Held while backups go.
     pub catalog: &'a Mutex<()>,
     /// Of what is kept of copies for their check.
@@ -199,7 +199,7 @@ impl Room<'_> {
             let log = copying.join(replica::PGDATA).join("pg_wal");
             Ok(at.total.saturating_sub(files::bytes_below(copying, Some(&log))?))
         };
-        let (deleted, problem) = rotate::make_room(places, self.clock, left).await?;
+        let (deleted, problem) = rotate::make_room(places, self.memory, left).await?;
         for deletion in deleted {
             replies.send(&Reply::Deleted(deletion)).await?;
         }

@@ -1,8 +1,8 @@
 //! Requests to `hostd` and its replies: one JSON document a line, one request a connection, and replies until the last.
 
 use api::{
-    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RotationPlan,
-    Signature, Usage,
+    Backup, Collation, Deletion, Depth, FtpSettings, Limits, MonitorRef, Peer, Reason, RetentionState,
+    RotationPlan, Signature, Usage,
 };
 use jiff::Timestamp;
 use replica::{ControlData, CopyProgress};
@@ -164,8 +164,17 @@ pub enum Request {
     Scrub,
     /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
     MeasureUsage,
-    /// The clock is right although it has jumped. Replies [`Reply::Done`]. For root alone.
+    /// The clock is right although it was moved. Replies [`Reply::Done`]. For root alone.
     ConfirmClock,
+    /// Which retention period counts. Replies [`Reply::Retention`].
+    Retention,
+    /// A shorter retention period that waits counts at once, or is refused. Replies [`Reply::Done`]. For root alone.
+    DecideRetention {
+        /// It counts.
+        confirm: bool,
+    },
+    /// Another day's share of the list may go for space at once. Replies [`Reply::Done`]. For root alone.
+    AllowRotation,
 }
 
 impl Request {
@@ -175,6 +184,8 @@ impl Request {
             self,
             Self::DeleteBackup { .. }
                 | Self::ConfirmClock
+                | Self::DecideRetention { .. }
+                | Self::AllowRotation
                 | Self::AcceptDatabase { .. }
                 | Self::AcceptPeer { .. }
                 | Self::ReleasePeer
@@ -190,6 +201,16 @@ impl Request {
                 | Self::ChangeBackup { change: Change::Pinned(false), .. }
         )
     }
+}
+
+/// Why the network process is refused something that the console may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}")]
+pub struct Refused {
+    /// The thing, the cause and the way out.
+    pub error: String,
+    /// Seconds until it may be tried again; `None`: waiting does not help.
+    pub retry_after: Option<u64>,
 }
 
 /// What is known of the disks.
@@ -382,6 +403,8 @@ pub enum Reply {
     },
     /// What rotation would do.
     RotationPlan(Box<RotationPlan>),
+    /// Answer to [`Request::Retention`].
+    Retention(RetentionState),
     /// What takes the room.
     Usage {
         /// As a whole.
@@ -389,6 +412,8 @@ pub enum Reply {
         /// Bytes that each backup alone takes, by id.
         exclusive: BTreeMap<String, u64>,
     },
+    /// It is not done, though nothing is wrong: the network process may not, or not now.
+    Refused(Refused),
     /// It could not be done.
     Failed {
         /// The thing, the cause and the way out.
@@ -410,6 +435,9 @@ mod tests {
             (change(Change::Pinned(true)), false),
             (change(Change::Comment(String::new())), false),
             (Request::ConfirmClock, true),
+            (Request::DecideRetention { confirm: true }, true),
+            (Request::AllowRotation, true),
+            (Request::Retention, false),
             (Request::SetLimits(Limits::default()), true),
             (Request::SetFtp(FtpSettings::default()), true),
             (Request::SetPeerOnly(false), true),
@@ -466,6 +494,7 @@ mod tests {
             Reply::Ftp(FtpSettings::default()),
             Reply::Access(Access { peer_only: true, peer: vec![[192, 0, 2, 7].into()] }),
             Reply::Failed { error: "no".into() },
+            Reply::Refused(Refused { error: "no".into(), retry_after: Some(7) }),
         ] {
             let line = serde_json::to_string(&reply).unwrap();
             assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);

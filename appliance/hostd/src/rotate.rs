@@ -5,66 +5,144 @@
 //! anything under a clock that has jumped (design D14).
 
 use crate::catalog;
-use crate::clock::Clock;
-use crate::decisions::Decisions;
+use crate::clock::{Clock, Seen};
+use crate::decisions::{Decisions, delay};
+use crate::ledger::Ledger;
 use crate::places::Places;
 use anyhow::{Context, Result};
-use api::{Backup, Deletion, DeletionReason, Limits, RotationPlan};
+use api::{Backup, Deletion, DeletionReason, PendingRetention, RetentionState, RotationPlan, StuckReason};
 use backups::download::KeptOut;
-use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_space, plan};
-use jiff::{SignedDuration, Timestamp};
+use backups::pins::{self, Pins};
+use backups::retention::{Period, Retention};
+use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_copy, going_by_age, plan};
+use hostd::Refused;
+use jiff::SignedDuration;
+use std::collections::BTreeMap;
 use std::fs::File;
 use uuid::Uuid;
 
 /// Bytes kept aside, so that there is room for btrfs to delete something on a full volume.
 const RESERVE_BYTES: i64 = 256 << 20;
 
+/// What rotation remembers.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    /// The clock as watched.
+    pub clock: &'a Clock,
+    /// What has been used up.
+    pub ledger: &'a Ledger,
+    /// What the console has decided.
+    pub decisions: &'a Decisions,
+}
+
 /// What is measured and what is there.
-fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
+fn look(places: &Places, memory: Memory<'_>) -> Result<(Vec<Candidate>, Now, Seen)> {
+    let seen = memory.clock.look()?;
+    let backups = catalog::backups(places)?;
+    let mut highest: BTreeMap<Uuid, u64> = BTreeMap::new();
+    for backup in &backups {
+        let highest = highest.entry(backup.monitor.id).or_default();
+        *highest = backup.sequence.max(*highest);
+    }
+    memory.ledger.note(&highest, seen.lived)?;
     let candidate = |backup: &Backup| {
         let downloading = keep_out(places, backup.monitor.id, &backup.id)?.is_none();
-        Ok(Candidate { downloading, ..Candidate::from(backup) })
+        let witnessed = memory.ledger.age(backup.monitor.id, backup.sequence, seen.lived);
+        Ok(Candidate { downloading, witnessed, ..Candidate::from(backup) })
     };
-    let candidates = catalog::backups(places)?.iter().map(candidate).collect::<Result<_>>()?;
+    let candidates = backups.iter().map(candidate).collect::<Result<_>>()?;
     let (total, free) = catalog::room(places)?;
-    let now = Now { time: Timestamp::now(), clock_is_trusted: clock.look()?, total, free };
-    Ok((candidates, now))
+    let now = Now {
+        time: seen.time,
+        clock_is_trusted: seen.is_trusted,
+        doubt: seen.doubt,
+        total,
+        free,
+        clone_bytes: clone_bytes(places),
+        gone_for_space: memory.ledger.gone_for_space(seen.lived),
+    };
+    Ok((candidates, now, seen))
+}
+
+/// Room on the data volume that the clone of a backup under verification takes now: it comes back, so nothing goes for it.
+pub fn clone_bytes(_places: &Places) -> u64 {
+    0
 }
 
 /// The rules of a retention period under the console's limits. While those are in doubt age removes nothing.
-pub fn rules(retention_days: Option<u32>, decisions: &Decisions) -> Rules {
-    let limits = decisions.limits();
-    let retention_days = retention_days.filter(|_| decisions.problem().is_none());
-    let retention = retention_days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
-    Rules { retention, limits }
+fn rules(period: Option<Period>, decisions: &Decisions) -> Rules {
+    let days = period.and_then(|period| period.0).filter(|_| decisions.problem().is_none());
+    let retention = days.map(|days| SignedDuration::from_hours(24 * i64::from(days)));
+    Rules { retention, limits: decisions.limits() }
 }
 
-/// What would go now and next.
-pub fn planned(places: &Places, clock: &Clock, rules: &Rules) -> Result<RotationPlan> {
-    let (candidates, now) = look(places, clock)?;
-    Ok(plan(&candidates, rules, &now))
+/// What would go now and next, if the network asked for this retention period.
+pub fn planned(places: &Places, memory: Memory<'_>, retention_days: Option<u32>) -> Result<RotationPlan> {
+    let has_backups = catalog::has_any(places)?;
+    let (candidates, now, seen) = look(places, memory)?;
+    let decisions = memory.decisions;
+    let retention = decisions.retention(Period(retention_days), seen.lived, has_backups);
+    let rules_in_force = rules(retention.in_force(), decisions);
+    let would_go = |period| going_by_age(&candidates, &rules(Some(period), decisions), &now);
+    let state = retention_state(&retention, &rules_in_force, seen.lived, would_go);
+    Ok(RotationPlan { retention: state, ..plan(&candidates, &rules_in_force, &now) })
 }
 
-/// Deletes what has to go; gives what went, and whether space is low while nothing may go.
-pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<Deletion>, bool)> {
+/// The retention period that counts, and what waits.
+pub fn retention(places: &Places, memory: Memory<'_>) -> Result<RetentionState> {
+    let (candidates, now, seen) = look(places, memory)?;
+    let decisions = memory.decisions;
+    let retention = decisions.retention_now(seen.lived);
+    let would_go = |period| going_by_age(&candidates, &rules(Some(period), decisions), &now);
+    Ok(retention_state(&retention, &rules(None, decisions), seen.lived, would_go))
+}
+
+fn retention_state(
+    retention: &Retention,
+    rules: &Rules,
+    lived: u64,
+    would_go: impl FnOnce(Period) -> usize,
+) -> RetentionState {
+    RetentionState {
+        days: retention.in_force().and_then(|period| period.0),
+        pending: retention.pending().map(|pending| PendingRetention {
+            days: pending.period.0,
+            seconds_left: delay(&rules.limits).saturating_sub(lived.saturating_sub(pending.since)),
+            would_go: u64::try_from(would_go(pending.period)).unwrap_or(u64::MAX),
+        }),
+        refused: retention.refused().is_some(),
+    }
+}
+
+/// Deletes what has to go, after the network has asked for this retention period; gives what went, and whether space is low
+/// while nothing may go.
+pub async fn run(
+    places: &Places,
+    memory: Memory<'_>,
+    retention_days: Option<u32>,
+) -> Result<(Vec<Deletion>, bool)> {
+    let lived = memory.clock.look()?.lived;
+    let retention =
+        memory.decisions.ask_retention(Period(retention_days), lived, catalog::has_any(places)?)?;
+    let rules = rules(retention.in_force(), memory.decisions);
     let mut deleted = Vec::new();
     let mut is_settled = false;
     loop {
-        let (candidates, now) = look(places, clock)?;
-        let stuck = match decide(&candidates, rules, &now) {
+        let (candidates, now, seen) = look(places, memory)?;
+        let stuck = match decide(&candidates, &rules, &now) {
             Decision::Delete(Deletion { why: DeletionReason::Space, .. }) if !is_settled => {
                 catalog::settle(places).await?;
                 is_settled = true;
                 continue;
             }
             Decision::Delete(deletion) => {
-                if rotate_away(places, &deletion).await? {
+                if rotate_away(places, memory.ledger, seen.lived, &deletion).await? {
                     deleted.push(deletion);
                 }
                 continue;
             }
             Decision::Nothing => false,
-            Decision::Stuck => true,
+            Decision::Stuck(_) => true,
         };
         if !rules.is_low(now.total, now.free) {
             keep_reserve(places)?;
@@ -73,41 +151,72 @@ pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<D
     }
 }
 
+/// Refuses a pin that the network process asks for, where too much is pinned.
+pub fn may_pin(places: &Places, decisions: &Decisions, monitor: Uuid, id: &str) -> Result<()> {
+    let backups = catalog::backups(places)?;
+    let is_own = |backup: &&Backup| backup.monitor.id == monitor && backup.id == id;
+    // What is missing is said by who looks for it.
+    let Some(own) = backups.iter().find(is_own).filter(|own| !own.pinned) else { return Ok(()) };
+    let pinned: Vec<u64> =
+        backups.iter().filter(|backup| backup.pinned).map(|backup| backup.sizes.files).collect();
+    let newest =
+        backups.iter().filter(|backup| backup.monitor.id == monitor).max_by_key(|backup| backup.order());
+    let (total, free) = catalog::room(places)?;
+    let pins = Pins {
+        count: pinned.len(),
+        bytes: pinned.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)),
+        own: own.sizes.files,
+        replica: newest.map_or(0, |newest| newest.sizes.files),
+        total,
+        free,
+    };
+    let rules = Rules { retention: None, limits: decisions.limits() };
+    let Some(why) = pins::refusal(&pins, &rules) else { return Ok(()) };
+    let error = format!(
+        "backup {id} is not pinned: {why}; at the server's console unpin another (`{0} order unpin ID`) or allow more          (`{0} order limits --pinned N`)",
+        hostd::PROGRAM
+    );
+    Err(Refused { error, retry_after: None }.into())
+}
+
 /// Makes room for the bytes that are `left` to come, with what replay needs beside: what low space allows to go goes, the
 /// oldest first, until there is room. Gives what went, and why there is no room, where there is none; where there can be
 /// none, nothing goes.
 pub async fn make_room(
     places: &Places,
-    clock: &Clock,
+    memory: Memory<'_>,
     left: impl Fn() -> Result<u64>,
 ) -> Result<(Vec<Deletion>, Option<String>)> {
     let mut deleted = Vec::new();
     loop {
         catalog::settle(places).await?;
         let bytes = left()?;
-        let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
-        let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
-        let rules = Rules { retention: None, limits };
-        let (candidates, now) = look(places, clock)?;
+        let needed = bytes.saturating_add(replica::FULL_BYTES);
+        let rules = Rules { retention: None, limits: memory.decisions.limits() };
+        let (candidates, now, seen) = look(places, memory)?;
         let Now { free, total, .. } = now;
-        if total <= low_space_bytes {
+        if total <= needed {
             let problem = format!(
                 "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
             );
             return Ok((deleted, Some(problem)));
         }
-        match for_space(&candidates, &rules, &now) {
+        match for_copy(&candidates, &rules, &now, needed) {
             Decision::Nothing => return Ok((deleted, None)),
             Decision::Delete(deletion) => {
-                tracing::info!("{free} bytes are free, a full copy needs {low_space_bytes}");
-                if rotate_away(places, &deletion).await? {
+                tracing::info!("{free} bytes are free, a full copy needs {needed}");
+                if rotate_away(places, memory.ledger, seen.lived, &deletion).await? {
                     deleted.push(deletion);
                 }
             }
-            Decision::Stuck => {
+            Decision::Stuck(reason) => {
                 let problem = format!(
                     "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further \
-                     backup may be deleted for it; use a larger disk, or unpin backups at the console"
+                     backup may be deleted for it{}; use a larger disk, or unpin or delete backups at the console",
+                    match reason {
+                        StuckReason::Floor => "",
+                        StuckReason::DailyShare => " today",
+                    }
                 );
                 return Ok((deleted, Some(problem)));
             }
@@ -122,9 +231,12 @@ fn keep_out(places: &Places, monitor: Uuid, id: &str) -> Result<Option<KeptOut>>
         .with_context(|| format!("cannot tell whether backup {id} is being downloaded"))
 }
 
-/// Deletes one unless it is being downloaded by now; says whether it is gone.
-async fn rotate_away(places: &Places, deletion: &Deletion) -> Result<bool> {
+/// Deletes one unless it is being downloaded by now; says whether it is gone. What goes for space is counted before.
+async fn rotate_away(places: &Places, ledger: &Ledger, lived: u64, deletion: &Deletion) -> Result<bool> {
     let Some(_lock) = keep_out(places, deletion.monitor, &deletion.id)? else { return Ok(false) };
+    if deletion.why == DeletionReason::Space {
+        ledger.goes_for_space(&format!("{}_{}", deletion.id, deletion.monitor), lived)?;
+    }
     delete(places, deletion).await?;
     Ok(true)
 }

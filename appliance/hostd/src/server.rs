@@ -6,6 +6,7 @@ use crate::cluster::{self, Server};
 use crate::decisions::Decisions;
 use crate::full_copy::Room;
 use crate::pairing::{Accepted, Asked, Known, Refused};
+use crate::ledger::Ledger;
 use crate::places::{Leftover, Places, leftovers};
 use crate::replace::Replace;
 use crate::replies::Replies;
@@ -14,7 +15,7 @@ use crate::scope::Scopes;
 use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, pairing, rotate, usage, verify};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
-use hostd::{ReplicaInfo, Reply, Request};
+use hostd::{Change, ReplicaInfo, Reply, Request};
 use nix::unistd::Uid;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
@@ -36,6 +37,8 @@ struct Host {
     clock: Clock,
     /// What the console has decided.
     decisions: Decisions,
+    /// What rotation and the network's wishes have used up.
+    ledger: Ledger,
     /// The servers that run, by monitor.
     servers: Mutex<HashMap<Uuid, Server>>,
     /// Held during a full copy, which takes hours, while the servers answer.
@@ -66,6 +69,7 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
     places.scopes = Scopes::take_over(cluster::machine_mib()?);
     let clock = Clock::start(&places.state)?;
     let decisions = Decisions::load(&places.state)?;
+    let ledger = Ledger::load(&places.state)?;
     hand_out_ftp(&places, &decisions)?;
     if decisions.access().peer_only {
         // They stay open to everybody then, behind the password: a server that no monitor reaches protects nothing.
@@ -76,6 +80,7 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
         places,
         clock,
         decisions,
+        ledger,
         servers: Mutex::default(),
         copying: Mutex::default(),
         generation: Mutex::default(),
@@ -197,7 +202,9 @@ async fn answer(stream: UnixStream, observer: Uid, host: &Host) -> Result<()> {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::warn!("{error:#}");
-                Reply::Failed { error: format!("{error:#}") }
+                error
+                    .downcast::<hostd::Refused>()
+                    .map_or_else(|error| Reply::Failed { error: format!("{error:#}") }, Reply::Refused)
             }
         },
         Err(error) => Reply::Failed { error: format!("unreadable request: {error}") },
@@ -214,7 +221,8 @@ async fn carry_out(
 ) -> Result<Reply> {
     ensure!(is_root || !request.is_for_root(), "only the console may do this");
     clean_up(host).await;
-    let Host { places, clock, decisions, .. } = host;
+    let Host { places, clock, decisions, ledger, .. } = host;
+    let memory = rotate::Memory { clock, ledger, decisions };
     match request {
         Request::FullCopy { peer, tablespaces, replace } => {
             checked(decisions, &peer)?;
@@ -223,7 +231,7 @@ async fn carry_out(
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
             let mut room =
-                Room { clock, catalog: &host.catalog, generation: &host.generation, is_tight: false };
+                Room { memory, catalog: &host.catalog, generation: &host.generation, is_tight: false };
             let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
             full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
@@ -292,10 +300,21 @@ async fn carry_out(
                 request.configuration.clear();
             }
             let _one_at_a_time = host.catalog.lock().await;
-            Ok(Reply::Backup(Box::new(backup::create(places, *request).await?)))
+            let (reason, lived) = (request.reason, clock.look()?.lived);
+            if !is_root {
+                ledger.may_make(reason, &decisions.limits(), lived)?;
+            }
+            let backup = backup::create(places, ledger, *request).await?;
+            if !is_root {
+                ledger.made(reason, lived)?;
+            }
+            Ok(Reply::Backup(Box::new(backup)))
         }
         Request::ChangeBackup { monitor, id, change } => {
             let _one_at_a_time = host.catalog.lock().await;
+            if !is_root && change == Change::Pinned(true) {
+                rotate::may_pin(places, decisions, monitor, &id)?;
+            }
             Ok(Reply::Backup(Box::new(catalog::change(places, monitor, &id.parse()?, change)?)))
         }
         Request::DeleteBackup { monitor, id } => {
@@ -312,19 +331,17 @@ async fn carry_out(
         }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
-            let rules = rotate::rules(retention_days, decisions);
             let (total, free) = catalog::room(places)?;
-            if rules.is_low(total, free) {
+            if free.saturating_add(rotate::clone_bytes(places)) < decisions.limits().low_space(total) {
                 copy_check::drop_all(places, &host.generation).await?;
             }
-            let (deleted, stuck) = rotate::run(places, clock, &rules).await?;
+            let (deleted, stuck) = rotate::run(places, memory, retention_days).await?;
             Ok(Reply::Rotated { deleted, stuck })
         }
         Request::RotationPlan { retention_days } => {
             // Looking holds each backup for a moment, by which a rotation beside it would tell that it is downloaded.
             let _one_at_a_time = host.catalog.lock().await;
-            let rules = rotate::rules(retention_days, decisions);
-            Ok(Reply::RotationPlan(Box::new(rotate::planned(places, clock, &rules)?)))
+            Ok(Reply::RotationPlan(Box::new(rotate::planned(places, memory, retention_days)?)))
         }
         Request::ReplicaBytes { monitor } => {
             let databases = places.replica(monitor).join("pgdata/base");
@@ -360,6 +377,18 @@ async fn carry_out(
         }
         Request::ConfirmClock => {
             clock.confirm()?;
+            Ok(Reply::Done)
+        }
+        Request::Retention => {
+            let _one_at_a_time = host.catalog.lock().await;
+            Ok(Reply::Retention(rotate::retention(places, memory)?))
+        }
+        Request::DecideRetention { confirm } => {
+            decisions.decide_retention(confirm)?;
+            Ok(Reply::Done)
+        }
+        Request::AllowRotation => {
+            ledger.allow_more()?;
             Ok(Reply::Done)
         }
     }

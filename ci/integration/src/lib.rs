@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 pub const CLUSTER_USER: &str = "nobody";
 /// User that clones of backups run as while they are verified.
 pub const VERIFIER: &str = "games";
+/// Name and number of the user and group that `backupd` runs as where it has no privileges.
+pub const OBSERVER: (&str, u32) = ("daemon", 1);
 /// Number of [`CLUSTER_USER`] and its group.
 pub const CLUSTER_ID: u32 = 65534;
 

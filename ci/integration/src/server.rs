@@ -1,13 +1,14 @@
 //! The backup server's processes.
 
 use crate::{
-    CLUSTER_USER, Certificate, Faults, Process, VERIFIER, Volume, free_port, program, run, test_folder,
-    wait_for,
+    CLUSTER_USER, Certificate, Faults, OBSERVER, Process, VERIFIER, Volume, free_port, program, run,
+    test_folder, wait_for,
 };
 use anyhow::{Context, Result};
 use api::{Client, Status};
 use hostd::{KILL_AT, Request, Step};
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -34,22 +35,29 @@ pub struct Server {
     certificate: Certificate,
     toolbox: Toolbox,
     faults: Option<Faults>,
+    /// `backupd` runs as a user of its own.
+    is_unprivileged: bool,
     folder: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts one with nothing paired.
     pub fn start(toolbox: &Toolbox) -> Result<Self> {
-        Self::start_on(toolbox, VOLUME_BYTES, false)
+        Self::start_on(toolbox, VOLUME_BYTES, false, false)
+    }
+
+    /// Starts one whose `backupd` runs as a user of its own, as on the appliance: `hostd` refuses it what only root may.
+    pub fn start_unprivileged(toolbox: &Toolbox) -> Result<Self> {
+        Self::start_on(toolbox, VOLUME_BYTES, false, true)
     }
 
     /// Starts one whose outside programs fail when they are told to ([`Self::faults`]), on a data volume of `bytes`.
     pub fn start_sick(toolbox: &Toolbox, bytes: u64) -> Result<Self> {
-        Self::start_on(toolbox, bytes, true)
+        Self::start_on(toolbox, bytes, true, false)
     }
 
     /// Starts one on a data volume of `bytes`, sparse.
-    fn start_on(toolbox: &Toolbox, bytes: u64, is_sick: bool) -> Result<Self> {
+    fn start_on(toolbox: &Toolbox, bytes: u64, is_sick: bool, is_unprivileged: bool) -> Result<Self> {
         let folder = test_folder()?;
         let volume = Volume::new(toolbox, folder.path(), bytes)?;
         let faults = is_sick.then(|| Faults::install(&folder.path().join("programs"))).transpose()?;
@@ -60,6 +68,12 @@ impl Server {
         fs::write(folder.path().join("tls/certificate.pem"), &certificate.certificate)?;
         fs::write(folder.path().join("tls/key.pem"), &certificate.key)?;
         auth::write_password_file(&folder.path().join("password"), &auth::hash_password(PASSWORD)?, None)?;
+        if is_unprivileged {
+            let (_, id) = OBSERVER;
+            for name in ["state", "password"] {
+                std::os::unix::fs::chown(folder.path().join(name), Some(id), Some(id))?;
+            }
+        }
         // The cluster user must be able to execute them, wherever the checkout is.
         for name in ["hostd", "backupd"] {
             fs::copy(program(name)?, folder.path().join("bin").join(name))?;
@@ -74,6 +88,7 @@ impl Server {
             certificate,
             toolbox: toolbox.clone(),
             faults,
+            is_unprivileged,
             folder,
         };
         server.start_hostd()?;
@@ -107,7 +122,8 @@ impl Server {
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
         command.args(["--cluster-user", CLUSTER_USER, "--verifier", VERIFIER]);
-        command.args(["--observer", "root", "--readers", "root"]);
+        let observer = if self.is_unprivileged { OBSERVER.0 } else { "root" };
+        command.args(["--observer", observer, "--readers", observer]);
         if let Some(faults) = &self.faults {
             command.arg("--postgresql").arg(faults.folder());
         }
@@ -222,6 +238,9 @@ impl Server {
         let mut command = Command::new(self.path("bin/backupd"));
         // As in its unit.
         command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_MMAP_THRESHOLD_", "1048576");
+        if self.is_unprivileged {
+            command.uid(OBSERVER.1).gid(OBSERVER.1);
+        }
         command.args(["--listen", &format!("127.0.0.1:{}", self.port)]);
         command.arg("--data").arg(self.volume.path());
         for (option, name) in [
@@ -321,6 +340,17 @@ impl Server {
             Some(problem) => fs::write(file, problem).context("cannot write the problem"),
             None => fs::remove_file(file).context("cannot remove the problem"),
         }
+    }
+
+    /// Has the console allow rotation what it may at most: in a test every backup is young, and one of the last.
+    pub fn lower_floor(&self) -> Result<()> {
+        let limits = "limits --keep-last 1 --min-age-hours 0 --daily-percent 100";
+        self.order_in_words(&format!("{} order {limits}", hostd::PROGRAM)).map(drop)
+    }
+
+    /// A file of what `hostd` remembers.
+    pub fn hostd_state(&self, name: &str) -> PathBuf {
+        self.path("hostd").join(name)
     }
 
     /// Damages a file of the daemon's state, as a bad disk would.

@@ -142,6 +142,9 @@ fn what_is_pinned_stays_and_settings_are_checked_and_kept() -> anyhow::Result<()
     assert_eq!(code, 403, "{answer}");
     assert!(answer["error"].as_str().unwrap_or_default().contains("console"), "{answer}");
     let plan = client.rotation_plan()?;
+    assert!(plan.kept.iter().any(|kept| kept.id == old.id && kept.why == KeptReason::Last), "{plan:?}");
+    server.lower_floor()?;
+    let plan = client.rotation_plan()?;
     assert!(plan.kept.iter().any(|kept| kept.id == backup.id && kept.why == KeptReason::Pinned), "{plan:?}");
 
     // A download, as ftpd does it.

@@ -33,6 +33,7 @@ mod full {
         let mut most = 0;
         for number in 0..BACKUPS {
             if number == ROTATES_FROM {
+                server.lower_floor()?;
                 server.fill(&server.data().join("filler"), 5 << 30)?;
             }
             monitor.sql(&format!("insert into t values ({number})"))?;

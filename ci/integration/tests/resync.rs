@@ -254,6 +254,7 @@ fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> an
         other => Err(format!("{other:?}")),
     })?;
 
+    server.lower_floor()?;
     // No room for another copy beside what is there, and nobody but the copy to make it.
     server.stop_backupd()?;
     server.order(&Request::StopReplica { monitor: monitor.peer.id })?;
@@ -295,7 +296,8 @@ fn a_full_volume_stops_replay_in_time_and_room_lets_it_go_on() -> anyhow::Result
         Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    // Less than a tenth is free: the oldest go, the proven one stays, and somebody is told.
+    server.lower_floor()?;
+    // Less than a tenth is free: the oldest go, the proven one stays, and the alarm is raised.
     let filler = server.data().join("filler");
     server.fill(&filler, 5 << 30)?;
     wait_for("rotation", MINUTE, || {

@@ -1,0 +1,203 @@
+//! What rotation and the network's wishes have used up, kept over restarts: the numbers of backups, how old they are by the
+//! time that the machine ran, how many went for space within a day, and how many were made.
+//!
+//! All times are those of [`crate::clock::Seen::lived`]. What is counted is written before it happens.
+
+use anyhow::{Context, Result};
+use api::{Limits, Reason};
+use backups::recent::Recent;
+use backups::witness::Witness;
+use files::Document;
+use hostd::Refused;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use uuid::Uuid;
+
+/// Version of the file's form.
+const FORMAT: u32 = 1;
+/// The network process may make so many backups a day by schedule, at least one an hour is allowed: what asks for more is not
+/// the schedule.
+const SCHEDULED_PER_DAY: usize = 48;
+/// The same before full copies.
+const RESYNCS_PER_DAY: usize = 24;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    /// The highest number that a backup of each monitor ever had.
+    sequences: BTreeMap<Uuid, u64>,
+    /// How old the backups of each monitor are at least.
+    witnesses: BTreeMap<Uuid, Witness>,
+    /// Backups that went for space.
+    gone_for_space: Recent,
+    /// The last of them: where its deletion fails and is tried again, it counts once.
+    last_gone: Option<String>,
+    /// Backups that the network made beside the schedule.
+    on_demand: Recent,
+    /// Backups that it made by schedule.
+    scheduled: Recent,
+    /// Backups that it made before full copies.
+    before_resync: Recent,
+}
+
+impl Record {
+    fn made(&mut self, reason: Reason) -> &mut Recent {
+        match reason {
+            Reason::OnDemand => &mut self.on_demand,
+            Reason::Schedule => &mut self.scheduled,
+            Reason::BeforeResync => &mut self.before_resync,
+        }
+    }
+}
+
+/// The ledger and its file.
+#[derive(Debug)]
+pub struct Ledger {
+    document: Document<Record>,
+    record: Mutex<Record>,
+}
+
+impl Ledger {
+    /// Loads it from `folder`.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let document = Document::new(folder.join("ledger.json"), FORMAT, 0o600);
+        let loaded = document.load()?;
+        if let Some(problem) = loaded.problem {
+            tracing::error!("{problem}");
+        }
+        Ok(Self { document, record: Mutex::new(loaded.value.unwrap_or_default()) })
+    }
+
+    /// The number of the next backup of `monitor`, whose backups have numbers up to `highest`. No number comes twice, also
+    /// after the backup that had it is deleted.
+    pub fn next_sequence(&self, monitor: Uuid, highest: u64) -> Result<u64> {
+        let mut number = 0;
+        self.change(|record| {
+            let last = record.sequences.entry(monitor).or_default();
+            *last = (*last).max(highest).saturating_add(1);
+            number = *last;
+        })?;
+        Ok(number)
+    }
+
+    /// Notes up to which numbers the backups have come.
+    pub fn note(&self, highest: &BTreeMap<Uuid, u64>, lived: u64) -> Result<()> {
+        let mut noted = self.record.lock().unwrap_or_else(PoisonError::into_inner).witnesses.clone();
+        let mut is_news = false;
+        for (monitor, sequence) in highest {
+            is_news |= noted.entry(*monitor).or_default().note(lived, *sequence);
+        }
+        if is_news { self.change(|record| record.witnesses = noted) } else { Ok(()) }
+    }
+
+    /// How old a backup is at least.
+    pub fn age(&self, monitor: Uuid, sequence: u64, lived: u64) -> SignedDuration {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.witnesses.get(&monitor).map_or(SignedDuration::ZERO, |witness| witness.age(lived, sequence))
+    }
+
+    /// How many backups went for space within the last day.
+    pub fn gone_for_space(&self, lived: u64) -> usize {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).gone_for_space.count(lived)
+    }
+
+    /// The backup with this full name goes for space.
+    pub fn goes_for_space(&self, name: &str, lived: u64) -> Result<()> {
+        if self.record.lock().unwrap_or_else(PoisonError::into_inner).last_gone.as_deref() == Some(name) {
+            return Ok(());
+        }
+        self.change(|record| {
+            record.gone_for_space.add(lived);
+            record.last_gone = Some(name.to_owned());
+        })
+    }
+
+    /// The console lets another day's share go at once.
+    pub fn allow_more(&self) -> Result<()> {
+        self.change(|record| record.gone_for_space = Recent::default())
+    }
+
+    /// Refuses a backup that the network process asks for, where it has made too many.
+    pub fn may_make(&self, reason: Reason, limits: &Limits, lived: u64) -> Result<(), Refused> {
+        let (most, pause) = match reason {
+            Reason::OnDemand => (
+                usize::try_from(limits.on_demand_per_day).unwrap_or(usize::MAX),
+                u64::from(limits.on_demand_seconds),
+            ),
+            Reason::Schedule => (SCHEDULED_PER_DAY, 0),
+            Reason::BeforeResync => (RESYNCS_PER_DAY, 0),
+        };
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(seconds) = record.made(reason).wait(lived, most, pause) else { return Ok(()) };
+        Err(Refused {
+            error: format!(
+                "{}; try again in {seconds} s, or allow more at the server's console (`{} order limits --help`)",
+                match reason {
+                    Reason::OnDemand =>
+                        format!("on request a backup is made every {pause} s at most, and {most} in a day"),
+                    Reason::Schedule => format!("by schedule at most {most} backups are made in a day"),
+                    Reason::BeforeResync =>
+                        format!("before full copies at most {most} backups are made in a day"),
+                },
+                hostd::PROGRAM
+            ),
+            retry_after: Some(seconds),
+        })
+    }
+
+    /// The network process has made a backup.
+    pub fn made(&self, reason: Reason, lived: u64) -> Result<()> {
+        self.change(|record| record.made(reason).add(lived))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = record.clone();
+        change(&mut changed);
+        self.document.save(&changed).context("cannot keep what rotation has used up")?;
+        *record = changed;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_it_is_forgotten_by_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let monitor = Uuid::from_u128(7);
+        let limits = Limits::default();
+        let ledger = Ledger::load(folder.path()).unwrap();
+        let numbers = [0, 0, 7, 3].map(|highest| ledger.next_sequence(monitor, highest).unwrap());
+        assert_eq!(numbers, [1, 2, 8, 9]);
+        ledger.note(&BTreeMap::from([(monitor, 9)]), 100).unwrap();
+        for name in ["a", "a", "b", "b"] {
+            ledger.goes_for_space(name, 100).unwrap();
+        }
+        ledger.made(Reason::OnDemand, 100).unwrap();
+
+        let ledger = Ledger::load(folder.path()).unwrap();
+        assert_eq!(ledger.next_sequence(monitor, 0).unwrap(), 10);
+        assert_eq!(ledger.age(monitor, 9, 160), SignedDuration::from_secs(60));
+        assert_eq!(ledger.gone_for_space(101), 2, "a deletion that is tried again counts once");
+        let refused = ledger.may_make(Reason::OnDemand, &limits, 110).unwrap_err();
+        assert_eq!(refused.retry_after, Some(50));
+        assert!(
+            refused.error.contains("every 60 s at most, and 24 in a day; try again in 50 s"),
+            "{refused}"
+        );
+        ledger.may_make(Reason::Schedule, &limits, 110).unwrap();
+        for _ in 0..23 {
+            ledger.made(Reason::OnDemand, 1000).unwrap();
+        }
+        let refused = ledger.may_make(Reason::OnDemand, &limits, 2000).unwrap_err();
+        assert_eq!(refused.retry_after, Some(24 * 3600 - 1900));
+        ledger.allow_more().unwrap();
+        assert_eq!(ledger.gone_for_space(101), 0);
+    }
+}
