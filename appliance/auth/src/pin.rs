@@ -1,9 +1,9 @@
 //! Who the paired monitor is: the keys of its certificate, and what the first of them has signed.
 //!
-//! The network password pairs once (design D14): after that a monitor is known by its key. What a restore applies or goes
-//! by, the configuration files and the version, is a [`Statement`], which the key vouches for. So whoever has the
-//! password, and not the key, changes neither. The way to reach the monitor (address, port, password) is not part of it:
-//! it is right where the key answers.
+//! The network password pairs once (design D14): after that a monitor is known by its key. What a restore
+//! applies or goes by, the configuration files and the version, is a [`Statement`], which the key vouches
+//! for. So whoever has the password, and not the key, changes neither. The way to reach the monitor (address,
+//! port, password) is not part of it: it is right where the key answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ const SCHEMES: [SignatureScheme; 4] = [
 #[error("{0}")]
 pub struct PinError(String);
 
-/// Public keys (SubjectPublicKeyInfo, base64), the monitor's own first, then its authority's where one signed it.
+/// Public keys (SubjectPublicKeyInfo, base64), the monitor's own first, then its authority's where one signed
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Keys(Vec<String>);
@@ -47,7 +48,8 @@ impl Keys {
     /// The keys of the certificates in `pem`. All of them, as libpq trusts each.
     ///
     /// # Errors
-    /// There is no certificate, or there are more than a monitor and its authority have; one cannot be understood.
+    /// There is no certificate, or there are more than a monitor and its authority have; one cannot be
+    /// understood.
     pub fn of_pem(pem: &str) -> Result<Self, PinError> {
         let mut keys = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -161,7 +163,8 @@ mod tests {
     use api::Secret;
     use std::time::SystemTime;
 
-    /// A PEM key of each kind that PostgreSQL's certificates commonly have: `openssl genrsa`, `genpkey`, `ecparam`.
+    /// A PEM key of each kind that PostgreSQL's certificates commonly have: `openssl genrsa`, `genpkey`,
+    /// `ecparam`.
     const RSA: (&str, &str) = (include_str!("../tests/rsa.crt"), include_str!("../tests/rsa.key"));
     const EC_384: (&str, &str) = (include_str!("../tests/ec384.crt"), include_str!("../tests/ec384.key"));
 

@@ -1,7 +1,7 @@
 //! What the paired monitor may change of itself with the network password: whatever its key vouches for.
 //!
-//! Whether it is the paired monitor at all is decided by the privileged process; here is what depends on what is stored,
-//! and on who answers.
+//! Whether it is the paired monitor at all is decided by the privileged process; here is what depends on what
+//! is stored, and on who answers.
 
 use crate::monitor::{Monitor, Trouble};
 use api::{Peer, Signature};

@@ -16,11 +16,14 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 /// Version of the form of what the daemon remembers.
 const FORMAT: u32 = 1;
+/// Between two events about refused pairings.
+const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,8 @@ pub struct Shared {
     pairing: watch::Sender<Option<Peer>>,
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
     pairing_lock: tokio::sync::Mutex<()>,
+    /// When it was told last that a pairing was refused.
+    refusal_told: Mutex<Option<Instant>>,
     state: Mutex<(State, Timestamp)>,
     /// What the check of the last full copy found.
     copy_damage: Mutex<CopyDamage>,
@@ -214,6 +219,7 @@ impl Shared {
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
             pairing_lock: tokio::sync::Mutex::new(()),
+            refusal_told: Mutex::default(),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
             backup: tokio::sync::Mutex::new(()),
@@ -260,12 +266,30 @@ impl Shared {
         self.pairing.borrow().clone()
     }
 
+    /// Pairs, as [`Self::pair_now`]. That a paired monitor would have been changed and was not is an event, at most once a
+    /// minute: somebody may have stolen the password.
+    ///
+    /// # Errors
+    /// As [`Self::pair_now`].
+    pub async fn pair(&self, peer: Peer) -> Result<(), Refusal> {
+        let paired = self.pair_now(peer).await;
+        if let Err(Refusal::Conflict(why)) = &paired {
+            let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|told| told.elapsed() >= REFUSAL_PERIOD) {
+                *told = Some(Instant::now());
+                let message = format!("A pairing was refused: {why}.");
+                self.events.record(EventKind::Paired, Level::Warn, message, None);
+            }
+        }
+        paired
+    }
+
     /// Pairs, or follows the paired monitor to another address or password.
     ///
     /// # Errors
     /// Another monitor is paired, or the paired one has another key: that needs the console (design D13, D14). The paired
     /// key does not answer at the other address, or has not signed the other configuration.
-    pub async fn pair(&self, mut peer: Peer) -> Result<(), Refusal> {
+    async fn pair_now(&self, mut peer: Peer) -> Result<(), Refusal> {
         let _one_at_a_time = self.pairing_lock.lock().await;
         let paired = self.peer();
         if paired.as_ref() == Some(&peer) {

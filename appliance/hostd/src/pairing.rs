@@ -1,4 +1,5 @@
-//! Which monitor may be followed: decided here and not by the network process, which may be compromised (design D14).
+//! Which monitor may be followed: decided here and not by the network process, which may be compromised
+//! (design D14).
 //!
 //! ```text
 //! never ──the first that is followed or paired──▶ paired ──console: release──▶ released

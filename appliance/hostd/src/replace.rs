@@ -1,4 +1,5 @@
-//! What may take the place of a replica: asked again here, since the process that asks for a copy may be compromised.
+//! What may take the place of a replica: asked again here, since the process that asks for a copy may be
+//! compromised.
 
 use crate::places::Places;
 use crate::sandbox::Sandbox;
@@ -16,8 +17,8 @@ pub struct Replace {
 }
 
 impl Replace {
-    /// Refuses a copy that the network process should not have asked for: of another database, or of one that looks empty
-    /// beside the replica, unless the console has accepted it.
+    /// Refuses a copy that the network process should not have asked for: of another database, or of one that
+    /// looks empty beside the replica, unless the console has accepted it.
     ///
     /// # Errors
     /// It is one of these, or it cannot be told.

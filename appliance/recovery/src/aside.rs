@@ -15,8 +15,8 @@ const TOLD: usize = 20;
 const OWN_MAX: u64 = 4 << 20;
 const LIST: &str = "kept-aside.txt";
 
-/// Keeps in `folder` the files that have such parts, as they were on the monitor, and the list of what is wrong with them.
-/// Returns what should be known, as sentences.
+/// Keeps in `folder` the files that have such parts, as they were on the monitor, and the list of what is
+/// wrong with them. Returns what should be known, as sentences.
 ///
 /// # Errors
 /// Those of the file system.
@@ -51,8 +51,8 @@ pub fn keep(folder: &Path, manifest: &Manifest, chosen: &Chosen) -> Result<Vec<S
     Ok(notes)
 }
 
-/// A file of this machine's own configuration; empty: there is none, or it is a link, which root does not follow for
-/// PostgreSQL's user.
+/// A file of this machine's own configuration; empty: there is none, or it is a link, which root does not
+/// follow for PostgreSQL's user.
 ///
 /// # Errors
 /// It cannot be read.

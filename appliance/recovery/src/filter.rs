@@ -1,15 +1,16 @@
-//! Which of the monitor's configuration a restore applies unasked: what names no program, library, place or other server,
-//! and lets nobody in without a proof. Pure.
+//! Which of the monitor's configuration a restore applies unasked: what names no program, library, place or
+//! other server, and lets nobody in without a proof. Pure.
 //!
-//! The files of a backup are a monitor's words, perhaps a hostile one's, and they are applied by root to a machine that
-//! trusts it. So the machine's own stays, what is harmless of the monitor's is put to it, and all else is kept aside, with
-//! the reason, until somebody has looked at it. Nothing is taken over as it was written: each setting and each rule is
-//! written anew from what was understood of it, so that PostgreSQL cannot understand it otherwise.
+//! The files of a backup are a monitor's words, perhaps a hostile one's, and they are applied by root to a
+//! machine that trusts it. So the machine's own stays, what is harmless of the monitor's is put to it, and
+//! all else is kept aside, with the reason, until somebody has looked at it. Nothing is taken over as it was
+//! written: each setting and each rule is written anew from what was understood of it, so that PostgreSQL
+//! cannot understand it otherwise.
 //!
 //! - Settings go by the tables of [`crate::harmless`].
-//! - An access rule never lets in more than it did: `trust` and `ident` become a proof (`peer`, `scram-sha-256`), a map of
-//!   users is left out, and what asks another server, or cannot be told, becomes `reject`. It stays in its line, as the
-//!   first rule that fits counts.
+//! - An access rule never lets in more than it did: `trust` and `ident` become a proof (`peer`,
+//!   `scram-sha-256`), a map of users is left out, and what asks another server, or cannot be told, becomes
+//!   `reject`. It stays in its line, as the first rule that fits counts.
 //! - What the machine itself says already is no news.
 
 use std::collections::BTreeSet;
@@ -93,7 +94,8 @@ pub struct Own {
 /// What is applied of a file, and what is not; `None`: the machine's own stays.
 pub type Judged = (Option<String>, Vec<Aside>);
 
-/// Judges a file by its path, text, and place: `includes` is the folder in which included files may be, where there is one.
+/// Judges a file by its path, text, and place: `includes` is the folder in which included files may be, where
+/// there is one.
 pub fn judge(path: &str, name: &Path, text: &str, includes: Option<&Path>, own: &Own) -> Judged {
     let whole = |why| (None, vec![Aside { path: path.to_owned(), line: None, text: String::new(), why }]);
     match file(name) {
@@ -222,7 +224,8 @@ fn inside<'v>(value: &'v str, folder: &Path) -> Option<&'v str> {
     (is_plain && !below.as_os_str().is_empty()).then_some(value)
 }
 
-/// Reads a line by PostgreSQL's grammar (its source, `guc-file.l`), and less of that: what is rare is not understood.
+/// Reads a line by PostgreSQL's grammar (its source, `guc-file.l`), and less of that: what is rare is not
+/// understood.
 fn line(text: &str) -> Line {
     let is_space = |c: char| matches!(c, ' ' | '\t' | '\r');
     let text = text.trim_matches(is_space);
@@ -350,7 +353,8 @@ fn rule(first: &str, rest: &[String]) -> Option<(String, Option<&'static str>)> 
     Some((format!("{first} {scope} {method}"), why))
 }
 
-/// The fields of a line of access rules, as they are written; none: it is empty or a comment. `None`: not understood.
+/// The fields of a line of access rules, as they are written; none: it is empty or a comment. `None`: not
+/// understood.
 fn tokens(line: &str) -> Option<Vec<String>> {
     let (mut fields, mut field, mut in_quotes) = (Vec::new(), String::new(), false);
     for character in line.trim_end_matches('\r').chars() {

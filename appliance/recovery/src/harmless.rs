@@ -1,4 +1,5 @@
-//! PostgreSQL's settings by what they can do to a machine on which a database is restored: tables for [`crate::filter`].
+//! PostgreSQL's settings by what they can do to a machine on which a database is restored: tables for
+//! [`crate::filter`].
 //!
 //! What is not in a table is unknown, and kept aside: a new major brings settings that nobody has judged.
 
@@ -191,8 +192,8 @@ pub fn is_default(name: &str, value: &str) -> bool {
     value == default
 }
 
-/// Whether a library may be loaded: known to be harmless, and one of the packages on this machine, of which `installed`
-/// has the names.
+/// Whether a library may be loaded: known to be harmless, and one of the packages on this machine, of which
+/// `installed` has the names.
 pub fn is_harmless_library(name: &str, installed: &BTreeSet<String>) -> bool {
     let plain = name.strip_prefix("$libdir/").unwrap_or(name);
     let plain = plain.strip_suffix(".so").unwrap_or(plain);

@@ -1,5 +1,5 @@
-//! Whoever has the network password, or the network process itself, against the pairing: who is followed, what backups carry
-//! of the monitor's configuration, and what a restore runs of it.
+//! Whoever has the network password, or the network process itself, against the pairing: who is followed,
+//! what backups carry of the monitor's configuration, and what a restore runs of it.
 
 #![allow(clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
@@ -100,6 +100,9 @@ fn the_network_password_does_not_change_who_is_followed_or_what_a_restore_applie
         let refused = client.pair(&peer).err().with_context(|| format!("{name}: it was paired"))?.to_string();
         assert!(refused.contains(words) && refused.contains("409"), "{name}: {refused}");
     }
+    let events = client.events(None)?.events;
+    let told = events.iter().filter(|event| event.message.starts_with("A pairing was refused")).count();
+    assert!((1..=3).contains(&told), "{told} events");
     // Nothing has changed, and the stream goes on.
     let status = server.wait_for_state(&["synchronized"], MINUTE)?;
     assert_eq!(status.peer, Some(rightful.info()));
