@@ -161,7 +161,7 @@ impl<'a> Follower<'a> {
     }
 
     async fn observe_monitor(&mut self) {
-        let answer = match self.monitor.take() {
+        let answer = match self.monitor.take().filter(|monitor| !monitor.is_worn()) {
             Some(monitor) => monitor.ask().await.map(|answer| (monitor, answer)),
             None => match Monitor::connect(self.peer).await {
                 Ok(monitor) => monitor.ask().await.map(|answer| (monitor, answer)),
@@ -293,7 +293,7 @@ impl<'a> Follower<'a> {
     }
 
     async fn replica_view(&mut self) -> ReplicaView {
-        if let Some(standby) = self.standby.take()
+        if let Some(standby) = self.standby.take().filter(|standby| !standby.is_worn())
             && let Ok(answer) = standby.replayed().await
         {
             self.standby = Some(standby);

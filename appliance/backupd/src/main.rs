@@ -2,6 +2,7 @@
 //!
 //! Runs as its own user without privileges; what needs root is asked of `hostd`.
 
+mod bounded;
 mod engine;
 mod events;
 mod hardware_checks;

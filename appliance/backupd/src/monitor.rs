@@ -3,19 +3,28 @@
 //! The connection is kept and asked every few seconds. Whatever goes wrong becomes one sentence with address and port
 //! ([`Trouble`]), within [`ANSWER_TIMEOUT`].
 
+use crate::bounded::{Bounded, Connection, Unanswered, short};
 use crate::pinned;
 use anyhow::{Context, Result};
 use api::Peer;
 use hostd::Tablespace;
 use replica::{Lsn, POSTGRESQL_MAJOR};
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Config, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Longest time until a question is answered or the monitor counts as unreachable; a status must say so within 10 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+/// Time for what changes or lists something there.
+const WORK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for measuring its databases, file by file.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Idle time after which the connection is kept up, for what stands between and forgets.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 
 /// Size of all databases in the tablespace of the current one, which anybody may ask for: the same on the monitor and on
 /// its replica.
@@ -49,7 +58,7 @@ pub struct Answer {
 /// A connection to the monitor.
 #[derive(Debug)]
 pub struct Monitor {
-    client: Client,
+    connection: Connection,
     endpoint: String,
     slot: String,
     /// `Database system identifier`: another one is another database.
@@ -70,37 +79,39 @@ impl Monitor {
         let tls = pinned::client_config(&peer.certificate).map_err(|error| {
             refuses(format!("was paired with a certificate that cannot be used: {error:#}"))
         })?;
-        let (client, connection) = tokio_postgres::Config::new()
-            .host(&peer.address)
-            .port(peer.port)
+        let unreachable = |error: std::io::Error| {
+            Trouble::Unreachable(format!("the monitor at {endpoint} cannot be reached: {error}"))
+        };
+        let stream = reach(peer).await.map_err(unreachable)?;
+        let tls = MakeTlsConnect::<Bounded<TcpStream>>::make_tls_connect(
+            &mut MakeRustlsConnect::new(tls),
+            &peer.address,
+        )
+        .map_err(|error| refuses(format!("cannot be asked with TLS: {error}")))?;
+        let mut config = Config::new();
+        config
             .user(&peer.user)
             .password(peer.password.reveal())
             .dbname(&peer.database)
             .ssl_mode(SslMode::Require)
             .channel_binding(ChannelBinding::Require)
-            .application_name("backup-server")
-            .connect_timeout(ANSWER_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(10))
-            .connect(MakeRustlsConnect::new(tls))
+            .application_name("backup-server");
+        let connection = Connection::over(&config, Bounded::new(stream), tls)
             .await
             .map_err(|error| diagnose(&endpoint, peer, &error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to the monitor ended: {error}");
-            }
-        });
         let mut monitor =
-            Self { client, endpoint: endpoint.clone(), slot: peer.slot.clone(), system_identifier: 0 };
+            Self { connection, endpoint: endpoint.clone(), slot: peer.slot.clone(), system_identifier: 0 };
         let row = monitor
             .row(
                 "select current_setting('server_version_num'), current_setting('server_version'), \
                  (select rolreplication from pg_catalog.pg_roles where rolname = current_user), \
                  (select system_identifier from pg_catalog.pg_control_system())",
+                ANSWER_TIMEOUT,
             )
             .await
             .map_err(|error| refuses(format!("does not say what it is: {error:#}")))?;
         let number: u32 = row.get(0).and_then(|number| number.parse().ok()).unwrap_or(0);
-        let version = row.get(1).unwrap_or("unknown");
+        let version = short(row.get(1).unwrap_or("unknown"));
         if number / 10_000 != POSTGRESQL_MAJOR {
             return Err(Trouble::OtherMajor(format!(
                 "the monitor at {endpoint} runs PostgreSQL {version}; this backup server replicates PostgreSQL \
@@ -131,8 +142,8 @@ impl Monitor {
              where slot_name = '{slot}'; \
              select pg_catalog.pg_create_physical_replication_slot('{slot}', true)"
         );
-        self.client
-            .simple_query(&statement)
+        self.connection
+            .ask(&statement, WORK_TIMEOUT)
             .await
             .map(drop)
             .with_context(|| format!("cannot make the monitor's replication slot {slot} anew"))
@@ -146,15 +157,20 @@ impl Monitor {
              from (select 1) as one left join pg_catalog.pg_replication_slots as s on s.slot_name = '{}'",
             self.slot
         );
-        let row = tokio::time::timeout(ANSWER_TIMEOUT, self.row(&question))
-            .await
-            .map_err(|_| silent(&self.endpoint))?
-            .map_err(|error| {
-                Trouble::Unreachable(format!(
-                    "the connection to the monitor at {} ended: {error:#}",
-                    self.endpoint
-                ))
-            })?;
+        let endpoint = &self.endpoint;
+        let row = match self.connection.ask(&question, ANSWER_TIMEOUT).await {
+            Ok(rows) => rows.into_iter().next(),
+            Err(Unanswered::Silent(_)) => return Err(silent(endpoint)),
+            Err(error @ Unanswered::TooLong) => {
+                return Err(Trouble::Refuses(format!("the monitor at {endpoint} cannot be asked: {error}")));
+            }
+            Err(error @ Unanswered::Failed(_)) => {
+                let why = format!("the connection to the monitor at {endpoint} ended: {error}");
+                return Err(Trouble::Unreachable(why));
+            }
+        };
+        let row = row
+            .ok_or_else(|| Trouble::Unreachable(format!("the monitor at {endpoint} answers with nothing")))?;
         let position = row.get(0).unwrap_or_default().parse().map_err(|error| {
             Trouble::Refuses(format!(
                 "the monitor at {} does not say its WAL position: {error}",
@@ -171,9 +187,9 @@ impl Monitor {
     pub async fn tablespaces(&self) -> Result<Vec<Tablespace>> {
         let question = "select oid, pg_catalog.pg_tablespace_location(oid) from pg_catalog.pg_tablespace \
                         where spcname not in ('pg_default', 'pg_global')";
-        let messages =
-            self.client.simple_query(question).await.context("cannot ask for the monitor's tablespaces")?;
-        rows(messages)
+        let rows = self.connection.ask(question, WORK_TIMEOUT).await;
+        rows.context("cannot ask for the monitor's tablespaces")?
+            .into_iter()
             .map(|row| {
                 let oid = row.get(0).unwrap_or_default().parse().context("a tablespace without OID")?;
                 Ok(Tablespace { oid, location: row.get(1).unwrap_or_default().to_owned() })
@@ -183,21 +199,28 @@ impl Monitor {
 
     /// Size of its databases, those of other tablespaces aside, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
-        let row = self.row(DATABASE_BYTES).await?;
+        let row = self.row(DATABASE_BYTES, MEASURE_TIMEOUT).await?;
         row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
     }
 
-    async fn row(&self, question: &str) -> Result<SimpleQueryRow> {
-        rows(self.client.simple_query(question).await?).next().context("it answers with nothing")
+    /// Whether the connection has taken so much that it is to be made anew.
+    pub fn is_worn(&self) -> bool {
+        self.connection.is_worn()
+    }
+
+    async fn row(&self, question: &str, limit: Duration) -> Result<SimpleQueryRow> {
+        self.connection.ask(question, limit).await?.into_iter().next().context("it answers with nothing")
     }
 }
 
-/// The rows among the messages of a simple query.
-pub fn rows(messages: Vec<SimpleQueryMessage>) -> impl Iterator<Item = SimpleQueryRow> {
-    messages.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    })
+/// Opens a TCP connection to the monitor.
+async fn reach(peer: &Peer) -> std::io::Result<TcpStream> {
+    use rustix::net::sockopt;
+    let stream = TcpStream::connect((peer.address.as_str(), peer.port)).await?;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+    Ok(stream)
 }
 
 /// Why the slot cannot be used, from `pg_replication_slots`.
@@ -211,7 +234,7 @@ fn slot_problem(
         return Some(format!("the monitor has no replication slot {slot}; a full copy is needed"));
     }
     (wal_status == Some("lost")).then(|| {
-        let why = invalidation.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let why = invalidation.map(|reason| format!(" ({})", short(reason))).unwrap_or_default();
         format!("the monitor's replication slot {slot} is lost{why}; a full copy is needed")
     })
 }
@@ -227,7 +250,7 @@ fn silent(endpoint: &str) -> Trouble {
 fn diagnose(endpoint: &str, peer: &Peer, error: &tokio_postgres::Error) -> Trouble {
     let refuses = |why: String| Trouble::Refuses(format!("the monitor at {endpoint} {why}"));
     if let Some(answer) = error.as_db_error() {
-        let message = answer.message();
+        let message = short(answer.message());
         return match *answer.code() {
             SqlState::INVALID_PASSWORD => refuses(format!(
                 "refuses the password of role {}; run `monitor-link setup` there and pair again",
@@ -250,7 +273,7 @@ fn diagnose(endpoint: &str, peer: &Peer, error: &tokio_postgres::Error) -> Troub
         Some(tls) => refuses(format!("does not complete the TLS handshake: {tls}")),
         None => {
             let causes: Vec<String> = causes(error).map(ToString::to_string).collect();
-            let cause = causes.last().cloned().unwrap_or_else(|| error.to_string());
+            let cause = short(&causes.last().cloned().unwrap_or_else(|| error.to_string()));
             if cause.contains("does not support TLS") {
                 refuses("does not offer TLS; run `monitor-link setup` there".into())
             } else {

@@ -2,17 +2,29 @@
 //!
 //! The database is hostile input (design D7): nothing is called by an unqualified name, and every value is parsed.
 
-use crate::monitor::{DATABASE_BYTES, rows};
-use anyhow::{Context, Result};
+use crate::bounded::{Bounded, Connection, Unanswered, short};
+use crate::monitor::DATABASE_BYTES;
+use anyhow::{Context, Result, bail, ensure};
 use api::Collation;
 use replica::Lsn;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryRow};
+use tokio_postgres::{Config, NoTls, SimpleQueryRow};
 
 /// The standby is on this machine; it answers at once or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for measuring its databases, file by file.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Its socket, by PostgreSQL's naming.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// Longest name of a role, locale or version that is put on record, in bytes. PostgreSQL's are shorter.
+const NAME_MAX: usize = 256;
 
 /// Longest wait for a restartpoint before a backup.
 const RESTARTPOINT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,7 +32,7 @@ const RESTARTPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection to the standby.
 #[derive(Debug)]
 pub struct Standby {
-    client: Client,
+    connection: Connection,
 }
 
 /// Why the standby cannot be asked.
@@ -37,26 +49,26 @@ pub enum NotReady {
     Refuses(String),
 }
 
-impl From<&tokio_postgres::Error> for NotReady {
-    fn from(error: &tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(answer) if *answer.code() == SqlState::CANNOT_CONNECT_NOW => {
-                Self::Starting(answer.message().into())
-            }
-            Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => Self::Refuses(format!(
-                "{}: run `monitor-link setup` on the monitor again, which grants it",
-                answer.message()
+impl From<Unanswered> for NotReady {
+    fn from(unanswered: Unanswered) -> Self {
+        let said = unanswered.to_string();
+        match (unanswered.of_server().map(|answer| answer.code()), &unanswered) {
+            (Some(&SqlState::CANNOT_CONNECT_NOW), _) => Self::Starting(said),
+            (Some(&SqlState::INSUFFICIENT_PRIVILEGE), _) => Self::Refuses(format!(
+                "{said}: run `monitor-link setup` on the monitor again, which grants it"
             )),
-            Some(answer) => Self::Refuses(answer.message().into()),
-            None => {
-                let source = std::error::Error::source(error);
-                let text = source.map_or_else(|| error.to_string(), ToString::to_string);
-                match source.and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind) {
-                    // Its socket is not there yet, or nobody listens on it yet.
-                    Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Self::Starting(text),
-                    _ => Self::Refuses(text),
-                }
-            }
+            (_, Unanswered::Silent(_)) => Self::Hung,
+            _ => Self::Refuses(said),
+        }
+    }
+}
+
+impl From<io::Error> for NotReady {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Its socket is not there yet, or nobody listens on it yet.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::Starting(error.to_string()),
+            _ => Self::Refuses(error.to_string()),
         }
     }
 }
@@ -83,20 +95,16 @@ impl Standby {
     /// [`NotReady::Starting`] until it is consistent, which may take long; anything else is [`NotReady::Refuses`].
     pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self, NotReady> {
         let mut config = Config::new();
-        config.host_path(socket_dir).user(user).dbname(database).connect_timeout(ANSWER_TIMEOUT);
+        config.user(user).dbname(database);
         // A client's options count more than ALTER DATABASE and ALTER ROLE, which came with the database, and those count
         // more than our postgresql.conf. The role needs the right, which `monitor-link setup` grants.
         config.options("-c event_triggers=off");
-        let (client, connection) = tokio::time::timeout(ANSWER_TIMEOUT, config.connect(NoTls))
-            .await
-            .map_err(|_| NotReady::Hung)?
-            .map_err(|error| NotReady::from(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("the connection to the replica ended: {error}");
-            }
-        });
-        Ok(Self { client })
+        let connect = async {
+            let stream = UnixStream::connect(Path::new(socket_dir).join(SOCKET)).await?;
+            let connection = Connection::over(&config, Bounded::new(stream), NoTls).await;
+            Ok(Self { connection: connection.map_err(Unanswered::Failed)? })
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, connect).await.unwrap_or(Err(NotReady::Hung))
     }
 
     /// The replayed position, and whether replay has paused.
@@ -106,7 +114,7 @@ impl Standby {
     pub async fn replayed(&self) -> Result<(Lsn, bool), NotReady> {
         let question =
             "select pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_get_wal_replay_pause_state()";
-        let row = self.row(question).await?;
+        let row = self.row(question, ANSWER_TIMEOUT).await?;
         let refuses = |why: &str| NotReady::Refuses(why.to_owned());
         let replayed = row.get(0).ok_or_else(|| refuses("the replica is not in recovery"))?;
         let replayed = replayed.parse().map_err(|_| refuses("it does not say its WAL position"))?;
@@ -125,6 +133,7 @@ impl Standby {
                  coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
                  (select timeline_id from pg_catalog.pg_control_checkpoint())), \
                  (select rolname from pg_catalog.pg_roles where rolsuper and rolcanlogin order by oid limit 1)",
+                ANSWER_TIMEOUT,
             )
             .await?;
         let text = |at: usize, what: &str| {
@@ -135,32 +144,22 @@ impl Standby {
         let superuser = row.get(3).map(str::to_owned);
         // "17.6 (Debian 17.6-0+deb13u1)": the packager's part is no version
         let version = text(0, "version")?.split_whitespace().next().unwrap_or_default().to_owned();
-        let databases = self.client.simple_query(
+        let databases = self.connection.ask(
             "select datname, datlocprovider::pg_catalog.text, datcollate, datctype, datcollversion \
              from pg_catalog.pg_database order by oid",
+            ANSWER_TIMEOUT,
         );
-        let messages = tokio::time::timeout(ANSWER_TIMEOUT, databases)
-            .await
-            .context("the replica does not answer")??;
-        let collations = rows(messages)
-            .map(|row| {
-                let text = |at: usize| row.get(at).unwrap_or_default().to_owned();
-                Collation {
-                    database: text(0),
-                    provider: text(1),
-                    collate: text(2),
-                    ctype: text(3),
-                    version: row.get(4).map(str::to_owned),
-                }
-            })
-            .collect();
+        let rows = databases.await.map_err(NotReady::from)?;
+        let collations = rows.iter().map(collation).collect::<Result<_>>()?;
+        for name in superuser.iter().chain([&version]) {
+            name_of(name)?;
+        }
         Ok(Facts { version, flushed, timeline, superuser, collations })
     }
 
     /// Size of its databases, those of other tablespaces aside, in bytes; may take minutes.
     pub async fn database_bytes(&self) -> Result<u64> {
-        let messages = self.client.simple_query(DATABASE_BYTES).await?;
-        let row = rows(messages).next().context("it answers with nothing")?;
+        let row = self.row(DATABASE_BYTES, MEASURE_TIMEOUT).await?;
         row.get(0).and_then(|bytes| bytes.parse().ok()).context("it does not say how large its databases are")
     }
 
@@ -170,18 +169,42 @@ impl Standby {
     /// # Errors
     /// The role may not (`monitor-link setup` grants it), or it takes too long.
     pub async fn restartpoint(&self) -> Result<()> {
-        tokio::time::timeout(RESTARTPOINT_TIMEOUT, self.client.simple_query("checkpoint"))
-            .await
-            .with_context(|| format!("it is not done after {} s", RESTARTPOINT_TIMEOUT.as_secs()))?
-            .map(drop)
-            .map_err(|error| NotReady::from(&error).into())
+        match self.connection.ask("checkpoint", RESTARTPOINT_TIMEOUT).await {
+            Ok(_) => Ok(()),
+            Err(Unanswered::Silent(limit)) => bail!("it is not done after {} s", limit.as_secs()),
+            Err(other) => Err(NotReady::from(other).into()),
+        }
     }
 
-    async fn row(&self, question: &str) -> Result<SimpleQueryRow, NotReady> {
-        let messages = tokio::time::timeout(ANSWER_TIMEOUT, self.client.simple_query(question))
-            .await
-            .map_err(|_| NotReady::Hung)?
-            .map_err(|error| NotReady::from(&error))?;
-        rows(messages).next().ok_or_else(|| NotReady::Refuses("it answers with nothing".into()))
+    /// Whether the connection has taken so much that it is to be made anew.
+    pub fn is_worn(&self) -> bool {
+        self.connection.is_worn()
     }
+
+    async fn row(&self, question: &str, limit: Duration) -> Result<SimpleQueryRow, NotReady> {
+        let rows = self.connection.ask(question, limit).await?;
+        rows.into_iter().next().ok_or_else(|| NotReady::Refuses("it answers with nothing".into()))
+    }
+}
+
+fn collation(row: &SimpleQueryRow) -> Result<Collation> {
+    let text = |at: usize| name_of(row.get(at).unwrap_or_default());
+    Ok(Collation {
+        database: text(0)?,
+        provider: text(1)?,
+        collate: text(2)?,
+        ctype: text(3)?,
+        version: row.get(4).map(name_of).transpose()?,
+    })
+}
+
+/// A name that goes into the manifest. A longer one was put into the catalog by hand, and is refused.
+fn name_of(text: &str) -> Result<String> {
+    ensure!(
+        text.len() <= NAME_MAX,
+        "the database's catalog has a name of {} bytes where PostgreSQL's have at most {NAME_MAX}: {}",
+        text.len(),
+        short(text)
+    );
+    Ok(text.to_owned())
 }

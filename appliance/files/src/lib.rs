@@ -6,8 +6,10 @@
 //! error instead of a mixture.
 
 mod document;
+mod tree;
 
 pub use document::{Document, Loaded};
+pub use tree::{PATH_MAX, remove_folder, tree};
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -175,16 +177,6 @@ fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
-/// Removes a folder with all that is in it, if it is there. Links in it are not followed.
-///
-/// # Errors
-/// It is there and cannot be removed.
-pub fn remove_folder(path: &Path) -> Result<()> {
-    unless_missing(fs::remove_dir_all(path))
-        .with_context(|| format!("cannot remove {}", path.display()))
-        .map(drop)
-}
-
 /// Reads a text file; `None` if it is not there.
 ///
 /// # Errors
@@ -198,7 +190,7 @@ pub fn read(path: &Path) -> Result<Option<String>> {
 }
 
 /// Sum of the sizes of the files below `folder` but not below `left_out`, in bytes. What is not there, or vanishes meanwhile,
-/// does not count.
+/// does not count, nor what lies deeper than [`tree`] goes.
 ///
 /// # Errors
 /// Something cannot be read.
@@ -208,8 +200,8 @@ pub fn bytes_below(folder: &Path, left_out: Option<&Path>) -> Result<u64> {
         if entry.file_type().is_file() { Ok(entry.metadata()?.len()) } else { Ok(0) }
     };
     let mut bytes = 0;
-    let entries = walkdir::WalkDir::new(folder).into_iter();
-    for entry in entries.filter_entry(|entry| Some(entry.path()) != left_out) {
+    let left_out = left_out.map(Path::to_owned);
+    for entry in tree(folder, move |path| Some(path) != left_out.as_deref()) {
         bytes += match bytes_of(entry) {
             Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => 0,
             measured => measured.with_context(|| format!("cannot measure {}", folder.display()))?,

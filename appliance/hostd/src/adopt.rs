@@ -38,16 +38,14 @@ pub fn run(root: &Path) -> Result<()> {
 }
 
 /// Opens the tree to the group, before the first start: PostgreSQL takes the mode of new files from the folder's.
-/// Symbolic links are left alone and not followed.
-fn grant_group_read(folder: &Path) -> Result<()> {
-    set_mode(folder, FOLDER_MODE)?;
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            grant_group_read(&entry.path())?;
-        } else if kind.is_file() {
-            set_mode(&entry.path(), FILE_MODE)?;
+/// Symbolic links are left alone and not followed. So is what lies deeper than PostgreSQL goes: no backup has it.
+fn grant_group_read(root: &Path) -> Result<()> {
+    for entry in files::tree(root, |_| true) {
+        let entry = entry.with_context(|| format!("cannot look through {}", root.display()))?;
+        if entry.file_type().is_dir() {
+            set_mode(entry.path(), FOLDER_MODE)?;
+        } else if entry.file_type().is_file() {
+            set_mode(entry.path(), FILE_MODE)?;
         }
     }
     Ok(())
@@ -62,6 +60,11 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_too_deep_to_be_adopted_is_in_no_backup() {
+        assert_eq!(files::PATH_MAX, vtar::PATH_MAX);
+    }
 
     #[test]
     fn foreign_configuration_goes_and_links_are_left_alone() {

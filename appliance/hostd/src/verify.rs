@@ -167,14 +167,13 @@ async fn prove(places: &Places, backup: &Backup, clone: &Path, depth: Depth) -> 
     Ok(Proof { at: Timestamp::now(), restore_seconds, seconds, depth, limits })
 }
 
-/// Gives the tree to the clone's user. Links are not followed, and nobody else writes here meanwhile.
-fn give(path: &Path, uid: Uid, gid: Gid) -> Result<()> {
-    lchown(path, Some(uid.as_raw()), Some(gid.as_raw()))
-        .with_context(|| format!("cannot give {} to the verifier", path.display()))?;
-    if fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.is_dir() {
-        for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
-            give(&entry?.path(), uid, gid)?;
-        }
+/// Gives the tree to the clone's user, as deep as PostgreSQL goes. Links are not followed, and nobody else writes here
+/// meanwhile.
+fn give(tree: &Path, uid: Uid, gid: Gid) -> Result<()> {
+    for entry in files::tree(tree, |_| true) {
+        let entry = entry.with_context(|| format!("cannot look through {}", tree.display()))?;
+        lchown(entry.path(), Some(uid.as_raw()), Some(gid.as_raw()))
+            .with_context(|| format!("cannot give {} to the verifier", entry.path().display()))?;
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ impl Index {
         &self.entries
     }
 
-    /// How many sockets, FIFOs and devices were left out.
+    /// How many sockets, FIFOs, devices and too deep things were left out; a folder counts as one.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }

@@ -18,7 +18,8 @@
 //! Two zero blocks end the tar, padded to [`RECORD_BYTES`].
 //!
 //! Sockets, FIFOs and devices have no place in a backup of PostgreSQL: they are left out and counted
-//! ([`Index::skipped`]). Hard links become files of their own; sparse files are written out with their holes as
+//! ([`Index::skipped`]). So is what has a path longer than [`PATH_MAX`]: a hostile tree has folders in folders without end,
+//! and the index would grow with the square of their depth. Hard links become files of their own; sparse files are written out with their holes as
 //! zeros.
 
 mod beneath;
@@ -39,6 +40,9 @@ pub const BLOCK_BYTES: u64 = 512;
 
 /// The whole tar is padded to a multiple of this many bytes: 20 blocks, the record that tar programs expect.
 pub const RECORD_BYTES: u64 = 20 * BLOCK_BYTES;
+
+/// Longest path that is put into a tar, in bytes: `MAXPGPATH` of PostgreSQL, which reaches nothing deeper.
+pub const PATH_MAX: usize = 1024;
 
 /// What can go wrong with an index or a reader.
 #[derive(Debug, thiserror::Error)]

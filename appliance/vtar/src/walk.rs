@@ -8,23 +8,28 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 
-use crate::Error;
 use crate::beneath;
 use crate::entry::{Entry, Index, Kind};
+use crate::{Error, PATH_MAX};
 
 impl Index {
     /// Records a directory tree, which must not change from now on (a read-only snapshot). Follows no symbolic
-    /// links. The same tree always gives the same index.
+    /// links. The same tree always gives the same index. What has a path longer than [`PATH_MAX`] is left out.
     pub fn build(root: &Path) -> Result<Self, Error> {
+        Self::build_up_to(root, PATH_MAX)
+    }
+
+    /// The same with another limit of a path's bytes.
+    pub fn build_up_to(root: &Path, path_max: usize) -> Result<Self, Error> {
         let fd = beneath::open_root(root).map_err(|source| failed("open", root.into(), source))?;
         let mut entries = Vec::new();
         let mut skipped = 0;
         let mut waiting = vec![Vec::new()];
         while let Some(directory) = waiting.pop() {
             let first = entries.len();
-            skipped += read_directory(&fd, &directory, &mut entries).map_err(|(action, path, source)| {
-                failed(action, root.join(OsStr::from_bytes(&path)), source)
-            })?;
+            skipped += read_directory(&fd, &directory, path_max, &mut entries).map_err(
+                |(action, path, source)| failed(action, root.join(OsStr::from_bytes(&path)), source),
+            )?;
             let below = entries[first..].iter().filter(|entry| entry.kind == Kind::Directory);
             waiting.extend(below.map(|entry| entry.path.to_vec()));
         }
@@ -38,7 +43,12 @@ impl Index {
 type Failure = (&'static str, Vec<u8>, io::Error);
 
 /// Adds what lies in one directory; returns how many things were left out.
-fn read_directory(root: &OwnedFd, directory: &[u8], entries: &mut Vec<Entry>) -> Result<u64, Failure> {
+fn read_directory(
+    root: &OwnedFd,
+    directory: &[u8],
+    path_max: usize,
+    entries: &mut Vec<Entry>,
+) -> Result<u64, Failure> {
     let failed = |action, path: &[u8], source: io::Error| (action, path.to_vec(), source);
     let fd = beneath::open_directory(root, directory).map_err(|e| failed("open directory", directory, e))?;
     let listing = Dir::read_from(&fd).map_err(|e| failed("read directory", directory, e.into()))?;
@@ -50,6 +60,10 @@ fn read_directory(root: &OwnedFd, directory: &[u8], entries: &mut Vec<Entry>) ->
             continue;
         }
         let path = join(directory, name.to_bytes());
+        if path.len() > path_max {
+            skipped += 1;
+            continue;
+        }
         let stat = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| failed("examine", &path, e.into()))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {

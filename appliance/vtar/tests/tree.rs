@@ -242,11 +242,30 @@ fn paths_deeper_than_one_system_call_takes_are_read() {
     let script = "import os, sys\nos.chdir(sys.argv[1])\n\
         for i in range(30):\n    os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('end', 'w').write('deep')\n";
     assert!(Command::new("python3").args(["-c", script]).arg(root.path()).status().unwrap().success());
-    let tar = stream(root.path());
+    let index = Arc::new(Index::build_up_to(root.path(), usize::MAX).unwrap());
+    let mut tar = Vec::new();
+    index.reader(root.path()).unwrap().read_to_end(&mut tar).unwrap();
     assert!(tar.windows(4).any(|window| window == b"deep"));
+    // As deep as PostgreSQL goes: five folders with a path of up to 1024 bytes, and the sixth is left out.
+    let index = Index::build(root.path()).unwrap();
+    assert_eq!((index.entries().len(), index.skipped()), (5, 1));
     let listing = "import sys, tarfile\nwith tarfile.open(fileobj=sys.stdin.buffer, mode='r|') as tar:\n\
         \x20   names = tar.getnames()\nassert names[-1].endswith('/end') and len(names[-1]) == 30 * 201 + 3, names[-1]\n";
     feed(Command::new("python3").args(["-c", listing]), &tar, "");
+}
+
+#[test]
+fn folders_without_end_do_not_make_an_index_without_end() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "kept").unwrap();
+    let script =
+        "import os, sys\nos.chdir(sys.argv[1])\nfor i in range(5000):\n    os.mkdir('d'); os.chdir('d')\n";
+    assert!(Command::new("python3").args(["-c", script]).arg(root.path()).status().unwrap().success());
+    let index = Index::build(root.path()).unwrap();
+    assert_eq!((index.entries().len(), index.skipped()), (512 + 1, 1));
+    assert!(index.entries().iter().all(|entry| entry.path.len() <= vtar::PATH_MAX));
+    // The standard library's way to remove it would use up the stack.
+    assert!(Command::new("rm").arg("-r").arg(root.path().join("d")).status().unwrap().success());
 }
 
 #[test]
