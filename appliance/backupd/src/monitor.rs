@@ -103,7 +103,8 @@ impl Monitor {
             Self { connection, endpoint: endpoint.clone(), slot: peer.slot.clone(), system_identifier: 0 };
         let row = monitor
             .row(
-                "select current_setting('server_version_num'), current_setting('server_version'), \
+                "select pg_catalog.current_setting('server_version_num'), \
+                 pg_catalog.current_setting('server_version'), \
                  (select rolreplication from pg_catalog.pg_roles where rolname = current_user), \
                  (select system_identifier from pg_catalog.pg_control_system())",
                 ANSWER_TIMEOUT,

@@ -1,7 +1,7 @@
 //! Trees that came from elsewhere: looking through them and removing them, however deep they are.
 //!
 //! A monitor may send folders in folders without end (design D7). Recursion would use up the stack, and paths get too
-//! long for a system call. PostgreSQL itself uses no path longer than [`PATH_MAX`], so what lies deeper is not its own:
+//! long for a system call. PostgreSQL itself uses no path longer than [`PATH_MAX`] in a data directory, so what lies deeper is not its own:
 //! it is passed over when a tree is looked through. Removing takes all of it.
 
 use anyhow::{Context, Result};
@@ -12,8 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Longest path below the root of a tree that is looked at, in bytes: `MAXPGPATH` of PostgreSQL.
-pub const PATH_MAX: usize = 1024;
+/// Longest path below the root of a tree that is looked at, in bytes. PostgreSQL takes no path of more than
+/// 1023 bytes (`MAXPGPATH`), of which the half is left for where the data directory is.
+pub const PATH_MAX: usize = 512;
 
 /// What is in the tree at `root`, itself first, as far as `enters` lets it; links are not followed, nor is anything looked
 /// at whose path below the root is longer than [`PATH_MAX`]. Memory and open files do not grow with the depth.
@@ -39,7 +40,7 @@ pub fn remove_folder(path: &Path) -> Result<()> {
         };
         let mut moved = 0;
         while empty(&root, &mut moved)? {}
-        Ok(std::fs::remove_dir(path)?)
+        std::fs::remove_dir(path)
     };
     remove().with_context(|| format!("cannot remove {}", path.display()))
 }
@@ -119,8 +120,8 @@ mod tests {
         deep(root.path(), "d", 3000);
         fs::write(root.path().join("beside"), "x").unwrap();
         let entries: Vec<_> = tree(root.path(), |_| true).collect::<Result<_, _>>().unwrap();
-        // The root, 512 folders ("d/d/…" of 1023 bytes), one file.
-        assert_eq!(entries.len(), 1 + 512 + 1);
+        // The root, 256 folders ("d/d/…" of 511 bytes), one file.
+        assert_eq!(entries.len(), 1 + 256 + 1);
         assert_eq!(crate::bytes_below(root.path(), None).unwrap(), 1);
         remove_folder(root.path()).unwrap();
     }

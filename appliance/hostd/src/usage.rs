@@ -22,14 +22,24 @@ pub async fn measure(places: &Places) -> Result<(Usage, BTreeMap<String, u64>)> 
     let mut replicas = subvolumes(&places.data.join("replica"))?;
     // What it shares with its replica would count twice.
     replicas.retain(|path| !path.to_string_lossy().ends_with(UNVERIFIED_SUFFIX));
-    let replica = du(&replicas).await?.into_iter().map(|(_, line)| line.total).sum();
+    let mut replica = 0;
+    for path in replicas {
+        replica += match du(std::slice::from_ref(&path)).await {
+            Ok(lines) => lines.into_iter().map(|(_, line)| line.total).sum(),
+            // btrfs gives up on folders that are too deep for it; the sizes of the files are near enough.
+            Err(error) => {
+                tracing::warn!("{} is measured by its files: {error:#}", path.display());
+                tokio::task::spawn_blocking(move || files::bytes_below(&path, None)).await??
+            }
+        };
+    }
     let mut each = BTreeMap::new();
     for backup in catalog::backups(places)? {
         let path = places.backups(backup.monitor.id).join(&backup.id);
-        // It may have been deleted meanwhile: that is no failure of what is measured.
+        // It may have been deleted meanwhile, or hold folders that are too deep for btrfs: the others are measured.
         match du(std::slice::from_ref(&path)).await {
             Ok(lines) => each.extend(lines.into_iter().map(|(_, line)| (backup.id.clone(), line.exclusive))),
-            Err(error) if path.exists() => return Err(error),
+            Err(error) if path.exists() => tracing::warn!("backup {} is not measured: {error:#}", backup.id),
             Err(_) => {}
         }
     }

@@ -19,7 +19,7 @@ use replica::{
     CloneConfig, EVERY_CLUSTERS_DATABASE, Lsn, PROMOTE, REPLAYED, Reached, Replay, clone_conninfo,
     psql_arguments,
 };
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -141,6 +141,8 @@ fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Vec<String> 
         "local_preload_libraries = ''".into(),
         "dynamic_library_path = '$libdir'".into(),
         "jit = off".into(),
+        // Not file by file, which goes through folders that came with the data, however deep they are.
+        "recovery_init_sync_method = syncfs".into(),
         "archive_mode = off".into(),
         "archive_cleanup_command = ''".into(),
         "restore_command = ''".into(),

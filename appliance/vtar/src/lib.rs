@@ -41,8 +41,9 @@ pub const BLOCK_BYTES: u64 = 512;
 /// The whole tar is padded to a multiple of this many bytes: 20 blocks, the record that tar programs expect.
 pub const RECORD_BYTES: u64 = 20 * BLOCK_BYTES;
 
-/// Longest path that is put into a tar, in bytes: `MAXPGPATH` of PostgreSQL, which reaches nothing deeper.
-pub const PATH_MAX: usize = 1024;
+/// Longest path that is put into a tar, in bytes. PostgreSQL takes no path of more than
+/// 1023 bytes (`MAXPGPATH`), of which the half is left for where the data directory is.
+pub const PATH_MAX: usize = 512;
 
 /// What can go wrong with an index or a reader.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,9 @@ use tools::Toolbox;
 
 /// Password of user `backup` in tests.
 pub const PASSWORD: &str = "correct horse";
+/// The unit that runs `hostd`.
+const HOSTD_UNIT: &str =
+    include_str!("../../../image/root/mkosi.extra/usr/lib/systemd/system/infimonitor-hostd.service");
 /// Size of the data volume in bytes, sparse.
 const VOLUME_BYTES: u64 = 64 << 30;
 
@@ -98,6 +101,8 @@ impl Server {
         if let Some(faults) = &self.faults {
             command.arg(format!("PATH={}:/usr/sbin:/usr/bin", faults.folder().display()));
         }
+        // As its unit confines it, as far as that can be done without systemd.
+        command.args(["setpriv", "--no-new-privs", "--bounding-set", &bounding_set(HOSTD_UNIT), "--"]);
         command.arg(self.path("bin/hostd")).arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
@@ -141,6 +146,11 @@ impl Server {
         let mut command = Command::new(self.path("bin/hostd"));
         command.args(words).arg("--socket").arg(self.path("hostd.sock")).arg("--data").arg(self.data());
         Ok(String::from_utf8(run(&mut command)?.stdout)?)
+    }
+
+    /// Where `hostd` listens.
+    pub fn hostd_socket(&self) -> PathBuf {
+        self.path("hostd.sock")
     }
 
     /// Process id of the replica's PostgreSQL, from the lock of its socket.
@@ -328,5 +338,25 @@ impl Server {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+/// The capabilities that a unit keeps, as setpriv(1) takes them.
+fn bounding_set(unit: &str) -> String {
+    let lines = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let kept = lines.flat_map(str::split_whitespace).map(|name| name.to_lowercase().replace("cap_", "+"));
+    std::iter::once("-all".to_owned()).chain(kept).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_units_capabilities_are_those_that_are_kept() {
+        let unit =
+            "[Service]\nCapabilityBoundingSet=CAP_CHOWN CAP_SYS_ADMIN\nCapabilityBoundingSet=CAP_KILL\n";
+        assert_eq!(bounding_set(unit), "-all,+chown,+sys_admin,+kill");
+        assert!(bounding_set(HOSTD_UNIT).contains("+sys_admin"));
     }
 }
