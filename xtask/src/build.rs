@@ -191,6 +191,11 @@ pub fn work(profile: Profile) -> PathBuf {
     paths::work().join(profile.name())
 }
 
+/// The list of the packages in the image of a profile's build.
+pub fn package_list(profile: Profile) -> PathBuf {
+    system::Payloads::of(&work(profile)).packages
+}
+
 /// What a release consists of: each file, and its name there.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The project's pipeline: `cargo xtask <command>`. This file only names the commands; each has a file of its own.
 
+mod advisories;
 mod bench;
 mod build;
 mod cargo;
@@ -33,6 +34,8 @@ enum Command {
     Test(test::Options),
     /// Measure the product side by side with what people use today
     Bench(bench::Options),
+    /// Say what is known against the libraries and packages of a build
+    Advisories(advisories::Options),
     /// Throw senseless input at what faces the network
     Fuzz(fuzz::Options),
     /// Remove what was built
@@ -49,6 +52,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Advisories(options) => advisories::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Clean(options) => clean::run(&options),

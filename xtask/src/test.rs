@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, cargo, fuzz, paths};
+use crate::{advisories, build, cargo, fuzz, paths};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub struct Options {
     /// Leave out the virtual machines
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// Also the long scenarios, the check of licences and sources, and minutes of fuzzing
+    /// Also the long scenarios, the check of licences, sources and advisories, and minutes of fuzzing
     #[arg(long)]
     full: bool,
 }
@@ -27,6 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.full {
         install("cargo-deny", "deny")?;
         run_cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+        advisories::of_build(build::Profile::Dev)?;
         fuzz::run_all()?;
     }
     // The integration tests start the programs as they are, beside their own binaries.
@@ -49,7 +50,7 @@ fn filter(options: &Options) -> Option<&'static str> {
 }
 
 /// Installs a cargo command that the host lacks, from the registry that cargo uses.
-fn install(package: &str, command: &str) -> Result<()> {
+pub fn install(package: &str, command: &str) -> Result<()> {
     let there = cargo::command().args([command, "--version"]).output().context("cannot run cargo")?;
     if there.status.success() {
         return Ok(());
