@@ -260,7 +260,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_end_is_not_read() {
-        let notice = message(b'N', &[b"M".as_slice(), &vec![b'n'; 9000], b"\0\0"].concat());
+        let notice =
+            message(b'N', &[b"SNOTICE\0VNOTICE\0C00000\0M".as_slice(), &vec![b'n'; 9000], b"\0\0"].concat());
         let parameter = message(b'S', b"a\0b\0");
         let announced = [&[b'D'][..], &i32::MAX.to_be_bytes(), &vec![0; 9000]].concat();
         for (answer, times) in [

@@ -7,7 +7,7 @@ use api::{CreateBackup, Verification};
 use integration::{Monitor, Server, wait_for};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tools::Toolbox;
@@ -140,6 +140,81 @@ fn connections_that_ask_nothing_keep_nobody_out() -> Result<()> {
     let log = server.hostd_log()?;
     ensure!(log.contains("cannot accept a connection"), "hostd was never without descriptors: {log}");
     need_little_memory(&server, "a time without descriptors", &processes)
+}
+
+/// A control group as systemd delegates it, with this process in its group `daemon`; removed at the end.
+struct Delegated {
+    mount: PathBuf,
+    unit: PathBuf,
+}
+
+impl Delegated {
+    fn enter() -> Result<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let cgroup2 = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let mount = cgroup2.and_then(|line| line.split(' ').nth(4)).context("no cgroup2 is mounted")?;
+        let unit = Path::new(mount).join(format!("infimonitor-test-{}.service", std::process::id()));
+        std::fs::create_dir_all(unit.join("daemon")).context("cannot make a control group")?;
+        std::fs::write(unit.join("daemon/cgroup.procs"), "0").context("cannot enter a control group")?;
+        Ok(Self { mount: mount.into(), unit })
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        drop(std::fs::write(self.mount.join("cgroup.procs"), "0"));
+        let clusters = self.unit.join("clusters");
+        let below = std::fs::read_dir(&clusters).into_iter().flatten().flatten().map(|entry| entry.path());
+        let groups: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
+        for group in groups.iter().chain([&clusters, &self.unit.join("daemon"), &self.unit]) {
+            if let Err(error) = std::fs::remove_dir(group) {
+                eprintln!("cannot remove {}: {error}", group.display());
+            }
+        }
+    }
+}
+
+/// As the kernel does when a cluster needs more memory than its group may have.
+#[test]
+fn a_cluster_that_is_killed_as_a_whole_is_started_again() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let delegated = Delegated::enter()?;
+    let (monitor, server) = integration::paired(&toolbox, 10)?;
+    let processes = server.processes();
+    let group = delegated.unit.join(format!("clusters/replica-{}", monitor.peer.id));
+    let inside = || -> Result<Vec<u32>> {
+        let text = std::fs::read_to_string(group.join("cgroup.procs"))?;
+        Ok(text.lines().map(str::parse).collect::<Result<_, _>>()?)
+    };
+    let postmaster = server.postmaster(monitor.peer.id)?;
+    let all = inside().with_context(|| server.logs())?;
+    ensure!(
+        all.contains(&postmaster) && all.len() > 1,
+        "{postmaster} and its children are not all of {all:?}"
+    );
+    let daemon = std::fs::read_to_string(delegated.unit.join("daemon/cgroup.procs"))?;
+    ensure!(processes.iter().all(|(_, id)| daemon.lines().any(|line| line == id.to_string())), "{daemon}");
+
+    std::fs::write(group.join("cgroup.kill"), "1")?;
+    wait_for("another replica", 2 * MINUTE, || match server.postmaster(monitor.peer.id) {
+        Ok(other) if other != postmaster && inside().is_ok_and(|all| all.contains(&other)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .with_context(|| server.logs())?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+    monitor.sql("insert into t values (11)")?;
+    integration::wait_until_replayed(&toolbox, &server, &monitor)?;
+
+    // What belongs to a backup does not stay in the replica's group.
+    let client = server.client()?;
+    let backup = client.create_backup(&CreateBackup::default())?;
+    wait_for("the proof", 3 * MINUTE, || match client.backup(&backup.id) {
+        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .with_context(|| server.logs())?;
+    ensure!(delegated.unit.join("clusters/verification").is_dir(), "the clone had no group of its own");
+    need_little_memory(&server, "a killed cluster", &processes)
 }
 
 fn connect(socket: &Path, count: usize) -> Result<Vec<UnixStream>> {
