@@ -227,8 +227,9 @@ mod tests {
         let mut gate = Gate::new(LIMITS);
         let numbers: Vec<_> = [1, 2, 2, 3].map(|n| enter(&mut gate, stranger(n)).0).into();
         assert_eq!(enter(&mut gate, stranger(4)).1, Some(numbers[1]));
-        // All hold one: the oldest goes.
-        assert_eq!(enter(&mut gate, stranger(5)).1, Some(numbers[0]));
+        // All hold one: of the source that lost a place before, and then the oldest.
+        assert_eq!(enter(&mut gate, stranger(5)).1, Some(numbers[2]));
+        assert_eq!(enter(&mut gate, stranger(6)).1, Some(numbers[0]));
         assert_eq!(gate.len(), 4);
     }
 

@@ -128,8 +128,7 @@ fn strangers_neither_lock_a_client_out_nor_fill_descriptors_memory_and_logs() ->
         server.processes().into_iter().find(|(name, _)| *name == "backupd").context("no backupd")?.1;
     let descriptors = || fs::read_dir(format!("/proc/{backupd}/fd")).map(Iterator::count);
 
-    let memory = |when: &str| Ok::<_, anyhow::Error>(println!("{when}: {} KiB at most", peak(backupd)?));
-    memory("at the start")?;
+    println!("at the start: {} KiB at most", peak(backupd)?);
     let mut half_open = start(HALF_OPEN, server.port, &folder.path().join("half-open"), 1)?;
     for n in 1..=10 {
         let (code, took) = log_in(&server, &format!("127.2.0.{n}"));
@@ -139,7 +138,7 @@ fn strangers_neither_lock_a_client_out_nor_fill_descriptors_memory_and_logs() ->
         assert!(descriptors()? < DESCRIPTORS);
     }
     half_open.stop("KILL")?;
-    memory("after connections held open")?;
+    println!("after connections held open: {} KiB at most", peak(backupd)?);
 
     // From here on each guess costs a hash, until the right password comes.
     server.renew_password()?;
@@ -153,7 +152,7 @@ fn strangers_neither_lock_a_client_out_nor_fill_descriptors_memory_and_logs() ->
         assert_eq!(code.with_context(|| format!("after {took:?}: {}", server.logs()))?, 200);
     }
     guesses.stop("KILL")?;
-    memory("after guesses")?;
+    println!("after guesses: {} KiB at most", peak(backupd)?);
 
     let output = integration::run(&mut script(FLOOD, server.port))?;
     println!("a flood from one address: {}", String::from_utf8_lossy(&output.stdout).trim());
