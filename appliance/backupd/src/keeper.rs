@@ -18,7 +18,7 @@ const ROUND: Duration = Duration::from_secs(15);
 /// Time between two runs of rotation while space is not low.
 const ROTATION: Duration = Duration::from_secs(3600);
 /// The same while it waits for a word of the console.
-const ROTATION_WAITS: Duration = Duration::from_secs(30);
+const ROTATION_WAITS: Duration = Duration::from_secs(15);
 /// Time between two looks at the room.
 const SAMPLE: Duration = Duration::from_secs(1800);
 /// Time between two looks at the disks.

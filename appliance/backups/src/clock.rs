@@ -171,7 +171,8 @@ mod tests {
     #[test]
     fn every_step_counts_in_both_directions_until_the_clock_is_confirmed() {
         // Each look: milliseconds by the clock since the one before, and milliseconds that have really passed.
-        let table: [(&[(i64, i64)], i64, bool); 9] = [
+        type Looks = &'static [(i64, i64)];
+        let table: [(Looks, i64, bool); 9] = [
             (&[(HOUR, HOUR), (HOUR, HOUR)], 0, true),
             (&[(1000 * HOUR, 1000 * HOUR)], 0, true),
             (&[(24 * HOUR, 0)], 24 * HOUR, true),

@@ -38,10 +38,9 @@ impl Recent {
         let by_pause =
             self.since_last(now).and_then(|since| pause.checked_sub(since)).filter(|left| *left > 0);
         let within: Vec<u64> = self.0.iter().map(|at| (*at).min(now)).filter(|at| now - at < DAY).collect();
-        let by_count = match within.len().checked_sub(most) {
-            None => None,
-            Some(over) => Some(within.get(over).map_or(DAY, |at| DAY - (now - at))),
-        };
+        // With the last of those over the limit a day old, one more is allowed.
+        let over = within.len().checked_sub(most);
+        let by_count = over.map(|over| within.get(over).map_or(DAY, |at| DAY - (now - at)));
         by_pause.max(by_count)
     }
 }
