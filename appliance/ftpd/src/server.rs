@@ -78,6 +78,7 @@ struct Shared {
     passive_turn: Arc<AtomicUsize>,
     pace: Arc<Pace>,
     unfinished: Arc<Unfinished>,
+    catalog: Catalog,
     sessions: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -103,6 +104,7 @@ impl Server {
             tracing::error!("nobody can log in: {error}"); // the file may still come; until then say why
         }
         let shared = Shared {
+            catalog: Catalog::new(&config.backups),
             config,
             verifier: Arc::new(verifier),
             passive_turn: Arc::default(),
@@ -198,7 +200,7 @@ impl Shared {
         let Config { certificate, key, limits, .. } = &self.config;
         let FtpSettings { allow_clear, passive_address, bytes_per_second } = self.settings();
         self.pace.set(bytes_per_second);
-        let (catalog, stall) = (Catalog::new(&self.config.backups), limits.stall);
+        let (catalog, stall) = (self.catalog.clone(), limits.stall);
         let shared = (Arc::clone(session), Arc::clone(&self.pace), Arc::clone(&self.unfinished));
         let backend = move || {
             let (session, pace, unfinished) = shared.clone();
