@@ -1,5 +1,6 @@
 //! One PostgreSQL cluster: its run folder and its running server.
 
+use crate::lines::Lines;
 use crate::places::Places;
 use crate::sandbox::{Sandbox, user_ids};
 use anyhow::{Context, Result};
@@ -16,8 +17,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use std::time::{Duration, Instant};
 use tokio::process::Child;
 
 /// Lines of a server's log that are kept for the status.
@@ -190,12 +190,49 @@ fn parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// How many lines of a cluster's log the journal takes: so many at once, and then so many a second. A cluster that logs
+/// without end would push everything else out of the journal.
+#[derive(Debug)]
+struct Allowance {
+    lines: f64,
+    seen: Instant,
+    left_out: u64,
+}
+
+impl Allowance {
+    const AT_ONCE: f64 = 500.0;
+    const A_SECOND: f64 = 5.0;
+
+    fn new(now: Instant) -> Self {
+        Self { lines: Self::AT_ONCE, seen: now, left_out: 0 }
+    }
+
+    /// Whether one more line may go to the journal: with how many were left out before it.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let passed = now.saturating_duration_since(self.seen).as_secs_f64();
+        self.seen = now;
+        self.lines = passed.mul_add(Self::A_SECOND, self.lines).min(Self::AT_ONCE);
+        if self.lines < 1.0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines -= 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
 async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mutex<VecDeque<String>>>) {
-    let mut lines = BufReader::new(errors).lines();
+    let mut lines = Lines::new(errors);
+    let mut allowance = Allowance::new(Instant::now());
     loop {
-        match lines.next_line().await {
+        match lines.next().await {
             Ok(Some(line)) => {
-                tracing::info!("{name}: {line}");
+                // The ring has every line, as the reason of an end is told from it; the journal does not.
+                match allowance.take(Instant::now()) {
+                    Some(0) => tracing::info!("{name}: {line}"),
+                    Some(left_out) => tracing::info!("{name}: {line} (after {left_out} lines left out)"),
+                    None => {}
+                }
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 if log.len() == LOG_LINES {
                     log.pop_front();
@@ -220,6 +257,18 @@ mod tests {
         assert_eq!(parent("12 (a) b) S 7 12 12 0"), Some(7));
         assert_eq!(parent(""), None);
         assert!(children(nix::unistd::getppid()).unwrap().contains(&Pid::this()));
+    }
+
+    #[test]
+    fn the_journal_takes_a_burst_and_then_some_lines_a_second() {
+        let began = Instant::now();
+        let mut allowance = Allowance::new(began);
+        let taken = (0..10_000).filter(|_| allowance.take(began).is_some()).count();
+        assert_eq!(taken, 500);
+        assert_eq!(allowance.take(began + Duration::from_millis(100)), None);
+        assert_eq!(allowance.take(began + Duration::from_millis(300)), Some(9501));
+        assert_eq!(allowance.take(began + Duration::from_millis(300)), None);
+        assert_eq!(allowance.take(began + Duration::from_secs(3600)), Some(1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
 
 use crate::clock::Clock;
+use crate::lines::Lines;
 use crate::places::Places;
 use crate::program::Bounds;
 use crate::replies::Replies;
@@ -16,7 +17,6 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::Mutex;
 
 /// Lines of `pg_basebackup`'s output that go into an error.
@@ -126,12 +126,11 @@ async fn copy_into(
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start pg_basebackup")?;
-    let mut lines =
-        BufReader::new(child.stderr.take().context("pg_basebackup's output is not connected")?).lines();
+    let mut lines = Lines::new(child.stderr.take().context("pg_basebackup's output is not connected")?);
     let mut last: VecDeque<String> = VecDeque::new();
     loop {
         let line = tokio::select! {
-            line = lines.next_line() => line.context("cannot read pg_basebackup's output")?,
+            line = lines.next() => line.context("cannot read pg_basebackup's output")?,
             () = left.as_mut() => {
                 child.kill().await.context("cannot stop pg_basebackup")?;
                 bail!("the full copy was given up: whoever asked for it has left");

@@ -18,6 +18,7 @@ mod decisions;
 mod digest;
 mod disks;
 mod full_copy;
+mod lines;
 mod places;
 mod program;
 mod replies;
