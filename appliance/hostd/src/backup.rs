@@ -8,7 +8,7 @@ use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
-use backups::{BackupId, PARTIAL_PREFIX, index_path};
+use backups::{BackupId, index_path, is_taken, partial_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
 use std::fs::DirBuilder;
@@ -34,11 +34,16 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
         .create(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let created = Timestamp::now();
-    let id = BackupId::at(created, |id| folder.join(id.as_str()).exists())
+    // What cannot be told counts as taken.
+    let id = BackupId::at(created, |id| is_taken(&folder, id).unwrap_or(true))
         .context("there are too many backups of this second; try again")?;
-    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let partial = partial_path(&folder, &id);
     let started = Instant::now();
-    btrfs::snapshot(&replica, &partial).await?;
+    if let Err(error) = btrfs::snapshot(&replica, &partial).await {
+        // It may be there all the same: btrfs was killed when it was made.
+        discard(&folder, &id, &partial).await;
+        return Err(error);
+    }
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
     reached(Step::BackupSnapshot);
     let attempt = complete(places, request, &folder, &id, created, snapshot_ms).await;
@@ -49,7 +54,8 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     attempt
 }
 
-/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged.
+/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged; what stays is left
+/// over and deleted later.
 async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
     for path in [index_path(folder, id), backups::manifest_path(folder, id)] {
         if let Err(error) = files::remove(&path) {
@@ -69,7 +75,7 @@ async fn complete(
     created: Timestamp,
     snapshot_ms: f64,
 ) -> Result<Backup> {
-    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let partial = partial_path(folder, id);
     let control = Sandbox::replica(places, &partial).control_data().await?;
     let tree = partial.clone();
     let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;

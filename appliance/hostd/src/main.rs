@@ -14,6 +14,7 @@ mod cluster_exec;
 mod console;
 mod console_disks;
 mod copy_check;
+mod copy_room;
 mod decisions;
 mod digest;
 mod disks;
@@ -25,6 +26,7 @@ mod replies;
 mod rotate;
 mod sandbox;
 mod server;
+mod tidy;
 mod usage;
 mod verify;
 

@@ -73,45 +73,38 @@ pub async fn run(places: &Places, clock: &Clock, rules: &Rules) -> Result<(Vec<D
     }
 }
 
-/// Makes room for the bytes that are `left` to come, with what replay needs beside: what low space allows to go goes, the
-/// oldest first, until there is room. Gives what went, and why there is no room, where there is none; where there can be
-/// none, nothing goes.
+/// What came of the wish for more room.
+#[derive(Debug, PartialEq, Eq)]
+pub enum MadeRoom {
+    /// There is enough.
+    Enough,
+    /// This one went. Whether that is enough is to be measured.
+    Deleted(Deletion),
+    /// There is not enough, and nothing may go now, for this reason.
+    Nothing(String),
+}
+
+/// Lets one backup go, where fewer than `bytes` are free, by the rules of low space; the oldest that may.
 pub async fn make_room(
     places: &Places,
     clock: &Clock,
-    left: impl Fn() -> Result<u64>,
-) -> Result<(Vec<Deletion>, Option<String>)> {
-    let mut deleted = Vec::new();
-    loop {
-        catalog::settle(places).await?;
-        let bytes = left()?;
-        let low_space_bytes = bytes.saturating_add(replica::FULL_BYTES);
-        let limits = Limits { low_space_bytes, low_space_percent: 0, ..Limits::default() };
-        let rules = Rules { retention: None, limits };
-        let (candidates, now) = look(places, clock)?;
-        let Now { free, total, .. } = now;
-        if total <= low_space_bytes {
-            let problem = format!(
-                "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
-            );
-            return Ok((deleted, Some(problem)));
+    decisions: &Decisions,
+    bytes: u64,
+) -> Result<MadeRoom> {
+    catalog::settle(places).await?;
+    let limits = Limits { low_space_bytes: bytes, low_space_percent: 0, ..decisions.limits() };
+    let rules = Rules { retention: None, limits };
+    let (candidates, now) = look(places, clock)?;
+    match for_space(&candidates, &rules, &now) {
+        Decision::Nothing => Ok(MadeRoom::Enough),
+        Decision::Delete(deletion) => {
+            tracing::info!("{} bytes are free, a full copy wants {bytes}", now.free);
+            let is_gone = rotate_away(places, &deletion).await?;
+            Ok(if is_gone { MadeRoom::Deleted(deletion) } else { MadeRoom::Enough })
         }
-        match for_space(&candidates, &rules, &now) {
-            Decision::Nothing => return Ok((deleted, None)),
-            Decision::Delete(deletion) => {
-                tracing::info!("{free} bytes are free, a full copy needs {low_space_bytes}");
-                if rotate_away(places, &deletion).await? {
-                    deleted.push(deletion);
-                }
-            }
-            Decision::Stuck => {
-                let problem = format!(
-                    "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further \
-                     backup may be deleted for it; use a larger disk, or unpin backups at the console"
-                );
-                return Ok((deleted, Some(problem)));
-            }
-        }
+        Decision::Stuck => Ok(MadeRoom::Nothing(
+            "no further backup may be deleted for it; use a larger disk, or unpin backups at the console".into(),
+        )),
     }
 }
 
