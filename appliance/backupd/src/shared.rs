@@ -9,7 +9,7 @@ use api::{
     Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
     RotationPlan, Settings, Space, State, Status, Verification, Versions,
 };
-use backups::{BackupId, Entry, Lists};
+use backups::{BackupId, Entry};
 use files::Document;
 use hostd::{BackupRequest, Change, CopyCheck, Disks};
 use jiff::Timestamp;
@@ -126,8 +126,6 @@ pub struct Shared {
     /// Somebody wants a backup verified.
     pub verification_asked: Notify,
     places: Places,
-    /// What is known of the manifests.
-    lists: Lists,
     peer_document: Document<Peer>,
     settings_document: Document<Settings>,
     settings: Mutex<Settings>,
@@ -185,7 +183,6 @@ impl Shared {
             verification_asked: Notify::new(),
             settings: Mutex::new(settings.value.unwrap_or_else(|| first_settings(&places))),
             places,
-            lists: Lists::default(),
             peer_document,
             settings_document,
             schedule_document,
@@ -394,7 +391,7 @@ impl Shared {
         self.need_volume()?;
         let folder = self.folder(monitor);
         let entries =
-            self.lists.list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+            backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
         let (mut backups, mut damaged) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             match entry {
@@ -433,7 +430,7 @@ impl Shared {
         let missing = || Refusal::Missing(format!("there is no backup {id}"));
         let parsed: BackupId = id.parse().map_err(|_| missing())?;
         let monitors = self.monitors()?;
-        let found = monitors.into_iter().find_map(|monitor| self.lists.find(&self.folder(monitor), &parsed));
+        let found = monitors.into_iter().find_map(|monitor| backups::find(&self.folder(monitor), &parsed));
         match found.ok_or_else(missing)? {
             Entry::Complete(backup) => Ok(*backup),
             Entry::Damaged { problem, .. } => {

@@ -20,7 +20,7 @@ pub use catalog::{
 };
 pub use disarm::disarm;
 pub use id::{BackupId, BackupIdError};
-pub use lists::Lists;
+pub use lists::{Lists, find, keep_list, list};
 pub use manifest::{
     ManifestError, id_beside, index_path, manifest_path, parse_manifest, read_manifest, write_manifest,
 };

@@ -15,7 +15,31 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// What this process knows of manifests. Nothing depends on it but time.
+static KNOWN: LazyLock<Lists> = LazyLock::new(Lists::default);
+
+/// Lists the backups in a monitor's folder: [`Lists::list`] of this process.
+///
+/// # Errors
+/// As [`Lists::list`].
+pub fn list(folder: &Path) -> io::Result<Vec<Entry>> {
+    KNOWN.list(folder)
+}
+
+/// One backup in a monitor's folder: [`Lists::find`] of this process.
+pub fn find(folder: &Path, id: &BackupId) -> Option<Entry> {
+    KNOWN.find(folder, id)
+}
+
+/// Keeps what is known of a monitor's folder for the next start: [`Lists::save`] of this process.
+///
+/// # Errors
+/// As [`Lists::save`].
+pub fn keep_list(folder: &Path, owner: Option<files::Owner>) -> io::Result<bool> {
+    KNOWN.save(folder, owner)
+}
 
 /// Largest record that is read, in bytes: 64 kB for each of a thousand backups.
 const RECORD_MAX: u64 = 64 << 20;

@@ -5,7 +5,7 @@ use crate::places::Places;
 use crate::sandbox::group_id;
 use anyhow::{Context, Result, bail, ensure};
 use api::{Backup, COMMENT_MAX, Manifest};
-use backups::{BackupId, Entry, Lists, deleting_path, index_path, manifest_path, read_manifest, write_manifest};
+use backups::{BackupId, Entry, deleting_path, index_path, manifest_path, read_manifest, write_manifest};
 use hostd::{Change, Step, reached};
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
@@ -14,29 +14,26 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// What this process knows of manifests. Nothing depends on it but time: each is told from the file itself.
-static LISTS: LazyLock<Lists> = LazyLock::new(Lists::default);
-
 /// Held while the volume is brought to the disk, also by a thread that is stuck in the kernel: there is one of them at most.
 static SYNCING: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// Time to bring what was written to the disk.
 const SYNC_LIMIT: Duration = Duration::from_secs(600);
 
-/// Every backup that can be read, of every monitor, oldest first. Damaged ones are left out: nothing is decided about
+/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out: nothing is decided about
 /// what is not known.
 pub fn backups(places: &Places) -> Result<Vec<Backup>> {
     let root = places.data.join("backups");
     let cannot_list = || format!("cannot list the backups in {}", root.display());
     let mut found = Vec::new();
     for monitor in backups::monitors(&root).with_context(cannot_list)? {
-        for entry in LISTS.list(&places.backups(monitor)).with_context(cannot_list)? {
+        for entry in backups::list(&places.backups(monitor)).with_context(cannot_list)? {
             if let Entry::Complete(backup) = entry {
                 found.push(*backup);
             }
         }
     }
-    found.sort_by(|one, other| one.order().cmp(&other.order()));
+    found.sort_by(|one, other| (one.monitor.id, one.order()).cmp(&(other.monitor.id, other.order())));
     Ok(found)
 }
 
@@ -47,8 +44,8 @@ pub fn keep_lists(places: &Places) -> Result<()> {
     let monitors = backups::monitors(&root).with_context(|| format!("cannot read {}", root.display()))?;
     for monitor in monitors {
         let folder = places.backups(monitor);
-        LISTS.list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
-        LISTS.save(&folder, Some(owner)).with_context(|| format!("cannot keep the list of {monitor}"))?;
+        backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        backups::keep_list(&folder, Some(owner)).with_context(|| format!("cannot keep the list of {monitor}"))?;
     }
     Ok(())
 }

@@ -168,8 +168,11 @@ async fn receive(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
+        // It starts a second process, which receives WAL, and which would live on, use the slot and hold the copy's files.
+        .process_group(0)
         .spawn()
         .context("cannot start pg_basebackup")?;
+    let leader = child.id();
     let mut last = VecDeque::new();
     let received = follow(&mut child, &mut last, watch, going, replies, left).await;
     if let Err(error) = received {
@@ -177,7 +180,15 @@ async fn receive(
         return Err(error);
     }
     let status = tokio::time::timeout(hostd::time_limit(STALL), child.wait()).await;
-    let status = status.context("pg_basebackup does not end")?.context("cannot wait for pg_basebackup")?;
+    let Ok(status) = status else {
+        program::end(&mut child, "pg_basebackup").await;
+        bail!("the full copy was given up: pg_basebackup does not end");
+    };
+    let status = status.context("cannot wait for pg_basebackup")?;
+    if status.code().is_none() {
+        // Killed by somebody else: what it has started lives on.
+        program::end_group(leader);
+    }
     ensure!(status.success(), "the full copy failed ({status}): {}", Vec::from(last).join(" "));
     Ok(())
 }
