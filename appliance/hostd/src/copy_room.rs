@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Time until rotation is asked again when it could not help.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
+/// What comes between two looks beyond what came between those before, in bytes: looks are late on a busy machine.
+const MARGIN: u64 = 128 << 20;
+
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
@@ -40,12 +43,12 @@ pub struct Seen {
 impl Seen {
     /// How many bytes should be free: what rotation keeps free, and what will have come until the next look.
     pub fn wanted(&self) -> u64 {
-        self.low.max(FULL_BYTES).saturating_add(self.lately)
+        self.low.max(FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
     }
 
     /// Whether there is less than replay needs beside the copy: then the old replica, which may stream, would have to stop.
     pub fn is_too_little(&self) -> bool {
-        self.free < FULL_BYTES.saturating_add(self.lately)
+        self.free < (FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
     }
 }
 
@@ -213,14 +216,16 @@ mod tests {
 
     #[test]
     fn room_is_wanted_by_what_is_measured_and_the_copy_stops_before_replay_has_to() {
+        let least = FULL_BYTES + MARGIN;
         // free, low, lately → more is wanted, the copy is stopped
         let table = [
             ((20 * GB, 10 * GB, 0), false, false),
             ((10 * GB, 10 * GB, GB), true, false),
             ((9 * GB, 10 * GB, 0), true, false),
-            ((FULL_BYTES + GB, 10 * GB, GB), true, false),
-            ((FULL_BYTES + GB - 1, 10 * GB, GB), true, true),
-            ((FULL_BYTES - 1, 0, 0), true, true),
+            ((least + 2 * GB, 10 * GB, GB), true, false),
+            ((least + 2 * GB - 1, 10 * GB, GB), true, true),
+            ((least, 0, 0), false, false),
+            ((least - 1, 0, 0), true, true),
             ((0, 0, u64::MAX), true, true),
         ];
         for ((free, low, lately), wants, stops) in table {

@@ -54,9 +54,6 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     assert!(are_there(&server), "{}", server.logs());
     let replica = server.data().join("replica");
     assert!(!replica.join(format!("{}.copying", monitor.peer.id)).exists(), "the partial copy is there");
-    let volume = nix::sys::statvfs::statvfs(server.data())?;
-    let free = volume.blocks_available() * volume.fragment_size();
-    assert!(free > 1 << 30, "only {free} bytes are free when the copy was stopped");
     std::fs::remove_file(&filler)?;
 
     // The old replica goes on.

@@ -70,6 +70,13 @@ fn print(what: &str, times: &[f64]) {
     println!("{what:<34} first {first:>8.1} ms, then median {median:>8.1} ms, most {most:>8.1} ms");
 }
 
+/// Milliseconds that a process has had a processor (proc_pid_stat(5), fields 14 and 15, in hundredths of a second).
+fn cpu_ms(process: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
+    Ok(fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10.0)
+}
+
 /// The daemons alone, on folders.
 struct Daemons {
     folder: tempfile::TempDir,
@@ -161,7 +168,12 @@ fn lists_of_thousands_of_backups() -> anyhow::Result<()> {
         };
         wait_for("backupd", MINUTE, || client.pair(&peer).map(drop).map_err(|error| error.to_string()))?;
         for path in ["/v1/backups", "/v1/status", "/metrics", "/v1/backups/20260103T000000Z"] {
-            print(path, &daemons.times(&format!("https://127.0.0.1:{port}{path}"), 12)?);
+            let url = format!("https://127.0.0.1:{port}{path}");
+            print(path, &daemons.times(&url, 12)?);
+            // What a call costs on a machine that has nothing else to do.
+            let before = cpu_ms(backupd.id())?;
+            daemons.times(&url, 50)?;
+            println!("{:<34} {:>8.1} ms of a processor", "", (cpu_ms(backupd.id())? - before) / 50.0);
         }
         let memory = std::fs::read_to_string(format!("/proc/{}/status", backupd.id()))?;
         println!("backupd {}", memory.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());

@@ -1,9 +1,9 @@
 //! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
 
 use api::{BackupList, Client, CreateBackup, EventKind, Peer, Reason, Verification};
-use hostd::{Request, Step};
+use hostd::Step;
 use integration::{
-    CHECKSUM, Monitor, Restored, Server, paired, query_replica, run, wait_for, wait_until_replayed,
+    CHECKSUM, Monitor, Restored, Server, paired, query_replica, wait_for, wait_until_replayed,
 };
 use std::time::Duration;
 use tools::Toolbox;
@@ -219,62 +219,6 @@ fn wait_for_scheduled(client: &Client) -> anyhow::Result<()> {
         Ok(list) if !list.backups.is_empty() => Ok(()),
         other => Err(format!("{other:?}")),
     })
-}
-
-#[test]
-fn a_full_copy_makes_room_by_rotation_down_to_the_newest_verified_backup() -> anyhow::Result<()> {
-    let toolbox = Toolbox::open()?;
-    let (monitor, mut server) = paired(&toolbox, ROWS)?;
-    let client = server.client()?;
-    wait_for_scheduled(&client)?;
-    let rows = |count: u32| {
-        format!("select g as id, repeat(md5(g::text), 60) from generate_series(1, {count}) as g")
-    };
-    let mut old = Vec::new();
-    for number in 0..2 {
-        // 600 MB that this backup alone has.
-        monitor.sql(&format!(
-            "create table only_{number} (id int, content text); \
-             alter table only_{number} alter content set storage external; \
-             insert into only_{number} {}; insert into t values (-1)",
-            rows(300_000)
-        ))?;
-        wait_until_replayed(&toolbox, &server, &monitor)?;
-        old.push(client.create_backup(&CreateBackup::default())?.id);
-        monitor.sql(&format!("drop table only_{number}"))?;
-    }
-    monitor.sql("alter table t add content text; alter table t alter content set storage external")?;
-    monitor.sql(&format!("insert into t {}", rows(150_000)))?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    let newest = client.create_backup(&CreateBackup::default())?;
-    wait_for("the newest backup's proof", 5 * MINUTE, || match client.backup(&newest.id) {
-        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })?;
-
-    // No room for another copy beside what is there, and nobody but the copy to make it.
-    server.stop_backupd()?;
-    server.order(&Request::StopReplica { monitor: monitor.peer.id })?;
-    monitor.sql("checkpoint")?;
-    run(std::process::Command::new("sync").arg("-f").arg(server.data()))?;
-    let filler = server.data().join("filler");
-    let copy =
-        Request::FullCopy { peer: Box::new(monitor.peer.clone()), tablespaces: Vec::new(), replace: true };
-    let there = |server: &Server| -> anyhow::Result<Vec<bool>> {
-        let folder = server.data().join("backups").join(monitor.peer.id.to_string());
-        Ok(old.iter().chain([&newest.id]).map(|id| folder.join(id).is_dir()).collect())
-    };
-    // Each copy finds less than the 1 GiB that replay will need beside it, and takes it, the oldest first. With nothing more
-    // that may go it goes on as long as it fits.
-    for left in [[false, true, true], [false, false, true], [false, false, true]] {
-        server.fill(&filler, 900 << 20)?;
-        server.order(&copy).map_err(|error| error.context(server.logs()))?;
-        assert_eq!(there(&server)?, left, "{}", server.logs());
-    }
-    std::fs::remove_file(&filler)?;
-    server.start_backupd()?;
-    server.wait_for_state(&["synchronized"], MINUTE)?;
-    wait_until_replayed(&toolbox, &server, &monitor).map(drop)
 }
 
 #[test]
