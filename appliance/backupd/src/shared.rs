@@ -390,8 +390,7 @@ impl Shared {
     fn backups_of(&self, monitor: Uuid) -> Result<(Vec<Backup>, Vec<DamagedBackup>), Refusal> {
         self.need_volume()?;
         let folder = self.folder(monitor);
-        let entries =
-            backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let entries = backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
         let (mut backups, mut damaged) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
             match entry {

@@ -16,7 +16,8 @@ pub mod rotation;
 pub mod schedule;
 
 pub use catalog::{
-    DELETING_PREFIX, Entry, PARTIAL_PREFIX, deleting, deleting_path, ids, is_taken, monitor, monitors, partial_path,
+    DELETING_PREFIX, Entry, PARTIAL_PREFIX, deleting, deleting_path, ids, is_taken, monitor, monitors,
+    partial_path,
 };
 pub use disarm::disarm;
 pub use id::{BackupId, BackupIdError};

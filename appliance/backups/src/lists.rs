@@ -223,10 +223,11 @@ fn recorded(folder: &Path) -> Folder {
     // It is a copy of what the manifests say, so they are read instead.
     let record = read().unwrap_or_default();
     let is_news = record.is_none();
-    let known = record.into_iter().flat_map(|record| record.backups).filter_map(|Recorded { identity, backup }| {
-        let id: BackupId = backup.id.parse().ok()?;
-        Some((id, Known { identity, entry: Entry::Complete(Box::new(backup)) }))
-    });
+    let known =
+        record.into_iter().flat_map(|record| record.backups).filter_map(|Recorded { identity, backup }| {
+            let id: BackupId = backup.id.parse().ok()?;
+            Some((id, Known { identity, entry: Entry::Complete(Box::new(backup)) }))
+        });
     Folder { known: known.collect(), is_news }
 }
 

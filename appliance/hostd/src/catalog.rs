@@ -45,7 +45,8 @@ pub fn keep_lists(places: &Places) -> Result<()> {
     for monitor in monitors {
         let folder = places.backups(monitor);
         backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
-        backups::keep_list(&folder, Some(owner)).with_context(|| format!("cannot keep the list of {monitor}"))?;
+        backups::keep_list(&folder, Some(owner))
+            .with_context(|| format!("cannot keep the list of {monitor}"))?;
     }
     Ok(())
 }
@@ -113,7 +114,9 @@ pub async fn delete(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()>
         ensure!(path.is_dir(), "there is no backup {id} of monitor {monitor}");
         for (monitor, begun) in begun {
             finish_deletion(places, monitor, &begun).await.with_context(|| {
-                format!("backup {begun} is being deleted, and before that is done {id} is not; try again later")
+                format!(
+                    "backup {begun} is being deleted, and before that is done {id} is not; try again later"
+                )
             })?;
         }
         files::rename(&path, &deleting_path(&folder, id))?;

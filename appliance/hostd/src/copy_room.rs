@@ -157,9 +157,10 @@ impl<'a> Watch<'a> {
     pub async fn make_room(&self, gone: &UnboundedSender<Deletion>) {
         let mut before = 0;
         let mut ask_at = Instant::now();
+        // At once first: where space is low already, the copy need not meet the guard for it.
         while !self.is_over.load(Ordering::Relaxed) {
-            tokio::time::sleep(LOOK).await;
-            if Instant::now() < ask_at || self.is_over.load(Ordering::Relaxed) {
+            if Instant::now() < ask_at {
+                tokio::time::sleep(LOOK).await;
                 continue;
             }
             let problem = match self.make_some(&mut before).await {
@@ -172,9 +173,9 @@ impl<'a> Watch<'a> {
                 Ok(MadeRoom::Nothing(problem)) => Some(problem),
                 Err(error) => Some(format!("no room could be made now: {error:#}")),
             };
+            ask_at = Instant::now() + if problem.is_some() { ASK_AGAIN } else { LOOK };
             if let Some(problem) = &problem {
                 tracing::warn!("a full copy finds little room: {problem}");
-                ask_at = Instant::now() + ASK_AGAIN;
             }
             *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
         }
@@ -246,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_waits_in_memory_is_read() {
-        let meminfo = "MemTotal: 24 kB\nDirty:               100 kB\nWriteback:             3 kB\nWritebackTmp: 9 kB\n";
+        let meminfo =
+            "MemTotal: 24 kB\nDirty:               100 kB\nWriteback:             3 kB\nWritebackTmp: 9 kB\n";
         assert_eq!(unwritten_of(meminfo), 103 * 1024);
         assert_eq!(unwritten_of(""), 0);
     }
@@ -258,7 +260,10 @@ mod tests {
             for low in sizes {
                 for lately in sizes {
                     let seen = Seen { free, low, lately };
-                    assert!(!seen.is_too_little() || seen.free < seen.wanted() || free == u64::MAX, "{seen:?}");
+                    assert!(
+                        !seen.is_too_little() || seen.free < seen.wanted() || free == u64::MAX,
+                        "{seen:?}"
+                    );
                 }
             }
         }

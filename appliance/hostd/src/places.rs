@@ -150,9 +150,7 @@ pub fn leftovers(data: &Path, area: Area) -> Result<Vec<Leftover>> {
         Area::Copies => half_made_copies(&data.join("replica")),
         // None outlives the process that verifies it.
         Area::Clones if !data.join(VERIFICATION).is_dir() => Ok(Vec::new()),
-        Area::Clones => {
-            Ok(entries(&data.join(VERIFICATION))?.into_iter().map(Leftover::Subvolume).collect())
-        }
+        Area::Clones => Ok(entries(&data.join(VERIFICATION))?.into_iter().map(Leftover::Subvolume).collect()),
         Area::Backups => half_made_backups(&data.join("backups")),
     }
 }

@@ -103,7 +103,8 @@ pub async fn make_room(
             Ok(if is_gone { MadeRoom::Deleted(deletion) } else { MadeRoom::Enough })
         }
         Decision::Stuck => Ok(MadeRoom::Nothing(
-            "no further backup may be deleted for it; use a larger disk, or unpin backups at the console".into(),
+            "no further backup may be deleted for it; use a larger disk, or unpin backups at the console"
+                .into(),
         )),
     }
 }

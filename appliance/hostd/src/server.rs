@@ -2,8 +2,8 @@
 
 use crate::clock::{self, Clock};
 use crate::cluster::Server;
-use crate::decisions::Decisions;
 use crate::copy_room::Room;
+use crate::decisions::Decisions;
 use crate::places::Places;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};

@@ -140,7 +140,10 @@ fn whatever_fails_while_a_backup_is_deleted_no_other_one_loses_anything() -> any
     let rotate = |server: &Server| runtime.block_on(server.hostd_client().rotate(None));
     let all: Vec<Backup> = kept.iter().chain(&old).chain(&newest).cloned().collect();
     let unnamed = |server: &Server| {
-        all.iter().filter(|backup| !names(server, backup)[0].exists()).map(|backup| backup.id.clone()).collect()
+        all.iter()
+            .filter(|backup| !names(server, backup)[0].exists())
+            .map(|backup| backup.id.clone())
+            .collect()
     };
     let mut begun: Vec<String> = Vec::new();
     for fault in [Fault::NoSpace, Fault::Kill, Fault::InputOutput] {
@@ -163,7 +166,8 @@ fn whatever_fails_while_a_backup_is_deleted_no_other_one_loses_anything() -> any
 }
 
 #[test]
-fn whatever_fails_while_backups_and_copies_are_made_nothing_is_lost_and_the_next_one_comes() -> anyhow::Result<()> {
+fn whatever_fails_while_backups_and_copies_are_made_nothing_is_lost_and_the_next_one_comes()
+-> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
     let (monitor, mut server) = sick(&toolbox)?;
     let client = server.client()?;
@@ -196,7 +200,8 @@ fn whatever_fails_while_backups_and_copies_are_made_nothing_is_lost_and_the_next
         anyhow::ensure!(replica.join("pgdata/PG_VERSION").is_file(), "the replica is lost");
         Ok("refused")
     };
-    let programs = [("btrfs", "create"), ("pg_basebackup", ""), ("pg_controldata", ""), ("btrfs", "snapshot")];
+    let programs =
+        [("btrfs", "create"), ("pg_basebackup", ""), ("pg_controldata", ""), ("btrfs", "snapshot")];
     matrix("full copy", server.faults()?, &programs, attempt)?;
     server.order(&copy).map_err(|error| error.context(server.logs()))?;
     server.start_backupd()?;
@@ -205,7 +210,8 @@ fn whatever_fails_while_backups_and_copies_are_made_nothing_is_lost_and_the_next
     assert!(missing(&server, &kept).is_empty());
     wait_for("the check of the copy, and the end of what was left over", 2 * MINUTE, || {
         let left = server.left_over(monitor.peer.id).map_err(|error| error.to_string())?;
-        let left: Vec<_> = left.into_iter().filter(|path| !path.to_string_lossy().ends_with(".unverified")).collect();
+        let left: Vec<_> =
+            left.into_iter().filter(|path| !path.to_string_lossy().ends_with(".unverified")).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .map_err(|error| error.context(server.logs()))

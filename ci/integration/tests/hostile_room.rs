@@ -3,7 +3,7 @@
 
 use api::{Backup, CreateBackup, EventKind, Reason, SetPin};
 use hostd::Request;
-use integration::{Server, monitor_with_rows, wait_for, wait_until_replayed};
+use integration::{Server, monitor_with_rows, query_replica, wait_for, wait_until_replayed};
 use std::time::Duration;
 use tools::Toolbox;
 
@@ -28,7 +28,9 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     let are_there = |server: &Server| {
         let is_there = |backup: &Backup| {
             let folder = server.backups(monitor.peer.id);
-            ["", ".json", ".index"].iter().all(|ending| folder.join(format!("{}{ending}", backup.id)).exists())
+            ["", ".json", ".index"]
+                .iter()
+                .all(|ending| folder.join(format!("{}{ending}", backup.id)).exists())
         };
         backups.iter().all(is_there)
     };
@@ -56,19 +58,14 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     assert!(!replica.join(format!("{}.copying", monitor.peer.id)).exists(), "the partial copy is there");
     std::fs::remove_file(&filler)?;
 
-    // The old replica goes on.
-    server.start_backupd()?;
-    server.wait_for_state(&["synchronized"], MINUTE)?;
-    monitor.sql("insert into t select max(id) + 1 from t")?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-
-    // The same where the daemon asks for the copy, as the slot is gone: what is there goes on, and the reason is said.
+    // A copy moves the slot on, so the old replica may need another one. The daemon asks for it and is refused: what is there
+    // runs on and serves, and the reason is said.
     sparse.set_len(65_000_000_000)?;
-    let lose = "select pg_terminate_backend(active_pid) from pg_replication_slots where active; \
-                select pg_sleep(0.3); select pg_drop_replication_slot('backup_server')";
-    wait_for("the loss of the slot", MINUTE, || {
-        monitor.sql(lose).map(drop).map_err(|error| format!("{error:#}"))
-    })?;
+    let rows = monitor.sql("select count(*) from t")?;
+    monitor.sql(
+        "select pg_drop_replication_slot('backup_server'); insert into t select max(id) + 1 from t; select pg_switch_wal()",
+    )?;
+    server.start_backupd()?;
     wait_for("the reason", 2 * MINUTE, || {
         let events = client.events(None).map_err(|error| error.to_string())?.events;
         let says = |event: &&api::Event| {
@@ -77,11 +74,21 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
         events.iter().find(says).map(drop).ok_or_else(|| format!("{events:?}"))
     })
     .map_err(|error| error.context(server.logs()))?;
-    monitor.sql("insert into t select max(id) + 1 from t")?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    server.wait_for_state(&["synchronized"], 3 * MINUTE)?;
+    wait_for("the old replica", 2 * MINUTE, || {
+        match query_replica(&toolbox, &server, &monitor, "select count(*) from t") {
+            Ok(there) if there.parse::<u64>().ok() >= rows.parse::<u64>().ok() => Ok(()),
+            other => Err(format!("{other:?}, not {rows}")),
+        }
+    })
+    .map_err(|error| error.context(server.logs()))?;
     assert!(are_there(&server), "{}", server.logs());
     let list = client.backups()?.backups;
     assert!(list.iter().any(|backup| backup.reason == Reason::BeforeResync), "{list:?}");
+
+    // What was announced is true no more: it is tried again by itself.
+    std::fs::remove_file(monitor.data().join("sparse"))?;
+    server.wait_for_state(&["synchronized"], 4 * MINUTE)?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    assert!(are_there(&server), "{}", server.logs());
     Ok(())
 }
