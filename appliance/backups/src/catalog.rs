@@ -54,10 +54,12 @@ pub fn is_taken(folder: &Path, id: &BackupId) -> io::Result<bool> {
 /// # Errors
 /// Those of reading the folder.
 pub fn deleting(folder: &Path) -> io::Result<Vec<BackupId>> {
-    let mut found: Vec<BackupId> = names(folder)?
-        .into_iter()
-        .filter_map(|(name, _)| name.strip_prefix(DELETING_PREFIX)?.parse().ok())
-        .collect();
+    let mut found: Vec<BackupId> = Vec::new();
+    each_entry(folder, |entry| {
+        let name = entry.file_name();
+        found.extend(name.to_str().and_then(|name| name.strip_prefix(DELETING_PREFIX)?.parse().ok()));
+        Ok(())
+    })?;
     found.sort();
     Ok(found)
 }
@@ -115,29 +117,33 @@ pub fn monitors(root: &Path) -> io::Result<Vec<Uuid>> {
 /// # Errors
 /// Those of reading the folder.
 pub fn ids(folder: &Path) -> io::Result<Vec<BackupId>> {
-    let mut ids: Vec<BackupId> = names(folder)?
-        .into_iter()
-        .filter_map(|(name, is_folder)| name.parse().ok().filter(|_| is_folder))
-        .collect();
+    let mut ids = Vec::new();
+    each_entry(folder, |entry| {
+        let name = entry.file_name();
+        // Of three names only one is an id's; the others end otherwise, and most are told by that.
+        let id = name.to_str().filter(|name| !name.ends_with('n') && !name.ends_with('x'));
+        if let Some(id) = id.and_then(|name| name.parse().ok())
+            && entry.file_type()?.is_dir()
+        {
+            ids.push(id);
+        }
+        Ok(())
+    })?;
     ids.sort();
     Ok(ids)
 }
 
-/// What is in a folder: each name that is text, and whether it is a folder's. A folder that does not exist has nothing.
-fn names(folder: &Path) -> io::Result<Vec<(String, bool)>> {
+/// Looks at each entry of a folder. A folder that does not exist has none.
+fn each_entry(folder: &Path, mut look: impl FnMut(&std::fs::DirEntry) -> io::Result<()>) -> io::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut names = Vec::new();
     for entry in entries {
-        let entry = entry?;
-        if let Ok(name) = entry.file_name().into_string() {
-            names.push((name, entry.file_type()?.is_dir()));
-        }
+        look(&entry?)?;
     }
-    Ok(names)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ impl Identity {
 struct Known {
     identity: Identity,
     entry: Entry,
+    /// The look at which it was there last.
+    seen: u64,
 }
 
 /// What is known of a monitor's backups.
@@ -78,6 +80,8 @@ struct Folder {
     known: HashMap<BackupId, Known>,
     /// Something is known that the record does not have.
     is_news: bool,
+    /// Looks so far.
+    looks: u64,
 }
 
 /// The record of one manifest.
@@ -110,16 +114,18 @@ impl Lists {
     pub fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let ids = catalog::ids(folder)?;
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let Folder { known, is_news } = folders.entry(folder.to_owned()).or_insert_with(|| recorded(folder));
-        let mut still_known = HashMap::with_capacity(ids.len());
+        let Folder { known, is_news, looks } =
+            folders.entry(folder.to_owned()).or_insert_with(|| recorded(folder));
+        *looks += 1;
         let mut entries = Vec::with_capacity(ids.len());
         for id in ids.into_iter().rev() {
-            let (entry, is_new) = look(folder, &id, known.remove(&id), &mut still_known);
+            let (entry, is_new) = look(folder, &id, known, *looks);
             *is_news |= is_new;
             entries.push(entry);
         }
-        *is_news |= !known.is_empty();
-        *known = still_known;
+        let before = known.len();
+        known.retain(|_, known| known.seen == *looks);
+        *is_news |= known.len() < before;
         Ok(entries)
     }
 
@@ -129,9 +135,9 @@ impl Lists {
             return None;
         }
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let Folder { known, is_news } = folders.entry(folder.to_owned()).or_insert_with(|| recorded(folder));
-        let before = known.remove(id);
-        let (entry, is_new) = look(folder, id, before, known);
+        let Folder { known, is_news, looks } =
+            folders.entry(folder.to_owned()).or_insert_with(|| recorded(folder));
+        let (entry, is_new) = look(folder, id, known, *looks);
         *is_news |= is_new;
         Some(entry)
     }
@@ -155,7 +161,7 @@ impl Lists {
     /// All that is known of a folder, where the record lacks some of it. From then on the record counts as complete.
     fn take_news(&self, folder: &Path) -> Option<Vec<Recorded>> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let Folder { known, is_news } = folders.get_mut(folder).filter(|folder| folder.is_news)?;
+        let Folder { known, is_news, .. } = folders.get_mut(folder).filter(|folder| folder.is_news)?;
         *is_news = false;
         let recorded = |known: &Known| match &known.entry {
             Entry::Complete(backup) => {
@@ -169,23 +175,18 @@ impl Lists {
     }
 }
 
-/// The entry of a backup, by what was known before where that is of the same file; puts it to what is known, and says whether
-/// it was not before.
-fn look(
-    folder: &Path,
-    id: &BackupId,
-    before: Option<Known>,
-    known: &mut HashMap<BackupId, Known>,
-) -> (Entry, bool) {
+/// The entry of a backup, by what is known where that is of the same file; puts it to what is known, and says whether it was
+/// not there before.
+fn look(folder: &Path, id: &BackupId, known: &mut HashMap<BackupId, Known>, looks: u64) -> (Entry, bool) {
     // Looked at before it is read: one that is replaced in between has another identity at the next look.
     let identity = Identity::of(&manifest_path(folder, id));
-    if let (Ok(identity), Some(before)) = (&identity, before)
+    if let (Ok(identity), Some(before)) = (&identity, known.get_mut(id))
         && before.identity == *identity
     {
-        let entry = before.entry.clone();
-        known.insert(id.clone(), before);
-        return (entry, false);
+        before.seen = looks;
+        return (before.entry.clone(), false);
     }
+    known.remove(id);
     let read = read_manifest(folder, id);
     // What the disk says now it may not say the next time.
     let is_lasting = !matches!(read, Err(ManifestError::Io { .. }));
@@ -194,7 +195,7 @@ fn look(
         Err(error) => Entry::Damaged { id: id.clone(), problem: error.to_string() },
     };
     if let (Ok(identity), true) = (identity, is_lasting) {
-        known.insert(id.clone(), Known { identity, entry: entry.clone() });
+        known.insert(id.clone(), Known { identity, entry: entry.clone(), seen: looks });
     }
     (entry, true)
 }
@@ -226,9 +227,9 @@ fn recorded(folder: &Path) -> Folder {
     let known =
         record.into_iter().flat_map(|record| record.backups).filter_map(|Recorded { identity, backup }| {
             let id: BackupId = backup.id.parse().ok()?;
-            Some((id, Known { identity, entry: Entry::Complete(Box::new(backup)) }))
+            Some((id, Known { identity, entry: Entry::Complete(Box::new(backup)), seen: 0 }))
         });
-    Folder { known: known.collect(), is_news }
+    Folder { known: known.collect(), is_news, looks: 0 }
 }
 
 #[cfg(test)]
