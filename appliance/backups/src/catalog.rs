@@ -1,7 +1,7 @@
 //! What is in the folder of a monitor's backups, by its names.
 //!
-//! A backup is there when its snapshot has its name. It gets the name last when it is made, and loses it first when it is
-//! deleted; under any other name a snapshot is no backup.
+//! A backup is there when its snapshot has its name. It gets the name last when it is made, and loses it
+//! first when it is deleted; under any other name a snapshot is no backup.
 
 use crate::{BackupId, index_path, manifest_path};
 use api::Backup;
@@ -9,11 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// What a snapshot is called until its index and manifest are beside it. Left behind by a power cut, it is deleted later.
+/// What a snapshot is called until its index and manifest are beside it. Left behind by a power cut, it is
+/// deleted later.
 pub const PARTIAL_PREFIX: &str = ".partial-";
 
-/// What the snapshot of a backup is called from the moment at which its deletion begins. The name is the mark: whoever finds
-/// it goes on with that deletion, and deletes nothing else before it is done.
+/// What the snapshot of a backup is called from the moment at which its deletion begins. The name is the
+/// mark: whoever finds it goes on with that deletion, and deletes nothing else before it is done.
 pub const DELETING_PREFIX: &str = ".deleting-";
 
 /// `<folder>/.partial-<id>`
@@ -26,8 +27,8 @@ pub fn deleting_path(folder: &Path, id: &BackupId) -> PathBuf {
     folder.join(format!("{DELETING_PREFIX}{id}"))
 }
 
-/// Whether anything in the folder belongs to a backup of this id, also to one that is half made or half deleted: a new one
-/// under the same id would be mixed with it.
+/// Whether anything in the folder belongs to a backup of this id, also to one that is half made or half
+/// deleted: a new one under the same id would be mixed with it.
 ///
 /// # Errors
 /// It cannot be told.
@@ -49,7 +50,8 @@ pub fn is_taken(folder: &Path, id: &BackupId) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The backups whose deletion has begun and is not done, the oldest first. A folder that does not exist has none.
+/// The backups whose deletion has begun and is not done, the oldest first. A folder that does not exist has
+/// none.
 ///
 /// # Errors
 /// Those of reading the folder.
@@ -112,7 +114,8 @@ pub fn monitors(root: &Path) -> io::Result<Vec<Uuid>> {
     Ok(monitors)
 }
 
-/// The ids of the backups in a monitor's folder, in the order of their ids. A folder that does not exist has none.
+/// The ids of the backups in a monitor's folder, in the order of their ids. A folder that does not exist has
+/// none.
 ///
 /// # Errors
 /// Those of reading the folder.

@@ -1,8 +1,9 @@
 //! Backups on disk: their ids, their manifests, and the list of them (design D8).
 //!
-//! A backup is a read-only snapshot `<id>/` with its manifest `<id>.json` and its tar index `<id>.index` beside it,
-//! in one folder per monitor. Whatever is found there is listed: a snapshot whose manifest is gone or unreadable shows
-//! as damaged, it is neither hidden nor deleted. Only what its deletion has begun of has another name, and is none any more.
+//! A backup is a read-only snapshot `<id>/` with its manifest `<id>.json` and its tar index `<id>.index`
+//! beside it, in one folder per monitor. Whatever is found there is listed: a snapshot whose manifest is gone
+//! or unreadable shows as damaged, it is neither hidden nor deleted. Only what its deletion has begun of has
+//! another name, and is none any more.
 
 mod catalog;
 pub mod clock;

@@ -1,10 +1,11 @@
-//! The lists of backups, from small records: a manifest is read when it is new, and not again while it is the same file.
+//! The lists of backups, from small records: a manifest is read when it is new, and not again while it is the
+//! same file.
 //!
-//! A manifest carries the monitor's configuration and the hashes of the tar, which no list shows, and there may be thousands.
-//! What a list needs of each is kept in memory, and in one file beside the monitor's folder for the next start
-//! (`<root>/<monitor>.list`, which only root writes). Neither is ever believed unasked: each record names the file that it
-//! is of, by number, size and times, and one that is not of the file as it is now is read anew. So the record can be
-//! missing, old or damaged, and costs time then, and nothing else.
+//! A manifest carries the monitor's configuration and the hashes of the tar, which no list shows, and there
+//! may be thousands. What a list needs of each is kept in memory, and in one file beside the monitor's folder
+//! for the next start (`<root>/<monitor>.list`, which only root writes). Neither is ever believed unasked:
+//! each record names the file that it is of, by number, size and times, and one that is not of the file as it
+//! is now is read anew. So the record can be missing, old or damaged, and costs time then, and nothing else.
 
 use crate::manifest::ManifestError;
 use crate::{BackupId, Entry, catalog, manifest_path, read_manifest};
@@ -44,7 +45,8 @@ pub fn keep_list(folder: &Path, owner: Option<files::Owner>) -> io::Result<bool>
 /// Largest record that is read, in bytes: 64 kB for each of a thousand backups.
 const RECORD_MAX: u64 = 64 << 20;
 
-/// What makes a manifest the same file: each is written anew beside the old one, so that its number changes with it.
+/// What makes a manifest the same file: each is written anew beside the old one, so that its number changes
+/// with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     inode: u64,
@@ -106,8 +108,8 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Lists the backups in a monitor's folder, in the order of their ids, the last one first. A folder that does not exist
-    /// has none.
+    /// Lists the backups in a monitor's folder, in the order of their ids, the last one first. A folder that
+    /// does not exist has none.
     ///
     /// # Errors
     /// Those of reading the folder; a backup that cannot be read is an [`Entry::Damaged`].
@@ -142,8 +144,8 @@ impl Lists {
         Some(entry)
     }
 
-    /// Writes what is known of a monitor's folder for the next start, where the record lacks some of it. Whoever is not root
-    /// does not call this.
+    /// Writes what is known of a monitor's folder for the next start, where the record lacks some of it.
+    /// Whoever is not root does not call this.
     ///
     /// # Errors
     /// Those of writing the file.
@@ -158,7 +160,8 @@ impl Lists {
         written.map(|()| true)
     }
 
-    /// All that is known of a folder, where the record lacks some of it. From then on the record counts as complete.
+    /// All that is known of a folder, where the record lacks some of it. From then on the record counts as
+    /// complete.
     fn take_news(&self, folder: &Path) -> Option<Vec<Recorded>> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let Folder { known, is_news, .. } = folders.get_mut(folder).filter(|folder| folder.is_news)?;
@@ -175,8 +178,8 @@ impl Lists {
     }
 }
 
-/// The entry of a backup, by what is known where that is of the same file; puts it to what is known, and says whether it was
-/// not there before.
+/// The entry of a backup, by what is known where that is of the same file; puts it to what is known, and says
+/// whether it was not there before.
 fn look(folder: &Path, id: &BackupId, known: &mut HashMap<BackupId, Known>, looks: u64) -> (Entry, bool) {
     // Looked at before it is read: one that is replaced in between has another identity at the next look.
     let identity = Identity::of(&manifest_path(folder, id));
@@ -205,7 +208,8 @@ fn record_path(folder: &Path) -> PathBuf {
     folder.with_extension("list")
 }
 
-/// What the record of a monitor's folder says. One that is missing, damaged or of another version says nothing.
+/// What the record of a monitor's folder says. One that is missing, damaged or of another version says
+/// nothing.
 fn recorded(folder: &Path) -> Folder {
     let read = || -> io::Result<Option<Record>> {
         let mut text = Vec::new();
@@ -256,7 +260,8 @@ mod tests {
         entries.iter().map(Entry::id).collect()
     }
 
-    /// A file whose content is no manifest any more, though it looks the same from outside: it shows whether it was read.
+    /// A file whose content is no manifest any more, though it looks the same from outside: it shows whether
+    /// it was read.
     fn spoil_unseen(folder: &Path, id: &str) {
         use std::fs::FileTimes;
         let path = folder.join(format!("{id}.json"));

@@ -1,5 +1,5 @@
-//! Which files there are: looked for in the folders each time, so there is nothing that could be out of date. Of an index only
-//! what says how long its tar is is read, and once.
+//! Which files there are: looked for in the folders each time, so there is nothing that could be out of date.
+//! Of an index only what says how long its tar is is read, and once.
 //!
 //! A backup is shown when its snapshot, manifest and tar index exist, which is what makes it complete. The names are
 //! `<id>.tar` and `<id>.json`. Should two monitors have a backup of the same second, both go by
@@ -20,7 +20,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub struct Catalog {
     root: PathBuf,
-    /// Lengths of tars by their indexes, shared by all sessions. An index never changes: another one is another file.
+    /// Lengths of tars by their indexes, shared by all sessions. An index never changes: another one is
+    /// another file.
     lengths: Arc<Mutex<HashMap<IndexFile, u64>>>,
 }
 

@@ -54,8 +54,8 @@ pub async fn create(places: &Places, request: BackupRequest) -> Result<Backup> {
     attempt
 }
 
-/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged; what stays is left
-/// over and deleted later.
+/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged; what
+/// stays is left over and deleted later.
 async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
     for path in [index_path(folder, id), backups::manifest_path(folder, id)] {
         if let Err(error) = files::remove(&path) {

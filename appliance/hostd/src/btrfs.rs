@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// A volume of many disks may take minutes to commit. Longer nobody waits: whoever asked holds what others need.
+/// A volume of many disks may take minutes to commit. Longer nobody waits: whoever asked holds what others
+/// need.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Makes an empty subvolume.
@@ -21,8 +22,8 @@ pub async fn snapshot(source: &Path, target: &Path) -> Result<()> {
         .await
 }
 
-/// Deletes a subvolume, if it is there; its space is free later. What counts is whether it is gone: `btrfs` may be killed when
-/// that is done, and may say that it is done when it is not.
+/// Deletes a subvolume, if it is there; its space is free later. What counts is whether it is gone: `btrfs`
+/// may be killed when that is done, and may say that it is done when it is not.
 pub async fn delete(path: &Path) -> Result<()> {
     if !is_there(path)? {
         return Ok(());

@@ -14,14 +14,15 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// Held while the volume is brought to the disk, also by a thread that is stuck in the kernel: there is one of them at most.
+/// Held while the volume is brought to the disk, also by a thread that is stuck in the kernel: there is one
+/// of them at most.
 static SYNCING: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// Time to bring what was written to the disk.
 const SYNC_LIMIT: Duration = Duration::from_secs(600);
 
-/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out: nothing is decided about
-/// what is not known.
+/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out:
+/// nothing is decided about what is not known.
 pub fn backups(places: &Places) -> Result<Vec<Backup>> {
     let root = places.data.join("backups");
     let cannot_list = || format!("cannot list the backups in {}", root.display());
@@ -102,10 +103,10 @@ pub fn owner(data: &Path, id: &BackupId) -> Result<Uuid> {
 
 /// Deletes a backup and waits until its space is free.
 ///
-/// It takes another name first, which marks it: from then on it is no backup. Then its snapshot goes, then its index and
-/// manifest, and with the snapshot the mark is gone. Each step can fail or be cut and is done again, by whoever finds the mark.
-/// While one is marked no other one is: what cannot be deleted would otherwise cost one backup after the other, and free
-/// nothing.
+/// It takes another name first, which marks it: from then on it is no backup. Then its snapshot goes, then
+/// its index and manifest, and with the snapshot the mark is gone. Each step can fail or be cut and is done
+/// again, by whoever finds the mark. While one is marked no other one is: what cannot be deleted would
+/// otherwise cost one backup after the other, and free nothing.
 pub async fn delete(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()> {
     let folder = places.backups(monitor);
     let path = folder.join(id.as_str());
@@ -153,8 +154,9 @@ pub async fn finish_deletion(places: &Places, monitor: Uuid, id: &BackupId) -> R
     Ok(())
 }
 
-/// Waits until what is free on the data volume is what will be: deletions that were begun are done, what was deleted gives
-/// its space back later, and what was written counts as free until it has its place on the disk.
+/// Waits until what is free on the data volume is what will be: deletions that were begun are done, what was
+/// deleted gives its space back later, and what was written counts as free until it has its place on the
+/// disk.
 ///
 /// # Errors
 /// One of it could not be done, so what is free says nothing yet.

@@ -1,10 +1,12 @@
 //! Room for a full copy, made step by step while it is written.
 //!
-//! What the monitor announces of its size decides no deletion: a sparse file there, or whoever owns the database, may announce
-//! anything. What counts is what has come and what is free. While the copy is written:
+//! What the monitor announces of its size decides no deletion: a sparse file there, or whoever owns the
+//! database, may announce anything. What counts is what has come and what is free. While the copy is written:
 //!
-//! - Where free space is low, one backup goes, by the rules of rotation and within their floor; then it is measured again.
-//! - Where nothing may go and there is just the room that replay needs, the copy is stopped, and the old replica goes on.
+//! - Where free space is low, one backup goes, by the rules of rotation and within their floor; then it is
+//!   measured again.
+//! - Where nothing may go and there is just the room that replay needs, the copy is stopped, and the old
+//!   replica goes on.
 //! - What is announced to be larger than the whole volume is not begun. That deletes nothing.
 
 use crate::clock::Clock;
@@ -26,7 +28,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Time until rotation is asked again when it could not help.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 
-/// What comes between two looks beyond what came between those before, in bytes: looks are late on a busy machine.
+/// What comes between two looks beyond what came between those before, in bytes: looks are late on a busy
+/// machine.
 const MARGIN: u64 = 128 << 20;
 
 /// What was measured.
@@ -46,13 +49,15 @@ impl Seen {
         self.low.max(FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
     }
 
-    /// Whether there is less than replay needs beside the copy: then the old replica, which may stream, would have to stop.
+    /// Whether there is less than replay needs beside the copy: then the old replica, which may stream, would
+    /// have to stop.
     pub fn is_too_little(&self) -> bool {
         self.free < (FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
     }
 }
 
-/// Why a copy is not worth beginning: what is announced of it is more than the volume of `total` bytes holds in all.
+/// Why a copy is not worth beginning: what is announced of it is more than the volume of `total` bytes holds
+/// in all.
 pub fn refusal(at: CopyProgress, total: u64) -> Option<String> {
     (at.total.saturating_add(FULL_BYTES) > total).then(|| {
         format!(
@@ -123,8 +128,8 @@ impl<'a> Watch<'a> {
         Ok(Seen { free, low: self.room.decisions.limits().low_space(total), lately })
     }
 
-    /// Ends with the reason when the copy has to be stopped. It waits for nobody, so that nothing that makes room, or hangs at
-    /// it, keeps it from that.
+    /// Ends with the reason when the copy has to be stopped. It waits for nobody, so that nothing that makes
+    /// room, or hangs at it, keeps it from that.
     pub async fn guard(&self) -> Result<String> {
         let mut before = 0;
         loop {
@@ -153,7 +158,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Makes room until the copy ends; names what goes. What goes wrong is no reason to stop the copy, and is tried again.
+    /// Makes room until the copy ends; names what goes. What goes wrong is no reason to stop the copy, and is
+    /// tried again.
     pub async fn make_room(&self, gone: &UnboundedSender<Deletion>) {
         let mut before = 0;
         let mut ask_at = Instant::now();

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
 
-/// A copy of which nothing has come for so long is given up. A checkpoint on the monitor, and bringing the last of it to the disk
-/// here, take minutes.
+/// A copy of which nothing has come for so long is given up. A checkpoint on the monitor, and bringing the
+/// last of it to the disk here, take minutes.
 const STALL: Duration = Duration::from_secs(1800);
 
 /// Time to make a copy a replica: it moves some files.
@@ -168,7 +168,8 @@ async fn receive(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        // It starts a second process, which receives WAL, and which would live on, use the slot and hold the copy's files.
+        // It starts a second process, which receives WAL, and which would live on, use the slot and hold the
+        // copy's files.
         .process_group(0)
         .spawn()
         .context("cannot start pg_basebackup")?;

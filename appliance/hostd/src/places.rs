@@ -140,8 +140,8 @@ pub enum Area {
     Backups,
 }
 
-/// What a failure, a crash or a power cut left half made below the data volume. It tells what is left over from what is being
-/// made only while nothing is made there.
+/// What a failure, a crash or a power cut left half made below the data volume. It tells what is left over
+/// from what is being made only while nothing is made there.
 ///
 /// # Errors
 /// A folder cannot be read; then nothing is known to be left over.

@@ -196,7 +196,8 @@ async fn end_of(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Kills the child, with what it has started where it leads a process group, and waits for its end, for a while.
+/// Kills the child, with what it has started where it leads a process group, and waits for its end, for a
+/// while.
 pub async fn end(child: &mut Child, program: &str) {
     end_group(child.id());
     match tokio::time::timeout(END_TIMEOUT, child.kill()).await {

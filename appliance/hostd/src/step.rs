@@ -8,8 +8,8 @@ use std::time::Duration;
 /// Environment variable that names the step at which the process kills itself, in builds with debug assertions.
 pub const KILL_AT: &str = "HOSTD_KILL_AT";
 
-/// Environment variable with the most seconds that any outside program may take, in builds with debug assertions: a test cannot
-/// wait for half an hour until one that hangs is given up.
+/// Environment variable with the most seconds that any outside program may take, in builds with debug
+/// assertions: a test cannot wait for half an hour until one that hangs is given up.
 pub const TIME_LIMIT: &str = "HOSTD_TIME_LIMIT";
 
 /// The time that an outside program may take: `time`, or less where [`TIME_LIMIT`] says so.

@@ -1,9 +1,10 @@
-//! What failures, crashes and power cuts left half made on the data volume is deleted while `hostd` runs, and tried again until
-//! it is gone; at the start first of all.
+//! What failures, crashes and power cuts left half made on the data volume is deleted while `hostd` runs, and
+//! tried again until it is gone; at the start first of all.
 //!
-//! A full copy that never became a replica, the clone of a verification, a backup without its name, and a backup whose
-//! deletion has begun: nothing refers to them, and they take room. Whoever makes such things holds a lock meanwhile, so what is
-//! found while that is free is left over. Where it is taken, the next round looks again.
+//! A full copy that never became a replica, the clone of a verification, a backup without its name, and a
+//! backup whose deletion has begun: nothing refers to them, and they take room. Whoever makes such things
+//! holds a lock meanwhile, so what is found while that is free is left over. Where it is taken, the next
+//! round looks again.
 
 use crate::places::{Area, Leftover, Places, leftovers};
 use crate::{btrfs, catalog};

@@ -1,5 +1,6 @@
-//! Programs that fail while backups are made, copied and deleted: trouble of the machine is no reason to lose anything, no
-//! other backup goes for it, and everything is tried again. The matrix of what was provoked is printed.
+//! Programs that fail while backups are made, copied and deleted: trouble of the machine is no reason to lose
+//! anything, no other backup goes for it, and everything is tried again. The matrix of what was provoked is
+//! printed.
 
 use api::{Backup, Client, CreateBackup, Limits};
 use hostd::Request;
@@ -102,7 +103,8 @@ fn whatever_fails_while_a_backup_is_deleted_no_other_one_loses_anything() -> any
             doomed = backup(&monitor, &client)?;
         }
         let first = delete(&server, &doomed);
-        // Whoever asks for another one now is told that this one has to be gone first, or it goes as it should: not here.
+        // Whoever asks for another one now is told that this one has to be gone first, or it goes as it
+        // should: not here.
         let is_begun = server.left_over(monitor.peer.id)?.iter().any(|path| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".deleting-"))
         });

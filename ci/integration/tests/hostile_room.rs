@@ -1,5 +1,5 @@
-//! What the monitor announces decides no deletion: a full copy finds room step by step while it is written, and is stopped
-//! where there is none.
+//! What the monitor announces decides no deletion: a full copy finds room step by step while it is written,
+//! and is stopped where there is none.
 
 use api::{Backup, CreateBackup, EventKind, Reason, SetPin};
 use hostd::Request;
@@ -58,8 +58,8 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     assert!(!replica.join(format!("{}.copying", monitor.peer.id)).exists(), "the partial copy is there");
     std::fs::remove_file(&filler)?;
 
-    // A copy moves the slot on, so the old replica may need another one. The daemon asks for it and is refused: what is there
-    // runs on and serves, and the reason is said.
+    // A copy moves the slot on, so the old replica may need another one. The daemon asks for it and is
+    // refused: what is there runs on and serves, and the reason is said.
     sparse.set_len(65_000_000_000)?;
     let rows = monitor.sql("select count(*) from t")?;
     monitor.sql(

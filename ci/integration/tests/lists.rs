@@ -1,7 +1,7 @@
 //! How long lists and status take with thousands of backups: a measurement, run by hand.
 //!
-//! `cargo nextest run --release -p integration --test lists --run-ignored all --no-capture`; `LISTS_BIN` names a folder with
-//! other `backupd` and `ftpd` to compare with.
+//! `cargo nextest run --release -p integration --test lists --run-ignored all --no-capture`; `LISTS_BIN`
+//! names a folder with other `backupd` and `ftpd` to compare with.
 
 use api::{Client, Manifest, Peer, Secret};
 use integration::{Certificate, PASSWORD, Process, free_port, program, run, test_folder, wait_for};
@@ -70,7 +70,8 @@ fn print(what: &str, times: &[f64]) {
     println!("{what:<34} first {first:>8.1} ms, then median {median:>8.1} ms, most {most:>8.1} ms");
 }
 
-/// Milliseconds that a process has had a processor (proc_pid_stat(5), fields 14 and 15, in hundredths of a second).
+/// Milliseconds that a process has had a processor (proc_pid_stat(5), fields 14 and 15, in hundredths of a
+/// second).
 fn cpu_ms(process: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
