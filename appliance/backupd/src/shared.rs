@@ -9,11 +9,11 @@ use api::{
     Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
     RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason, Verification, Versions,
 };
-use backups::Entry;
+use backups::{BackupId, Entry};
 use files::Document;
 use hostd::{BackupRequest, Change, CopyCheck, Disks};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -370,9 +370,7 @@ impl Shared {
         let space = if problem.is_none() { self.space() } else { None };
         let rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = match &peer {
-            Some(peer) => self
-                .backups()
-                .map(|list| list.backups.into_iter().filter(|backup| backup.monitor.id == peer.id).collect()),
+            Some(peer) => self.backups_of(peer.id).map(|(backups, _)| backups),
             None => Ok(Vec::new()),
         };
         let own = own.map_err(|refusal| refusal.to_string());
@@ -436,29 +434,52 @@ impl Shared {
         }
     }
 
-    /// All backups of all monitors, newest first.
+    /// The folders of the monitors' backups.
+    fn monitors(&self) -> Result<Vec<Uuid>, Refusal> {
+        self.need_volume()?;
+        let root = self.places.data.join("backups");
+        let monitors = backups::monitors(&root);
+        Ok(monitors.with_context(|| format!("cannot list the backups in {}", root.display()))?)
+    }
+
+    /// The folder of a monitor's backups.
+    fn folder(&self, monitor: Uuid) -> PathBuf {
+        self.places.data.join("backups").join(monitor.to_string())
+    }
+
+    /// The backups of one monitor, newest first, and those that are damaged.
+    fn backups_of(&self, monitor: Uuid) -> Result<(Vec<Backup>, Vec<DamagedBackup>), Refusal> {
+        self.need_volume()?;
+        let folder = self.folder(monitor);
+        let entries = backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let (mut backups, mut damaged) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            match entry {
+                Entry::Complete(backup) => backups.push(*backup),
+                Entry::Damaged { id, problem } => damaged.push(DamagedBackup { id: id.to_string(), problem }),
+            }
+        }
+        backups.sort_by(|one, other| other.order().cmp(&one.order()));
+        Ok((backups, damaged))
+    }
+
+    /// All backups: those of each monitor newest first, and the monitor with the newest one first.
     ///
     /// # Errors
     /// The data volume is not mounted or cannot be read.
     pub fn backups(&self) -> Result<BackupList, Refusal> {
-        self.need_volume()?;
-        let mut list = BackupList::default();
-        let root = self.places.data.join("backups");
-        let cannot_list = || format!("cannot list the backups in {}", root.display());
-        for monitor in backups::monitors(&root).with_context(cannot_list)? {
-            for entry in backups::list(&root.join(monitor.to_string())).with_context(cannot_list)? {
-                match entry {
-                    Entry::Complete(backup) => list.backups.push(*backup),
-                    Entry::Damaged { id, problem } => {
-                        list.damaged.push(DamagedBackup { id: id.to_string(), problem });
-                    }
-                }
-            }
+        let (mut each, mut damaged) = (Vec::new(), Vec::new());
+        for monitor in self.monitors()? {
+            let (backups, more) = self.backups_of(monitor)?;
+            each.push(backups);
+            damaged.extend(more);
         }
-        list.backups.sort_by_key(|backup| std::cmp::Reverse(backup.created));
-        list.exclusive = self.room.exclusive(|id| list.backups.iter().any(|backup| backup.id == id));
-        list.verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(list)
+        each.sort_by_key(|backups| std::cmp::Reverse(backups.first().map(|newest| newest.created)));
+        let backups: Vec<Backup> = each.into_iter().flatten().collect();
+        let ids: HashSet<&str> = backups.iter().map(|backup| backup.id.as_str()).collect();
+        let exclusive = self.room.exclusive(|id| ids.contains(id));
+        let verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(BackupList { backups, damaged, verifying, exclusive })
     }
 
     /// The backup with this id.
@@ -466,12 +487,16 @@ impl Shared {
     /// # Errors
     /// There is none, or it is damaged.
     pub fn find(&self, id: &str) -> Result<Backup, Refusal> {
-        let list = self.backups()?;
-        if let Some(damaged) = list.damaged.into_iter().find(|damaged| damaged.id == id) {
-            return Err(Refusal::Conflict(format!("backup {id} is damaged: {}", damaged.problem)));
+        let missing = || Refusal::Missing(format!("there is no backup {id}"));
+        let parsed: BackupId = id.parse().map_err(|_| missing())?;
+        let monitors = self.monitors()?;
+        let found = monitors.into_iter().find_map(|monitor| backups::find(&self.folder(monitor), &parsed));
+        match found.ok_or_else(missing)? {
+            Entry::Complete(backup) => Ok(*backup),
+            Entry::Damaged { problem, .. } => {
+                Err(Refusal::Conflict(format!("backup {id} is damaged: {problem}")))
+            }
         }
-        let found = list.backups.into_iter().find(|backup| backup.id == id);
-        found.ok_or_else(|| Refusal::Missing(format!("there is no backup {id}")))
     }
 
     /// Whether there is a replica that a backup can be made of.

@@ -1,13 +1,16 @@
-//! Which files there are: read from the folders each time, so there is nothing that could be out of date.
+//! Which files there are: looked for in the folders each time, so there is nothing that could be out of date.
+//! Of an index only what says how long its tar is is read, and once.
 //!
 //! A backup is shown when its snapshot, manifest and tar index exist, which is what makes it complete. The names are
 //! `<id>.tar` and `<id>.json`. Should two monitors have a backup of the same second, both go by
 //! `<id>_<monitor uuid>.…`, a name that always works, so that a name never means one thing now and another later.
 
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use backups::BackupId;
@@ -17,7 +20,16 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub struct Catalog {
     root: PathBuf,
+    /// Lengths of tars by their indexes, shared by all sessions. An index never changes: another one is
+    /// another file.
+    lengths: Arc<Mutex<HashMap<IndexFile, u64>>>,
 }
+
+/// What makes an index the same file: number, size, and time of the last change in seconds and nanoseconds.
+type IndexFile = (u64, u64, i64, i64);
+
+/// Lengths that are remembered; beyond, all are forgotten and read again.
+const LENGTHS_MAX: usize = 10_000;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +84,7 @@ pub struct Opened {
 impl Catalog {
     /// The backups in a folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), lengths: Arc::default() }
     }
 
     /// When something was added or removed last; the epoch while there is no folder.
@@ -155,12 +167,28 @@ impl Catalog {
             }
             Kind::Tar => {
                 // The manifest is written again when a backup is verified or pinned; the index never is.
-                let index = File::open(self.beside(backup, "index"))?;
-                let metadata = index.metadata()?;
-                (vtar::Index::read_len(index).map_err(io::Error::other)?, metadata)
+                let path = self.beside(backup, "index");
+                let metadata = fs::metadata(&path)?;
+                (self.tar_bytes(&path, &metadata)?, metadata)
             }
         };
         Ok(Item { name, bytes, modified: modified(&metadata), kind, backup: backup.clone() })
+    }
+
+    /// The length of the tar of an index.
+    fn tar_bytes(&self, path: &Path, index: &Metadata) -> io::Result<u64> {
+        let file = (index.ino(), index.len(), index.ctime(), index.ctime_nsec());
+        let lengths = || self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = lengths().get(&file) {
+            return Ok(*bytes);
+        }
+        let bytes = vtar::Index::read_len(File::open(path)?).map_err(io::Error::other)?;
+        let mut lengths = lengths();
+        if lengths.len() >= LENGTHS_MAX {
+            lengths.clear();
+        }
+        lengths.insert(file, bytes);
+        Ok(bytes)
     }
 
     fn is_complete(&self, backup: &Backup) -> bool {
@@ -192,12 +220,15 @@ fn modified(metadata: &Metadata) -> SystemTime {
 
 /// Gives each backup its name without suffix.
 fn named(backups: Vec<Backup>) -> Vec<(String, Backup)> {
+    let mut same: HashMap<BackupId, usize> = HashMap::with_capacity(backups.len());
+    for backup in &backups {
+        *same.entry(backup.id.clone()).or_default() += 1;
+    }
     let name = |backup: &Backup| {
-        let same = backups.iter().filter(|other| other.id == backup.id).count();
-        if same > 1 { format!("{}_{}", backup.id, backup.monitor) } else { backup.id.to_string() }
+        let is_alone = same.get(&backup.id).is_none_or(|count| *count == 1);
+        if is_alone { backup.id.to_string() } else { format!("{}_{}", backup.id, backup.monitor) }
     };
-    let names: Vec<_> = backups.iter().map(name).collect();
-    names.into_iter().zip(backups).collect()
+    backups.into_iter().map(|backup| (name(&backup), backup)).collect()
 }
 
 /// Takes a file name apart: `<id>[_<monitor uuid>].(tar|json)`.

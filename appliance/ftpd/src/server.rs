@@ -84,6 +84,7 @@ struct Shared {
     pace: Arc<Pace>,
     unfinished: Arc<Unfinished>,
     waiting: Arc<Waiting>,
+    catalog: Catalog,
     sessions: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -114,6 +115,7 @@ impl Server {
             tracing::error!("nobody can log in: {error}"); // the file may still come; until then say why
         }
         let shared = Shared {
+            catalog: Catalog::new(&config.backups),
             config,
             verifier: Arc::new(verifier),
             passive_turn: Arc::default(),
@@ -275,7 +277,7 @@ impl Shared {
     /// libunftp, set up for one session.
     fn ftp(&self, session: &Arc<Session>) -> Result<libunftp::Server<Backend, DefaultUser>> {
         let limits = &self.config.limits;
-        let (catalog, stall) = (Catalog::new(&self.config.backups), limits.stall);
+        let (catalog, stall) = (self.catalog.clone(), limits.stall);
         let of_backend = (Arc::clone(session), Arc::clone(&self.pace), Arc::clone(&self.unfinished));
         let backend = move || {
             let (session, pace, unfinished) = of_backend.clone();

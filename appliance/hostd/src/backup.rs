@@ -9,7 +9,7 @@ use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
-use backups::{BackupId, Entry, PARTIAL_PREFIX, index_path};
+use backups::{BackupId, Entry, index_path, is_taken, partial_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
 use std::fs::DirBuilder;
@@ -41,11 +41,16 @@ pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) ->
     });
     let sequence = ledger.next_sequence(request.monitor.id, highest.max().unwrap_or(0))?;
     let created = Timestamp::now();
-    let id = BackupId::at(created, |id| folder.join(id.as_str()).exists())
+    // What cannot be told counts as taken.
+    let id = BackupId::at(created, |id| is_taken(&folder, id).unwrap_or(true))
         .context("there are too many backups of this second; try again")?;
-    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let partial = partial_path(&folder, &id);
     let started = Instant::now();
-    btrfs::snapshot(&replica, &partial).await?;
+    if let Err(error) = btrfs::snapshot(&replica, &partial).await {
+        // It may be there all the same: btrfs was killed when it was made.
+        discard(&folder, &id, &partial).await;
+        return Err(error);
+    }
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
     reached(Step::BackupSnapshot);
     let made = Made { sequence, created, snapshot_ms };
@@ -57,7 +62,8 @@ pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) ->
     attempt
 }
 
-/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged.
+/// Deletes what a failed backup made. The backup's own error is the one to report, so these are logged; what
+/// stays is left over and deleted later.
 async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
     for path in [index_path(folder, id), backups::manifest_path(folder, id)] {
         if let Err(error) = files::remove(&path) {
@@ -83,7 +89,7 @@ async fn complete(
     id: &BackupId,
     Made { sequence, created, snapshot_ms }: Made,
 ) -> Result<Backup> {
-    let partial = folder.join(format!("{PARTIAL_PREFIX}{id}"));
+    let partial = partial_path(folder, id);
     let control = Sandbox::replica(places, &partial).control_data().await?;
     let tree = partial.clone();
     let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;

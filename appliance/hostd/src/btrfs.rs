@@ -1,14 +1,15 @@
 //! The few btrfs operations, by `btrfs` of btrfs-progs.
 
 use crate::program::{self, Bounds};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// A volume of many disks may take minutes to commit.
-const LIMIT: Duration = Duration::from_secs(1800);
+/// A volume of many disks may take minutes to commit. Longer nobody waits: whoever asked holds what others
+/// need.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Makes an empty subvolume.
 pub async fn create(path: &Path) -> Result<()> {
@@ -21,9 +22,31 @@ pub async fn snapshot(source: &Path, target: &Path) -> Result<()> {
         .await
 }
 
-/// Deletes a subvolume; its space is free later.
+/// Deletes a subvolume, if it is there; its space is free later. What counts is whether it is gone: `btrfs`
+/// may be killed when that is done, and may say that it is done when it is not.
 pub async fn delete(path: &Path) -> Result<()> {
-    btrfs(["subvolume".as_ref(), "delete".as_ref(), "--commit-after".as_ref(), path.as_os_str()]).await
+    if !is_there(path)? {
+        return Ok(());
+    }
+    let said =
+        btrfs(["subvolume".as_ref(), "delete".as_ref(), "--commit-after".as_ref(), path.as_os_str()]).await;
+    match (said, is_there(path)?) {
+        (Ok(()), false) => Ok(()),
+        (Err(error), false) => {
+            tracing::warn!("{error:#}; {} is gone all the same", path.display());
+            Ok(())
+        }
+        (Ok(()), true) => bail!("btrfs says that it has deleted {}, which is still there", path.display()),
+        (Err(error), true) => Err(error),
+    }
+}
+
+fn is_there(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
+    }
 }
 
 /// Makes a writable snapshot of `source` at `target`.

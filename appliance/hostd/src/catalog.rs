@@ -5,14 +5,24 @@ use crate::places::Places;
 use crate::sandbox::group_id;
 use anyhow::{Context, Result, bail, ensure};
 use api::{Backup, COMMENT_MAX, Manifest};
-use backups::{BackupId, Entry, PARTIAL_PREFIX, index_path, manifest_path, read_manifest, write_manifest};
+use backups::{BackupId, Entry, deleting_path, index_path, manifest_path, read_manifest, write_manifest};
 use hostd::{Change, Step, reached};
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out: nothing is decided about
-/// what is not known.
+/// Held while the volume is brought to the disk, also by a thread that is stuck in the kernel: there is one
+/// of them at most.
+static SYNCING: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
+
+/// Time to bring what was written to the disk.
+const SYNC_LIMIT: Duration = Duration::from_secs(600);
+
+/// Every backup that can be read, of every monitor, each monitor's oldest first. Damaged ones are left out:
+/// nothing is decided about what is not known.
 pub fn backups(places: &Places) -> Result<Vec<Backup>> {
     let root = places.data.join("backups");
     let cannot_list = || format!("cannot list the backups in {}", root.display());
@@ -26,6 +36,20 @@ pub fn backups(places: &Places) -> Result<Vec<Backup>> {
     }
     found.sort_by(|one, other| (one.monitor.id, one.order()).cmp(&(other.monitor.id, other.order())));
     Ok(found)
+}
+
+/// Keeps what is known of the manifests for the next start, here and of whoever lists them.
+pub fn keep_lists(places: &Places) -> Result<()> {
+    let root = places.data.join("backups");
+    let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
+    let monitors = backups::monitors(&root).with_context(|| format!("cannot read {}", root.display()))?;
+    for monitor in monitors {
+        let folder = places.backups(monitor);
+        backups::list(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        backups::keep_list(&folder, Some(owner))
+            .with_context(|| format!("cannot keep the list of {monitor}"))?;
+    }
+    Ok(())
 }
 
 /// Whether there is any backup, readable or not.
@@ -89,32 +113,91 @@ pub fn owner(data: &Path, id: &BackupId) -> Result<Uuid> {
     }
 }
 
-/// Deletes a backup and waits until its space is free. It loses its name first: after a power cut at any later point
-/// what is left is deleted at the next start.
+/// Deletes a backup and waits until its space is free.
+///
+/// It takes another name first, which marks it: from then on it is no backup. Then its snapshot goes, then
+/// its index and manifest, and with the snapshot the mark is gone. Each step can fail or be cut and is done
+/// again, by whoever finds the mark. While one is marked no other one is: what cannot be deleted would
+/// otherwise cost one backup after the other, and free nothing.
 pub async fn delete(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()> {
     let folder = places.backups(monitor);
-    let (path, partial) = (folder.join(id.as_str()), folder.join(format!("{PARTIAL_PREFIX}{id}")));
-    ensure!(path.is_dir(), "there is no backup {id} of monitor {monitor}");
-    files::rename(&path, &partial)?;
-    reached(Step::DeletionUnnamed);
-    for beside in [manifest_path(&folder, id), index_path(&folder, id)] {
-        files::remove(&beside)?;
+    let path = folder.join(id.as_str());
+    let begun = unfinished(places)?;
+    if !begun.contains(&(monitor, id.clone())) {
+        ensure!(path.is_dir(), "there is no backup {id} of monitor {monitor}");
+        for (monitor, begun) in begun {
+            finish_deletion(places, monitor, &begun).await.with_context(|| {
+                format!(
+                    "backup {begun} is being deleted, and before that is done {id} is not; try again later"
+                )
+            })?;
+        }
+        files::rename(&path, &deleting_path(&folder, id))?;
+        reached(Step::DeletionUnnamed);
     }
-    reached(Step::DeletionRecords);
-    btrfs::delete(&partial).await?;
-    reached(Step::DeletionSubvolume);
+    finish_deletion(places, monitor, id).await?;
     btrfs::wait_until_deleted(&places.data).await
 }
 
-/// Waits until what is free on the data volume is what will be: what was deleted gives its space back later, and what was
-/// written counts as free until it has its place on the disk.
+/// The backups whose deletion has begun and is not done.
+pub fn unfinished(places: &Places) -> Result<Vec<(Uuid, BackupId)>> {
+    let root = places.data.join("backups");
+    let cannot_list = || format!("cannot look for unfinished deletions in {}", root.display());
+    let mut found = Vec::new();
+    for monitor in backups::monitors(&root).with_context(cannot_list)? {
+        let begun = backups::deleting(&places.backups(monitor)).with_context(cannot_list)?;
+        found.extend(begun.into_iter().map(|id| (monitor, id)));
+    }
+    Ok(found)
+}
+
+/// Goes on with a deletion from wherever it was left.
+pub async fn finish_deletion(places: &Places, monitor: Uuid, id: &BackupId) -> Result<()> {
+    let folder = places.backups(monitor);
+    btrfs::delete(&deleting_path(&folder, id)).await?;
+    reached(Step::DeletionSubvolume);
+    // A backup that has the name again is another one, and so is what lies beside it.
+    if !folder.join(id.as_str()).exists() {
+        for beside in [index_path(&folder, id), manifest_path(&folder, id)] {
+            files::remove(&beside)?;
+        }
+    }
+    reached(Step::DeletionRecords);
+    Ok(())
+}
+
+/// Waits until what is free on the data volume is what will be: deletions that were begun are done, what was
+/// deleted gives its space back later, and what was written counts as free until it has its place on the
+/// disk.
+///
+/// # Errors
+/// One of it could not be done, so what is free says nothing yet.
 pub async fn settle(places: &Places) -> Result<()> {
-    let data = places.data.clone();
-    let bring_to_disk = move || nix::unistd::syncfs(std::fs::File::open(data)?).map_err(std::io::Error::from);
-    tokio::task::spawn_blocking(bring_to_disk)
-        .await?
-        .with_context(|| format!("cannot bring what was written to {} to the disk", places.data.display()))?;
+    for (monitor, id) in unfinished(places)? {
+        let cannot = || format!("cannot finish the deletion of backup {id}");
+        finish_deletion(places, monitor, &id).await.with_context(cannot)?;
+    }
+    bring_to_disk(places).await?;
     btrfs::wait_until_deleted(&places.data).await
+}
+
+/// Has everything that was written to the data volume take its place on the disk.
+pub async fn bring_to_disk(places: &Places) -> Result<()> {
+    let data = places.data.clone();
+    let bring = async {
+        let one = Arc::clone(&SYNCING).lock_owned().await;
+        let bring = move || {
+            let _one = one;
+            nix::unistd::syncfs(std::fs::File::open(data)?).map_err(std::io::Error::from)
+        };
+        anyhow::Ok(tokio::task::spawn_blocking(bring).await??)
+    };
+    let cannot = || format!("cannot bring what was written to {} to the disk", places.data.display());
+    tokio::time::timeout(hostd::time_limit(SYNC_LIMIT), bring)
+        .await
+        .map_err(|_| anyhow::anyhow!("it was not done within {} s", SYNC_LIMIT.as_secs()))
+        .and_then(|brought| brought)
+        .with_context(cannot)
 }
 
 /// Size of the data volume and what is free on it, in bytes.

@@ -209,8 +209,8 @@ fn parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// How many lines of a cluster's log the journal takes: so many at once, and then so many a second. A cluster that logs
-/// without end would push everything else out of the journal.
+/// How many lines of a cluster's log the journal takes: so many at once, and then so many a second. A cluster
+/// that logs without end would push everything else out of the journal.
 #[derive(Debug)]
 struct Allowance {
     lines: f64,

@@ -1,30 +1,37 @@
 //! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
 
+use crate::copy_room::{self, Room, Watch};
 use crate::lines::Lines;
 use crate::places::Places;
-use crate::program::Bounds;
+use crate::program::{self, Bounds};
 use crate::replace::Replace;
 use crate::replies::Replies;
-use crate::rotate::Memory;
 use crate::sandbox::{Sandbox, user_ids};
-use crate::{btrfs, catalog, cluster, copy_check, rotate};
-use anyhow::{Context, Result, bail, ensure};
-use api::Peer;
+use crate::{btrfs, cluster, copy_check};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use api::{Deletion, Peer};
 use hostd::{Reply, Step, Tablespace, reached};
-use replica::{CERTIFICATE_FILE, COPY_PATIENCE, CopyProgress, PASS_FILE, Source, parse_basebackup_progress};
+use replica::{CERTIFICATE_FILE, COPY_PATIENCE, PASS_FILE, Source, parse_basebackup_progress};
 use std::collections::VecDeque;
 use std::os::unix::fs::chown;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::Instant;
 
 /// Lines of `pg_basebackup`'s output that go into an error.
 const ERROR_LINES: usize = 4;
 
+/// A copy of which nothing has come for so long is given up. A checkpoint on the monitor, and bringing the
+/// last of it to the disk here, take minutes.
+const STALL: Duration = Duration::from_secs(1800);
+
 /// Time to make a copy a replica: it moves some files.
 const ADOPT_LIMIT: Duration = Duration::from_secs(600);
+
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
 /// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
 /// gone.
@@ -33,7 +40,7 @@ pub async fn run(
     peer: &Peer,
     tablespaces: &[Tablespace],
     replace: Option<Replace>,
-    room: &mut Room<'_>,
+    room: &Room<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -74,7 +81,7 @@ pub async fn run(
     files::exchange(&copying, &replica)?;
     reached(Step::CopyExchanged);
     if let Err(error) = btrfs::delete(&copying).await {
-        // The copy is complete; what has this name is deleted at the next start.
+        // The copy is complete; what has this name is left over, and deleted later.
         tracing::error!("cannot delete the replica that was replaced: {error:#}");
     }
     Ok(())
@@ -85,9 +92,9 @@ async fn copy_into(
     peer: &Peer,
     tablespaces: &[Tablespace],
     copying: &Path,
-    room: &mut Room<'_>,
+    room: &Room<'_>,
     replies: &mut Replies,
-    mut left: Pin<&mut impl Future<Output = ()>>,
+    left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let (uid, gid) = user_ids(&places.cluster_user)?;
     chown(copying, Some(uid.as_raw()), Some(gid.as_raw()))
@@ -123,92 +130,119 @@ async fn copy_into(
         arguments.push("--tablespace-mapping".into());
         arguments.push(format!("{}={}/{oid}", escape_mapping(location), replica::TABLESPACES));
     }
-    let mut child = sandbox
-        .command(&places.program("pg_basebackup"), &arguments)?
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start pg_basebackup")?;
-    let mut lines = Lines::new(child.stderr.take().context("pg_basebackup's output is not connected")?);
-    let mut last: VecDeque<String> = VecDeque::new();
-    loop {
-        let line = tokio::select! {
-            line = lines.next() => line.context("cannot read pg_basebackup's output")?,
-            () = left.as_mut() => {
-                child.kill().await.context("cannot stop pg_basebackup")?;
-                bail!("the full copy was given up: whoever asked for it has left");
+    let command = sandbox.command(&places.program("pg_basebackup"), &arguments)?;
+    let watch = Watch::new(room);
+    let (gone, mut going) = unbounded_channel();
+    let copied = {
+        let mut making = pin!(watch.make_room(&gone));
+        let mut has_ended = false;
+        let copied = tokio::select! {
+            copied = receive(command, &watch, &mut going, replies, left) => copied,
+            () = making.as_mut() => {
+                has_ended = true;
+                Err(anyhow!("the watch over the room has ended"))
             }
         };
-        let Some(line) = line else { break };
-        if let Some(at) = parse_basebackup_progress(&line) {
-            room.make(places, copying, at, replies).await?;
-            if at.done > 0 {
-                reached(Step::CopyUnderWay);
-            }
-            replies.send(&Reply::Progress(at)).await?;
-        } else {
-            tracing::info!("pg_basebackup: {line}");
-            if last.len() == ERROR_LINES {
-                last.pop_front();
-            }
-            last.push_back(line.trim_start_matches("pg_basebackup: ").to_owned());
+        watch.end();
+        if !has_ended {
+            // A deletion that it has begun is not cut.
+            making.await;
         }
+        copied
+    };
+    while let Ok(deletion) = going.try_recv() {
+        replies.send(&Reply::Deleted(deletion)).await?;
     }
-    let status = child.wait().await.context("cannot wait for pg_basebackup")?;
-    if !status.success() {
-        bail!("the full copy failed: {}", Vec::from(last).join(" "));
-    }
+    copied?;
     reached(Step::CopyReceived);
     let own = std::env::current_exe().context("cannot find my own program")?;
     sandbox.output(&own, ["adopt"], Bounds::SHORT.within(ADOPT_LIMIT)).await?;
     sandbox.control_data().await.map(drop)
 }
 
-/// Where a copy finds room.
-pub struct Room<'a> {
-    /// What rotation remembers.
-    pub memory: Memory<'a>,
-    /// Held while backups go.
-    pub catalog: &'a Mutex<()>,
-    /// Of what is kept of copies for their check.
-    pub generation: &'a copy_check::Generation,
-    /// There is just enough, and nothing more may go: as long as it fits, asking again would not change that.
-    pub is_tight: bool,
+/// Runs `pg_basebackup` to its end, as long as something comes, there is room, and nobody has left.
+async fn receive(
+    mut command: Command,
+    watch: &Watch<'_>,
+    going: &mut UnboundedReceiver<Deletion>,
+    replies: &mut Replies,
+    left: Pin<&mut impl Future<Output = ()>>,
+) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        // It starts a second process, which receives WAL, and which would live on, use the slot and hold the
+        // copy's files.
+        .process_group(0)
+        .spawn()
+        .context("cannot start pg_basebackup")?;
+    let leader = child.id();
+    let mut last = VecDeque::new();
+    let received = follow(&mut child, &mut last, watch, going, replies, left).await;
+    if let Err(error) = received {
+        program::end(&mut child, "pg_basebackup").await;
+        return Err(error);
+    }
+    let status = tokio::time::timeout(hostd::time_limit(STALL), child.wait()).await;
+    let Ok(status) = status else {
+        program::end(&mut child, "pg_basebackup").await;
+        bail!("the full copy was given up: pg_basebackup does not end");
+    };
+    let status = status.context("cannot wait for pg_basebackup")?;
+    if status.code().is_none() {
+        // Killed by somebody else: what it has started lives on.
+        program::end_group(leader);
+    }
+    ensure!(status.success(), "the full copy failed ({status}): {}", Vec::from(last).join(" "));
+    Ok(())
 }
 
-impl Room<'_> {
-    /// Makes sure that what is left of the copy fits, as soon as its size is known: before a copy for nothing, and before
-    /// the volume is full. Where it does not, backups go, down to the newest verified one (design, section 7).
-    async fn make(
-        &mut self,
-        places: &Places,
-        copying: &Path,
-        at: CopyProgress,
-        replies: &mut Replies,
-    ) -> Result<()> {
-        let left = at.total.saturating_sub(at.done);
-        let free = || -> Result<u64> { Ok(catalog::room(places)?.1) };
-        if free()? >= left.saturating_add(replica::FULL_BYTES) || (self.is_tight && free()? > left) {
-            return Ok(());
-        }
-        copy_check::drop_all(places, self.generation).await?;
-        let _one_at_a_time = self.catalog.lock().await;
-        // The copy goes on while backups go, and on a fast line is at its end by then: what it has written is asked of its
-        // files, or backups would go for room that it has taken already. The WAL that comes beside it is not of its size.
-        let left = || -> Result<u64> {
-            let log = copying.join(replica::PGDATA).join("pg_wal");
-            Ok(at.total.saturating_sub(files::bytes_below(copying, Some(&log))?))
+/// Follows what `pg_basebackup` says, to the end of it.
+async fn follow(
+    child: &mut Child,
+    last: &mut VecDeque<String>,
+    watch: &Watch<'_>,
+    going: &mut UnboundedReceiver<Deletion>,
+    replies: &mut Replies,
+    mut left: Pin<&mut impl Future<Output = ()>>,
+) -> Result<()> {
+    let mut lines = Lines::new(child.stderr.take().context("pg_basebackup's output is not connected")?);
+    let mut guard = pin!(watch.guard());
+    let stall = hostd::time_limit(STALL);
+    let (mut moved, mut done) = (Instant::now(), 0);
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line.context("cannot read pg_basebackup's output")?,
+            Some(deletion) = going.recv() => {
+                replies.send(&Reply::Deleted(deletion)).await?;
+                continue;
+            }
+            stopped = guard.as_mut() => bail!("the full copy was stopped: {}", stopped?),
+            () = left.as_mut() => bail!("the full copy was given up: whoever asked for it has left"),
+            () = tokio::time::sleep_until(moved + stall) => {
+                bail!("the full copy was given up: nothing has come for {} s", stall.as_secs())
+            }
         };
-        let (deleted, problem) = rotate::make_room(places, self.memory, left).await?;
-        for deletion in deleted {
-            replies.send(&Reply::Deleted(deletion)).await?;
+        let Some(line) = line else { return Ok(()) };
+        let Some(at) = parse_basebackup_progress(&line) else {
+            tracing::info!("pg_basebackup: {line}");
+            moved = Instant::now();
+            if last.len() == ERROR_LINES {
+                last.pop_front();
+            }
+            last.push_back(line.trim_start_matches("pg_basebackup: ").to_owned());
+            continue;
+        };
+        if let Some(refusal) = copy_room::refusal(at, watch.volume_bytes()?) {
+            bail!("the full copy was not begun: {refusal}");
         }
-        let Some(problem) = problem else { return Ok(()) };
-        // It fits, as far as is known.
-        self.is_tight = free()? > left()?;
-        ensure!(self.is_tight, problem);
-        tracing::warn!("the copy goes on with little room: {problem}");
-        Ok(())
+        if at.done > done {
+            (moved, done) = (Instant::now(), at.done);
+            watch.has_come(done);
+            reached(Step::CopyUnderWay);
+        }
+        replies.send(&Reply::Progress(at)).await?;
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading the lines of a program's output, whatever it writes.
 //!
-//! A cluster's log is hostile input (design D7): one `raise log` writes a line of any length. Of each line only the
-//! beginning is kept, the rest is read, dropped and counted, so that memory does not grow with the line.
+//! A cluster's log is hostile input (design D7): one `raise log` writes a line of any length. Of each line
+//! only the beginning is kept, the rest is read, dropped and counted, so that memory does not grow with the
+//! line.
 
 use std::io;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -24,8 +25,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { source: BufReader::new(source), kept: Vec::new(), dropped: 0, begun: false }
     }
 
-    /// The next line, without its end; `None` at the end of the source. A line that was cut says how much was dropped.
-    /// What is no UTF-8 is replaced. Can be dropped and called again without losing anything.
+    /// The next line, without its end; `None` at the end of the source. A line that was cut says how much was
+    /// dropped. What is no UTF-8 is replaced. Can be dropped and called again without losing anything.
     ///
     /// # Errors
     /// Those of the source.

@@ -16,6 +16,7 @@ mod console;
 mod console_disks;
 mod console_limits;
 mod copy_check;
+mod copy_room;
 mod decisions;
 mod digest;
 mod disks;
@@ -31,6 +32,7 @@ mod rotate;
 mod sandbox;
 mod scope;
 mod server;
+mod tidy;
 mod usage;
 mod verify;
 

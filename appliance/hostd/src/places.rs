@@ -2,7 +2,8 @@
 
 use crate::scope::Scopes;
 use anyhow::{Context, Result, ensure};
-use backups::BackupId;
+use backups::{BackupId, DELETING_PREFIX, PARTIAL_PREFIX};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -128,38 +129,65 @@ pub enum Leftover {
     Subvolume(PathBuf),
     /// A manifest or index, or the beginning of one, whose snapshot never got its name.
     File(PathBuf),
+    /// A backup whose deletion has begun.
+    Deletion(Uuid, BackupId),
 }
 
-/// What a power cut or crash left half made below the data volume.
+/// Where something is left half made; whoever makes such things holds a lock meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Area {
+    /// Full copies.
+    Copies,
+    /// Clones under verification.
+    Clones,
+    /// Backups.
+    Backups,
+}
+
+/// What a failure, a crash or a power cut left half made below the data volume. It tells what is left over
+/// from what is being made only while nothing is made there.
 ///
 /// # Errors
 /// A folder cannot be read; then nothing is known to be left over.
-pub fn leftovers(data: &Path) -> Result<Vec<Leftover>> {
-    let mut found = Vec::new();
-    let replicas = entries(&data.join("replica"))?;
+pub fn leftovers(data: &Path, area: Area) -> Result<Vec<Leftover>> {
+    match area {
+        Area::Copies => half_made_copies(&data.join("replica")),
+        // None outlives the process that verifies it.
+        Area::Clones if !data.join(VERIFICATION).is_dir() => Ok(Vec::new()),
+        Area::Clones => Ok(entries(&data.join(VERIFICATION))?.into_iter().map(Leftover::Subvolume).collect()),
+        Area::Backups => half_made_backups(&data.join("backups")),
+    }
+}
+
+fn half_made_copies(folder: &Path) -> Result<Vec<Leftover>> {
+    let replicas = entries(folder)?;
     let half_made = |path: &&PathBuf| {
         let name = name_of(path);
         // What is kept of a copy that never became a replica is of no use either.
         let is_orphan = |name: &str| !replicas.contains(&path.with_file_name(name));
         name.ends_with(COPYING_SUFFIX) || name.strip_suffix(UNVERIFIED_SUFFIX).is_some_and(is_orphan)
     };
-    found.extend(replicas.iter().filter(half_made).cloned().map(Leftover::Subvolume));
-    // None outlives the process that verifies it.
-    let clones = data.join(VERIFICATION);
-    if clones.is_dir() {
-        found.extend(entries(&clones)?.into_iter().map(Leftover::Subvolume));
-    }
-    let backups = data.join("backups");
-    for monitor in
-        backups::monitors(&backups).with_context(|| format!("cannot read {}", backups.display()))?
-    {
-        let entries = entries(&backups.join(monitor.to_string()))?;
+    Ok(replicas.iter().filter(half_made).cloned().map(Leftover::Subvolume).collect())
+}
+
+fn half_made_backups(backups: &Path) -> Result<Vec<Leftover>> {
+    let mut found = Vec::new();
+    let cannot_read = || format!("cannot read {}", backups.display());
+    for monitor in backups::monitors(backups).with_context(cannot_read)? {
+        let entries: BTreeSet<PathBuf> = entries(&backups.join(monitor.to_string()))?.into_iter().collect();
+        let is_there = |path: &Path, prefix: &str, id: &BackupId| {
+            entries.contains(&path.with_file_name(format!("{prefix}{id}")))
+        };
         for path in &entries {
             let name = name_of(path);
-            if name.starts_with(backups::PARTIAL_PREFIX) {
+            if let Some(id) = name.strip_prefix(DELETING_PREFIX).and_then(|id| id.parse().ok()) {
+                found.push(Leftover::Deletion(monitor, id));
+            } else if name.starts_with(PARTIAL_PREFIX) {
                 found.push(Leftover::Subvolume(path.clone()));
             } else if let Some(id) = backups::id_beside(&name)
-                && !entries.contains(&path.with_file_name(id.as_str()))
+                && !is_there(path, "", &id)
+                // What is beside one that is deleted goes with it, when its turn comes.
+                && !is_there(path, DELETING_PREFIX, &id)
             {
                 found.push(Leftover::File(path.clone()));
             }
@@ -199,6 +227,8 @@ mod tests {
             "verification/20261123T205430Z",
             "backups/A/20261123T205430Z",
             "backups/A/.partial-20261123T205431Z",
+            "backups/A/.deleting-20261123T205432Z",
+            "backups/A/.deleting-what",
             "backups/lost+found/.partial-20261123T205431Z",
         ] {
             std::fs::create_dir_all(path(folder)).unwrap();
@@ -209,11 +239,15 @@ mod tests {
             "backups/A/.20261123T205430Z.json.new",
             "backups/A/20261123T205431Z.index",
             "backups/A/.20261123T205431Z.json.new",
+            "backups/A/20261123T205432Z.json",
+            "backups/A/20261123T205432Z.index",
             "backups/A/notes.json",
         ] {
             std::fs::write(path(file), "").unwrap();
         }
-        let mut found = leftovers(data.path()).unwrap();
+        let areas = [Area::Copies, Area::Clones, Area::Backups];
+        let mut found: Vec<_> =
+            areas.into_iter().flat_map(|area| leftovers(data.path(), area).unwrap()).collect();
         found.sort();
         let expected = [
             Leftover::Subvolume(path("backups/A/.partial-20261123T205431Z")),
@@ -222,9 +256,12 @@ mod tests {
             Leftover::Subvolume(path("verification/20261123T205430Z")),
             Leftover::File(path("backups/A/.20261123T205431Z.json.new")),
             Leftover::File(path("backups/A/20261123T205431Z.index")),
+            Leftover::Deletion(A.parse().unwrap(), "20261123T205432Z".parse().unwrap()),
         ];
         assert_eq!(found, expected);
-        assert!(leftovers(&data.path().join("not-mounted")).is_err());
+        for area in [Area::Copies, Area::Backups] {
+            assert!(leftovers(&data.path().join("not-mounted"), area).is_err());
+        }
     }
 
     fn defaults() -> Places {

@@ -4,6 +4,9 @@
 //! without end has said nothing about what it was asked. So [`Failure`] tells [`Failure::Refused`], the program's own words,
 //! from trouble of the machine. A caller that decides anything by a failure has to look which of the two it is.
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -117,7 +120,9 @@ impl Failure {
 /// See [`Failure`].
 pub async fn output(mut command: Command, bounds: Bounds) -> Result<Vec<u8>, Failure> {
     let program = name(&command);
+    let bounds = bounds.within(hostd::time_limit(bounds.time));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.process_group(0);
     let mut child = command
         .spawn()
         .map_err(|error| Failure::NotStarted { program: program.clone(), cause: error.to_string() })?;
@@ -191,14 +196,26 @@ async fn end_of(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Kills the child and waits for its end.
-async fn end(child: &mut Child, program: &str) {
+/// Kills the child, with what it has started where it leads a process group, and waits for its end, for a
+/// while.
+pub async fn end(child: &mut Child, program: &str) {
+    end_group(child.id());
     match tokio::time::timeout(END_TIMEOUT, child.kill()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!("{program} cannot be stopped: {error}"),
         Err(_) => {
             tracing::error!("{program} does not end although it was killed; it may be stuck in the kernel")
         }
+    }
+}
+
+/// Kills what is left of the process group that a program has led.
+pub fn end_group(leader: Option<u32>) {
+    if let Some(leader) = leader.and_then(|leader| i32::try_from(leader).ok())
+        && let Err(error) = killpg(Pid::from_raw(leader), Signal::SIGKILL)
+        && error != Errno::ESRCH
+    {
+        tracing::error!("the processes of group {leader} cannot be stopped: {error}");
     }
 }
 
@@ -247,6 +264,24 @@ mod tests {
         }
         let missing = output(Command::new("/there/is/none"), bounds).await.unwrap_err();
         assert!(matches!(&missing, Failure::NotStarted { program, .. } if program == "none"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_has_started_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 300 & echo $! > {}; wait", file.display());
+        let failure = output(shell(&script), Bounds::SHORT.within(Duration::from_secs(1))).await.unwrap_err();
+        assert!(matches!(failure, Failure::TimedOut { .. }), "{failure}");
+        let started = std::fs::read_to_string(file).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", started.trim())).unwrap_or_default();
+        for _ in 0..100 {
+            if state().is_empty() || state().contains(") Z ") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{}", state());
     }
 
     #[tokio::test]

@@ -179,48 +179,36 @@ pub fn may_pin(places: &Places, decisions: &Decisions, monitor: Uuid, id: &str) 
     Err(Refused { error, retry_after: None }.into())
 }
 
-/// Makes room for the bytes that are `left` to come, with what replay needs beside: what low space allows to go goes, the
-/// oldest first, until there is room. Gives what went, and why there is no room, where there is none; where there can be
-/// none, nothing goes.
-pub async fn make_room(
-    places: &Places,
-    memory: Memory<'_>,
-    left: impl Fn() -> Result<u64>,
-) -> Result<(Vec<Deletion>, Option<String>)> {
-    let mut deleted = Vec::new();
-    loop {
-        catalog::settle(places).await?;
-        let bytes = left()?;
-        let needed = bytes.saturating_add(replica::FULL_BYTES);
-        let rules = Rules { retention: None, limits: memory.decisions.limits() };
-        let (candidates, now, seen) = look(places, memory)?;
-        let Now { free, total, .. } = now;
-        if total <= needed {
-            let problem = format!(
-                "the data volume has {total} bytes in all and the monitor's database needs {bytes} more; use a larger disk"
-            );
-            return Ok((deleted, Some(problem)));
+/// What came of the wish for more room.
+#[derive(Debug, PartialEq, Eq)]
+pub enum MadeRoom {
+    /// There is enough.
+    Enough,
+    /// This one went. Whether that is enough is to be measured.
+    Deleted(Deletion),
+    /// There is not enough, and nothing may go now, for this reason.
+    Nothing(String),
+}
+
+/// Lets one backup go, where fewer than `bytes` are free, by the rules of low space.
+pub async fn make_room(places: &Places, memory: Memory<'_>, bytes: u64) -> Result<MadeRoom> {
+    catalog::settle(places).await?;
+    let rules = Rules { retention: None, limits: memory.decisions.limits() };
+    let (candidates, now, seen) = look(places, memory)?;
+    match for_copy(&candidates, &rules, &now, bytes) {
+        Decision::Nothing => Ok(MadeRoom::Enough),
+        Decision::Delete(deletion) => {
+            tracing::info!("{} bytes are free, a full copy wants {bytes}", now.free);
+            let is_gone = rotate_away(places, memory.ledger, seen.lived, &deletion).await?;
+            Ok(if is_gone { MadeRoom::Deleted(deletion) } else { MadeRoom::Enough })
         }
-        match for_copy(&candidates, &rules, &now, needed) {
-            Decision::Nothing => return Ok((deleted, None)),
-            Decision::Delete(deletion) => {
-                tracing::info!("{free} bytes are free, a full copy needs {needed}");
-                if rotate_away(places, memory.ledger, seen.lived, &deletion).await? {
-                    deleted.push(deletion);
-                }
+        Decision::Stuck(reason) => Ok(MadeRoom::Nothing(format!(
+            "no further backup may be deleted for it{}; use a larger disk, or unpin or delete backups at the console",
+            match reason {
+                StuckReason::Floor => "",
+                StuckReason::DailyShare => " today",
             }
-            Decision::Stuck(reason) => {
-                let problem = format!(
-                    "the data volume has {free} bytes free, the monitor's database needs {bytes} more, and no further \
-                     backup may be deleted for it{}; use a larger disk, or unpin or delete backups at the console",
-                    match reason {
-                        StuckReason::Floor => "",
-                        StuckReason::DailyShare => " today",
-                    }
-                );
-                return Ok((deleted, Some(problem)));
-            }
-        }
+        ))),
     }
 }
 

@@ -3,16 +3,18 @@
 use crate::callers::Callers;
 use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
+use crate::copy_room::Room;
 use crate::decisions::Decisions;
-use crate::full_copy::Room;
 use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::ledger::Ledger;
-use crate::places::{Leftover, Places, leftovers};
+use crate::places::Places;
 use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
-use crate::{access, backup, btrfs, catalog, copy_check, disks, full_copy, pairing, rotate, usage, verify};
+use crate::{
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tidy, usage, verify,
+};
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{Change, ReplicaInfo, Reply, Request};
@@ -55,8 +57,6 @@ struct Host {
     verifying: Mutex<()>,
     /// What is done with the disks.
     disks: disks::UnderWay,
-    /// What was left half made is deleted: at the start, or when the data volume was mended later.
-    clean: Mutex<bool>,
 }
 
 /// Pause after a connection could not be accepted.
@@ -89,10 +89,13 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
         of_observer: Arc::default(),
         verifying: Mutex::default(),
         disks: disks::UnderWay::default(),
-        clean: Mutex::default(),
     });
     let goes_on = Arc::clone(&host);
     tokio::spawn(async move { disks::go_on(&goes_on.places, &goes_on.disks).await });
+    let tidies = Arc::clone(&host);
+    tokio::spawn(async move {
+        tidy::run(&tidies.places, &tidies.copying, &tidies.verifying, &tidies.catalog).await;
+    });
     let mut looks_at_clock = tokio::time::interval(clock::INTERVAL);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -150,30 +153,6 @@ fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Deletes what a power cut left half made, before the first request is carried out that finds the data volume. What
-/// cannot be deleted is reported and does not keep the rest from working.
-async fn clean_up(host: &Host) {
-    let mut clean = host.clean.lock().await;
-    if *clean {
-        return;
-    }
-    let leftovers = match leftovers(&host.places.data) {
-        Ok(leftovers) => leftovers,
-        Err(error) => return tracing::warn!("cannot look for what was left half made: {error:#}"),
-    };
-    *clean = true;
-    for leftover in leftovers {
-        let (path, deleted) = match &leftover {
-            Leftover::Subvolume(path) => (path, btrfs::delete(path).await),
-            Leftover::File(path) => (path, files::remove(path).map(drop)),
-        };
-        match deleted {
-            Ok(()) => tracing::info!("deleted what was left half made: {}", path.display()),
-            Err(error) => tracing::error!("cannot delete what was left half made: {error:#}"),
-        }
-    }
-}
-
 async fn answer(stream: UnixStream, observer: Uid, host: &Host) -> Result<()> {
     let asking = stream.peer_cred().context("cannot tell who asks")?.uid();
     let (read, write) = stream.into_split();
@@ -220,7 +199,6 @@ async fn carry_out(
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Reply> {
     ensure!(is_root || !request.is_for_root(), "only the console may do this");
-    clean_up(host).await;
     let Host { places, clock, decisions, ledger, .. } = host;
     let memory = rotate::Memory { clock, ledger, decisions };
     match request {
@@ -230,10 +208,10 @@ async fn carry_out(
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            let mut room =
-                Room { memory, catalog: &host.catalog, generation: &host.generation, is_tight: false };
+            let (catalog, generation) = (&host.catalog, &host.generation);
+            let room = Room { places, memory, catalog, generation };
             let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
-            full_copy::run(places, &peer, &tablespaces, replace, &mut room, replies, left).await?;
+            full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
                 tracing::error!("what was accepted for the copy stays accepted: {error:#}");
             }

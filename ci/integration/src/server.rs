@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use api::{Client, Status};
-use hostd::{KILL_AT, Request, Step};
+use hostd::{KILL_AT, Request, Step, TIME_LIMIT};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct Server {
     faults: Option<Faults>,
     /// `backupd` runs as a user of its own.
     is_unprivileged: bool,
+    /// Most seconds that an outside program of `hostd` may take, where it was set.
+    time_limit: Option<u32>,
     folder: tempfile::TempDir,
 }
 
@@ -89,6 +91,7 @@ impl Server {
             toolbox: toolbox.clone(),
             faults,
             is_unprivileged,
+            time_limit: None,
             folder,
         };
         server.start_hostd()?;
@@ -102,6 +105,11 @@ impl Server {
     /// It was started with the real programs.
     pub fn faults(&self) -> Result<&Faults> {
         self.faults.as_ref().context("this server has the real programs")
+    }
+
+    /// Gives each outside program so few seconds, from the next start of `hostd` on.
+    pub fn set_time_limit(&mut self, seconds: u32) {
+        self.time_limit = Some(seconds);
     }
 
     /// Starts `hostd`.
@@ -127,6 +135,9 @@ impl Server {
         if let Some(faults) = &self.faults {
             command.arg("--postgresql").arg(faults.folder());
         }
+        if let Some(seconds) = self.time_limit {
+            command.env(TIME_LIMIT, seconds.to_string());
+        }
         if let Some(step) = last {
             command.env(KILL_AT, step.name());
         }
@@ -150,7 +161,7 @@ impl Server {
 
     /// Sends `hostd` a request as root, as the console does.
     pub fn order(&self, request: &Request) -> Result<()> {
-        let client = hostd::Client::new(self.path("hostd.sock"));
+        let client = self.hostd_client();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(client.order(request)).context("hostd refuses")
     }
@@ -164,6 +175,11 @@ impl Server {
         self.order_in_words(order)?;
         client.pair(peer)?;
         Ok(())
+    }
+
+    /// A client of `hostd`, which asks as root.
+    pub fn hostd_client(&self) -> hostd::Client {
+        hostd::Client::new(self.path("hostd.sock"))
     }
 
     /// Gives an order as somebody at the console does: the words of `hostd order …`.

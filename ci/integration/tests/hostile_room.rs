@@ -1,0 +1,94 @@
+//! What the monitor announces decides no deletion: a full copy finds room step by step while it is written,
+//! and is stopped where there is none.
+
+use api::{Backup, CreateBackup, EventKind, Reason, SetPin};
+use hostd::Request;
+use integration::{Server, monitor_with_rows, query_replica, wait_for, wait_until_replayed};
+use std::time::Duration;
+use tools::Toolbox;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const VOLUME_BYTES: u64 = 12 << 30;
+
+#[test]
+fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = monitor_with_rows(&toolbox, 1000)?;
+    let mut server = Server::start_sick(&toolbox, VOLUME_BYTES)?;
+    let client = server.client()?;
+    client.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    let mut backups = Vec::new();
+    for _ in 0..3 {
+        monitor.sql("insert into t select max(id) + 1 from t")?;
+        let made = client.create_backup(&CreateBackup::default())?;
+        client.set_pin(&made.id, SetPin { pinned: true })?;
+        backups.push(made);
+    }
+    let are_there = |server: &Server| {
+        let is_there = |backup: &Backup| {
+            let folder = server.backups(monitor.peer.id);
+            ["", ".json", ".index"]
+                .iter()
+                .all(|ending| folder.join(format!("{}{ending}", backup.id)).exists())
+        };
+        backups.iter().all(is_there)
+    };
+    let sparse = std::fs::File::create(monitor.data().join("sparse"))?;
+    monitor.own_data()?;
+
+    // Announced to be larger than the whole volume: not begun, and nothing goes for it.
+    sparse.set_len(65_000_000_000)?;
+    server.stop_backupd()?;
+    server.order(&Request::StopReplica { monitor: monitor.peer.id })?;
+    let copy =
+        Request::FullCopy { peer: Box::new(monitor.peer.clone()), tablespaces: Vec::new(), replace: true };
+    let refused = server.order(&copy).unwrap_err();
+    assert!(format!("{refused:#}").contains("the monitor announces"), "{refused:#}");
+    assert!(are_there(&server), "{}", server.logs());
+
+    // It would fit on the volume, and not beside what is there: stopped by what has come and what is free.
+    sparse.set_len(6_000_000_000)?;
+    let filler = server.data().join("filler");
+    server.fill(&filler, (1 << 30) + (700 << 20))?;
+    let stopped = server.order(&copy).unwrap_err();
+    assert!(format!("{stopped:#}").contains("was stopped"), "{stopped:#}");
+    assert!(are_there(&server), "{}", server.logs());
+    let replica = server.data().join("replica");
+    assert!(!replica.join(format!("{}.copying", monitor.peer.id)).exists(), "the partial copy is there");
+    std::fs::remove_file(&filler)?;
+
+    // A copy moves the slot on, so the old replica may need another one. The daemon asks for it and is
+    // refused: what is there runs on and serves, and the reason is said.
+    sparse.set_len(65_000_000_000)?;
+    let rows = monitor.sql("select count(*) from t")?;
+    monitor.sql(
+        "select pg_drop_replication_slot('backup_server'); insert into t select max(id) + 1 from t; select pg_switch_wal()",
+    )?;
+    server.start_backupd()?;
+    wait_for("the reason", 2 * MINUTE, || {
+        let events = client.events(None).map_err(|error| error.to_string())?.events;
+        let says = |event: &&api::Event| {
+            event.kind == EventKind::FullCopy && event.message.contains("the monitor announces")
+        };
+        events.iter().find(says).map(drop).ok_or_else(|| format!("{events:?}"))
+    })
+    .map_err(|error| error.context(server.logs()))?;
+    wait_for("the old replica", 2 * MINUTE, || {
+        match query_replica(&toolbox, &server, &monitor, "select count(*) from t") {
+            Ok(there) if there.parse::<u64>().ok() >= rows.parse::<u64>().ok() => Ok(()),
+            other => Err(format!("{other:?}, not {rows}")),
+        }
+    })
+    .map_err(|error| error.context(server.logs()))?;
+    assert!(are_there(&server), "{}", server.logs());
+    let list = client.backups()?.backups;
+    assert!(list.iter().any(|backup| backup.reason == Reason::BeforeResync), "{list:?}");
+
+    // What was announced is true no more: it is tried again by itself.
+    std::fs::remove_file(monitor.data().join("sparse"))?;
+    server.wait_for_state(&["synchronized"], 4 * MINUTE)?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    assert!(are_there(&server), "{}", server.logs());
+    Ok(())
+}
