@@ -152,6 +152,14 @@ impl Client {
         }
     }
 
+    /// Reads a backup from end to end; may take hours. Dropping the future ends it.
+    pub async fn read_backup(&self, monitor: Uuid, id: &str) -> Result<Backup, ClientError> {
+        match self.ask(&Request::ReadBackup { monitor, id: id.into() }, drop).await? {
+            Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Proves that a backup restores; may take hours.
     pub async fn verify_backup(&self, monitor: Uuid, id: &str, depth: Depth) -> Result<Backup, ClientError> {
         match self.ask(&Request::VerifyBackup { monitor, id: id.into(), depth }, drop).await? {

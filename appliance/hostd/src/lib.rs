@@ -14,4 +14,4 @@ pub use protocol::{
     Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, PROGRAM, ReplicaInfo, Reply, Request, SOCKET,
     Scrub, Tablespace,
 };
-pub use step::{KILL_AT, Step, reached};
+pub use step::{KILL_AT, Step, TIME_LIMIT, reached, time_limit};

@@ -24,8 +24,11 @@ mod replies;
 mod rotate;
 mod sandbox;
 mod server;
+mod stragglers;
 mod usage;
+mod verdict;
 mod verify;
+mod write_limit;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};

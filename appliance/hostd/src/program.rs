@@ -117,6 +117,7 @@ impl Failure {
 /// See [`Failure`].
 pub async fn output(mut command: Command, bounds: Bounds) -> Result<Vec<u8>, Failure> {
     let program = name(&command);
+    let bounds = bounds.within(hostd::time_limit(bounds.time));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command
         .spawn()
@@ -191,8 +192,8 @@ async fn end_of(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Kills the child and waits for its end.
-async fn end(child: &mut Child, program: &str) {
+/// Kills the child and waits for its end, for a while.
+pub async fn end(child: &mut Child, program: &str) {
     match tokio::time::timeout(END_TIMEOUT, child.kill()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!("{program} cannot be stopped: {error}"),

@@ -4,10 +4,10 @@
 //! network password can shorten the retention period, and still not delete a pinned backup, the newest verified ones, or
 //! anything under a clock that has jumped (design D14).
 
-use crate::catalog;
 use crate::clock::Clock;
 use crate::decisions::Decisions;
 use crate::places::Places;
+use crate::{catalog, write_limit};
 use anyhow::{Context, Result};
 use api::{Backup, Deletion, DeletionReason, Limits, RotationPlan};
 use backups::download::KeptOut;
@@ -27,6 +27,8 @@ fn look(places: &Places, clock: &Clock) -> Result<(Vec<Candidate>, Now)> {
     };
     let candidates = catalog::backups(places)?.iter().map(candidate).collect::<Result<_>>()?;
     let (total, free) = catalog::room(places)?;
+    // What a verification takes it gives back: no backup goes for it.
+    let free = free.saturating_add(write_limit::clone_bytes(places)?);
     let now = Now { time: Timestamp::now(), clock_is_trusted: clock.look()?, total, free };
     Ok((candidates, now))
 }

@@ -243,6 +243,16 @@ async fn carry_out(
             let _one_at_a_time = host.catalog.lock().await;
             Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
         }
+        Request::ReadBackup { monitor, id } => {
+            let _one_at_a_time = host.verifying.lock().await;
+            let id = id.parse()?;
+            let found = tokio::select! {
+                found = verify::read_again(places, monitor, &id) => found?,
+                () = left => bail!("backup {id} is read later: something else waits"),
+            };
+            let _one_at_a_time = host.catalog.lock().await;
+            Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
+        }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
             let rules = rotate::rules(retention_days, decisions);

@@ -3,8 +3,20 @@
 //! That each can be the last one, and nothing is lost or left over, is a promise (issue 4); tests keep it by having the
 //! process killed there. In builds without debug assertions naming a step costs a comparison of nothing.
 
+use std::time::Duration;
+
 /// Environment variable that names the step at which the process kills itself, in builds with debug assertions.
 pub const KILL_AT: &str = "HOSTD_KILL_AT";
+
+/// Environment variable with the most seconds that any outside program may take, in builds with debug assertions: a test cannot
+/// wait for half an hour until one that hangs is given up.
+pub const TIME_LIMIT: &str = "HOSTD_TIME_LIMIT";
+
+/// The time that an outside program may take: `time`, or less where [`TIME_LIMIT`] says so.
+pub fn time_limit(time: Duration) -> Duration {
+    let shorter = || Some(Duration::from_secs(std::env::var(TIME_LIMIT).ok()?.parse().ok()?));
+    if cfg!(debug_assertions) { shorter().map_or(time, |shorter| time.min(shorter)) } else { time }
+}
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident = $name:literal,)*) => {
