@@ -14,6 +14,8 @@ mod room;
 mod shared;
 mod standby;
 mod status;
+mod verification;
+mod verification_checks;
 
 use anyhow::{Context, Result};
 use auth::Verifier;
