@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use api::{Client, Status};
-use hostd::{KILL_AT, Request, Step};
+use hostd::{KILL_AT, Request, Step, TIME_LIMIT};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +31,8 @@ pub struct Server {
     certificate: Certificate,
     toolbox: Toolbox,
     faults: Option<Faults>,
+    /// Most seconds that an outside program of `hostd` may take, where it was set.
+    time_limit: Option<u32>,
     folder: tempfile::TempDir,
 }
 
@@ -71,6 +73,7 @@ impl Server {
             certificate,
             toolbox: toolbox.clone(),
             faults,
+            time_limit: None,
             folder,
         };
         server.start_hostd()?;
@@ -84,6 +87,11 @@ impl Server {
     /// It was started with the real programs.
     pub fn faults(&self) -> Result<&Faults> {
         self.faults.as_ref().context("this server has the real programs")
+    }
+
+    /// Gives each outside program so few seconds, from the next start of `hostd` on.
+    pub fn set_time_limit(&mut self, seconds: u32) {
+        self.time_limit = Some(seconds);
     }
 
     /// Starts `hostd`.
@@ -105,6 +113,9 @@ impl Server {
         command.args(["--observer", "root", "--readers", "root"]);
         if let Some(faults) = &self.faults {
             command.arg("--postgresql").arg(faults.folder());
+        }
+        if let Some(seconds) = self.time_limit {
+            command.env(TIME_LIMIT, seconds.to_string());
         }
         if let Some(step) = last {
             command.env(KILL_AT, step.name());
@@ -129,9 +140,14 @@ impl Server {
 
     /// Sends `hostd` a request as root, as the console does.
     pub fn order(&self, request: &Request) -> Result<()> {
-        let client = hostd::Client::new(self.path("hostd.sock"));
+        let client = self.hostd_client();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(client.order(request)).context("hostd refuses")
+    }
+
+    /// A client of `hostd`, which asks as root.
+    pub fn hostd_client(&self) -> hostd::Client {
+        hostd::Client::new(self.path("hostd.sock"))
     }
 
     /// Gives an order as somebody at the console does: the words of `hostd order …`.
