@@ -68,6 +68,12 @@ pub struct Backup {
     pub snapshot_ms: f64,
     /// Whether it was proven to restore.
     pub verification: Verification,
+    /// When it was last read from end to end; `None`: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Reading>,
+    /// Why the last try to verify or to read it came to no result. A result clears it; it changes no result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
 }
 
 impl Backup {
@@ -189,6 +195,44 @@ pub struct Proof {
     /// What could not be checked, and why, as sentences.
     #[serde(default)]
     pub limits: Vec<String>,
+}
+
+/// The last time that a backup's tar was read from end to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// When.
+    pub at: Timestamp,
+    /// Whether it was what it was when it was read first: otherwise the disk has changed it.
+    pub same: bool,
+}
+
+/// Why the last try to verify or to read a backup came to no result: trouble of the machine, which says nothing about the
+/// backup (design D9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What was tried.
+    pub attempt: Attempt,
+    /// When it was tried first.
+    pub since: Timestamp,
+    /// When it was tried last.
+    pub at: Timestamp,
+    /// How many times it was tried.
+    pub times: u32,
+    /// What hindered it, as a sentence without full stop.
+    pub reason: String,
+    /// The disk could not be read or written.
+    #[serde(default)]
+    pub disk: bool,
+}
+
+/// What is tried with a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attempt {
+    /// To prove that it restores.
+    Verify,
+    /// To read it from end to end.
+    Read,
 }
 
 /// How much a verification reads.

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use api::{
-    Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth, ErrorBody,
-    Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI, Peer,
-    PeerInfo, PendingRetention, Progress, Proof, RetentionState, RotationPlan, Secret, SetComment, SetPin,
-    Settings, Signature, Space, State, Status, StuckReason, Usage, Verification, VerifyBackup, Versions,
+    Attempt, Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth,
+    ErrorBody, Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI,
+    Peer, PeerInfo, PendingRetention, Progress, Proof, Reading, RetentionState, RotationPlan, Secret,
+    SetComment, SetPin, Settings, Signature, Space, State, Status, StuckReason, Trouble, Usage, Verification,
+    VerifyBackup, Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -125,6 +126,11 @@ fn every_answer_and_body_is_valid() {
         Verification::Failed { at, reason: "x".into() },
     ] {
         check("Backup", backup(verification));
+    }
+    for attempt in [Attempt::Verify, Attempt::Read] {
+        let trouble = Some(Trouble { attempt, since: at, at, times: 1, reason: "x".into(), disk: false });
+        let read = Some(Reading { at, same: true });
+        check("Backup", Backup { trouble, read, ..backup(Verification::Pending) });
     }
     let damaged = vec![DamagedBackup { id: "x".into(), problem: "y".into() }];
     let backups = vec![backup(Verification::Pending)];

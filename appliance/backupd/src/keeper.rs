@@ -5,11 +5,12 @@
 //! rotation has taken it to make room, another one would only take that room again.
 
 use crate::shared::{Made, Refusal, Shared};
+use crate::verification::{self, Work};
 use anyhow::{Context, Result};
-use api::{Backup, Depth, EventKind, Level, Reason, Settings, Verification};
+use api::{EventKind, Level, Reason, Settings};
 use backups::schedule::{Due, due};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,6 @@ const SAMPLE: Duration = Duration::from_secs(1800);
 const DISKS: Duration = Duration::from_secs(30);
 /// Time until a verification that could not be tried is tried again.
 const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
-/// A backup is read from end to end at least this often (design D9).
-const FULL_READ: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Runs for ever.
 pub async fn run(shared: Arc<Shared>) {
@@ -159,16 +158,31 @@ async fn verify(shared: &Shared) {
             }
         }
         let next = match shared.volume_problem() {
-            None => shared.backups().map(|list| next_to_verify(shared.take_asked(), &list.backups)),
+            None => shared.backups().map(|list| {
+                verification::next(shared.take_asked().as_deref(), &list.backups, Timestamp::now())
+            }),
             Some(_) => Ok(None),
         };
-        let tried = match next {
-            Ok(Some((backup, depth))) => shared.verify(&backup, depth).await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
+        let began = Instant::now();
+        let (tried, pause) = match next {
+            Ok(Some((backup, Work::Verify(depth)))) => (shared.verify(&backup, depth).await, ROUND),
+            Ok(Some((backup, Work::Read))) => tokio::select! {
+                // The disks have as long for others.
+                read = shared.read_backup(&backup) => (read, began.elapsed().max(ROUND)),
+                // It is read later.
+                () = shared.verification_asked.notified() => continue,
+            },
+            Ok(None) => (Ok(true), ROUND),
+            Err(error) => (Err(error), ROUND),
         };
-        let pause = if tried.as_ref().is_err_and(is_lasting) { VERIFICATION_AGAIN } else { ROUND };
-        if let Some(error) = backup.news(tried) {
+        let pause = match &tried {
+            Ok(true) => pause,
+            // What has trouble waits by itself; that of the machine would befall the next one as well.
+            Ok(false) => VERIFICATION_AGAIN,
+            Err(error) if is_lasting(error) => VERIFICATION_AGAIN,
+            Err(_) => ROUND,
+        };
+        if let Some(error) = backup.news(tried.map(drop)) {
             let message = format!("A backup could not be verified: {error}.");
             shared.events.record(EventKind::Verification, Level::Fail, message, None);
         }
@@ -179,72 +193,9 @@ async fn verify(shared: &Shared) {
     }
 }
 
-/// The backup to verify next and how much of it to read: one that somebody asked for, else the newest of each monitor if
-/// it waits.
-fn next_to_verify(asked: Option<String>, backups: &[Backup]) -> Option<(Backup, Depth)> {
-    if let Some(backup) = asked.and_then(|id| backups.iter().find(|backup| backup.id == id)) {
-        return Some((backup.clone(), Depth::Full));
-    }
-    let newest = |backup: &&Backup| {
-        let other = |other: &Backup| other.monitor.id == backup.monitor.id && other.created > backup.created;
-        !backups.iter().any(other)
-    };
-    let backup = backups.iter().filter(newest).find(|backup| backup.verification == Verification::Pending)?;
-    let read_lately = backups.iter().any(|other| {
-        matches!(&other.verification, Verification::Verified(proof) if proof.depth == Depth::Full)
-            && other.monitor.id == backup.monitor.id
-            && backup.created.duration_since(other.created) < FULL_READ
-    });
-    Some((backup.clone(), if read_lately { Depth::Start } else { Depth::Full }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::Proof;
-
-    fn backup(day: u32, verification: Verification) -> Backup {
-        let created: Timestamp = format!("2026-11-{day:02}T01:00:00Z").parse().unwrap();
-        let id = format!("202611{day:02}T010000Z");
-        let json = serde_json::json!({
-            "format": 1, "id": id, "created": created, "reason": "schedule",
-            "monitor": {"id": "00000000-0000-0000-0000-000000000001", "version": "1.0"},
-            "postgresql": {"major": 17, "version": "17.6", "system_identifier": "1", "timeline": 1,
-                "flushed_lsn": "0/1", "block_size": 8192, "checksums": true, "collations": []},
-            "sizes": {"files": 1, "tar": 2}, "snapshot_ms": 1.0, "verification": {"status": "pending"}
-        });
-        Backup { verification, ..serde_json::from_value(json).unwrap() }
-    }
-
-    fn verified(depth: Depth) -> Verification {
-        let at = Timestamp::UNIX_EPOCH;
-        Verification::Verified(Proof { at, restore_seconds: 1.0, seconds: 1.0, depth, limits: vec![] })
-    }
-
-    #[test]
-    fn the_newest_that_waits_is_next_and_once_a_week_it_is_read_whole() {
-        use Verification::{Pending, Superseded};
-        let failed = || Verification::Failed { at: Timestamp::UNIX_EPOCH, reason: String::new() };
-        let table = [
-            (vec![], None),
-            (vec![backup(1, Pending)], Some((1, Depth::Full))),
-            (vec![backup(1, Pending), backup(2, Pending)], Some((2, Depth::Full))),
-            (vec![backup(1, verified(Depth::Full)), backup(2, Pending)], Some((2, Depth::Start))),
-            (vec![backup(1, verified(Depth::Full)), backup(9, Pending)], Some((9, Depth::Full))),
-            (vec![backup(1, verified(Depth::Start)), backup(2, Pending)], Some((2, Depth::Full))),
-            // only the newest is worth it
-            (vec![backup(1, Pending), backup(2, verified(Depth::Full))], None),
-            (vec![backup(1, Superseded), backup(2, failed())], None),
-        ];
-        for (backups, expected) in table {
-            let next = next_to_verify(None, &backups).map(|(backup, depth)| (backup.id, depth));
-            let expected = expected.map(|(day, depth)| (backup(day, Pending).id, depth));
-            assert_eq!(next, expected);
-        }
-        let backups = [backup(1, Superseded), backup(2, Pending)];
-        let next = next_to_verify(Some(backups[0].id.clone()), &backups).unwrap();
-        assert_eq!((next.0.id, next.1), (backups[0].id.clone(), Depth::Full));
-    }
 
     #[test]
     fn a_failure_is_said_once() {

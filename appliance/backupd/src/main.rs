@@ -15,11 +15,13 @@ mod monitor;
 mod pairing;
 mod pinned;
 mod room;
-mod serve;
 mod rotation_checks;
+mod serve;
 mod shared;
 mod standby;
 mod status;
+mod verification;
+mod verification_checks;
 
 use anyhow::{Context, Result};
 use auth::{Ledgers, Verifier};

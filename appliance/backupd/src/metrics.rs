@@ -3,7 +3,8 @@
 //! Everything comes from the answers of `/v1/status` and `/v1/backups`, so the numbers cannot disagree with the page.
 
 use crate::rotation_checks::is_ahead;
-use api::{BackupList, Level, State, Status, Verification};
+use crate::verification::last_read;
+use api::{Backup, BackupList, Level, State, Status, Verification};
 use jiff::Timestamp;
 use std::fmt::Write as _;
 
@@ -79,6 +80,17 @@ fn backups(page: &mut Page, list: &BackupList, now: Timestamp) {
     let seconds = |at: &Timestamp| at.as_millisecond() as f64 / 1000.0;
     page.single("backups", "Backups that are there.", list.backups.len() as f64);
     page.single("backups_damaged", "Snapshots without a usable manifest.", list.damaged.len() as f64);
+    let is_failed = |backup: &&Backup| matches!(backup.verification, Verification::Failed { .. });
+    let failed = list.backups.iter().filter(is_failed).count();
+    page.single("backups_failed", "Backups that cannot be restored.", failed as f64);
+    let troubled = list.backups.iter().filter(|backup| backup.trouble.is_some()).count();
+    let help = "Backups whose last verification or reading came to no result.";
+    page.single("backups_troubled", help, troubled as f64);
+    if let Some(longest_ago) = list.backups.iter().map(last_read).min() {
+        let help =
+            "When the backup that was not read for the longest was read or made, in seconds since 1970.";
+        page.single("oldest_reading_timestamp_seconds", help, seconds(&longest_ago));
+    }
     if let Some(newest) = known().next() {
         let help = "When the newest backup was made, in seconds since 1970.";
         page.single("last_backup_timestamp_seconds", help, seconds(&newest.created));

@@ -3,11 +3,12 @@
 use crate::events::Events;
 use crate::room::Room;
 use crate::standby::Standby;
-use crate::{hardware_checks, pairing, rotation_checks, status};
+use crate::{hardware_checks, pairing, rotation_checks, status, verification_checks};
 use anyhow::{Context, Result};
 use api::{
-    Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer, Reason,
-    RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason, Verification, Versions,
+    Attempt, Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer,
+    Reason, RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason, Verification,
+    Versions,
 };
 use backups::{BackupId, Entry};
 use files::Document;
@@ -385,7 +386,8 @@ impl Shared {
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
             ),
             rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
-            status::verification_check(peer.is_some(), &own),
+            verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),
+            verification_checks::backups_read(&own, Timestamp::now()),
             status::volume_check(problem),
             rotation_checks::space_check(space, &rotation.limits, rotation.stuck),
             rotation_checks::retention_check(rotation.retention.as_ref()),
@@ -652,13 +654,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Verifies a backup, which may take hours.
-    pub async fn verify(&self, backup: &Backup, depth: Depth) -> Result<(), Refusal> {
+    /// Verifies a backup, which may take hours. Says whether that came to a result.
+    pub async fn verify(&self, backup: &Backup, depth: Depth) -> Result<bool, Refusal> {
         let set = |verifying| *self.verifying.lock().unwrap_or_else(PoisonError::into_inner) = verifying;
         set(Some(backup.id.clone()));
         let verified = self.hostd.verify_backup(backup.monitor.id, &backup.id, depth).await;
         set(None);
         let verified = verified?;
+        if self.tell_trouble(&verified) {
+            return Ok(false);
+        }
         let (level, message) = match &verified.verification {
             Verification::Verified(proof) => {
                 let seconds = proof.restore_seconds;
@@ -667,10 +672,41 @@ impl Shared {
             Verification::Failed { reason, .. } => {
                 (Level::Fail, format!("Backup {} cannot be restored: {reason}.", backup.id))
             }
-            Verification::Pending | Verification::Superseded => return Ok(()),
+            Verification::Pending | Verification::Superseded => return Ok(true),
         };
         self.events.record(EventKind::Verification, level, message, Some(&backup.id));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Reads a backup from end to end, which may take hours. Says whether that came to a result.
+    pub async fn read_backup(&self, backup: &Backup) -> Result<bool, Refusal> {
+        let read = self.hostd.read_backup(backup.monitor.id, &backup.id).await?;
+        if self.tell_trouble(&read) {
+            return Ok(false);
+        }
+        if let Verification::Failed { reason, .. } = &read.verification
+            && read.verification != backup.verification
+        {
+            let message = format!("Backup {} cannot be restored: {reason}.", backup.id);
+            self.events.record(EventKind::Verification, Level::Fail, message, Some(&backup.id));
+        }
+        Ok(true)
+    }
+
+    /// Tells trouble with a backup when it is new; the checks tell how it goes on. Says whether there is any.
+    fn tell_trouble(&self, backup: &Backup) -> bool {
+        let Some(trouble) = &backup.trouble else { return false };
+        if trouble.times == 1 {
+            let what = match trouble.attempt {
+                Attempt::Verify => "verified",
+                Attempt::Read => "read",
+            };
+            let (id, reason) = (&backup.id, &trouble.reason);
+            let message =
+                format!("Backup {id} could not be {what} now, because {reason}. It is tried again.");
+            self.events.record(EventKind::Verification, Level::Warn, message, Some(id));
+        }
+        true
     }
 
     /// Looks at the disks. Something that is worse than before is an event.

@@ -1,6 +1,6 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use api::{Backup, Check, FtpSettings, Level, Progress, State, Verification};
+use api::{Check, FtpSettings, Level, Progress, State};
 use jiff::SignedDuration;
 
 /// The state as a sentence.
@@ -108,29 +108,6 @@ pub fn volume_check(problem: Option<String>) -> Check {
             Check { name: "data-volume".into(), level: Level::Fail, message: sentence(&problem) }
         }
     }
-}
-
-/// Check `last-verification`. `backups` are the paired monitor's, newest first.
-pub fn verification_check(is_paired: bool, backups: &Result<Vec<Backup>, String>) -> Check {
-    let decided = |backup: &&Backup| {
-        matches!(backup.verification, Verification::Verified(_) | Verification::Failed { .. })
-    };
-    let (level, message) = match backups {
-        Err(error) => (Level::Fail, sentence(error)),
-        Ok(backups) => match backups.iter().find(decided) {
-            Some(Backup { id, verification: Verification::Failed { reason, .. }, .. }) => {
-                (Level::Fail, format!("Backup {id} cannot be restored: {}", sentence(reason)))
-            }
-            Some(Backup { id, verification: Verification::Verified(proof), .. }) => {
-                let limits: String = proof.limits.iter().map(|limit| format!(" {limit}")).collect();
-                let seconds = proof.restore_seconds;
-                (Level::Ok, format!("Backup {id} is verified, it restores in {seconds:.0} s.{limits}"))
-            }
-            _ if !is_paired || backups.is_empty() => (Level::Ok, "There is no backup to verify.".into()),
-            _ => (Level::Warn, "No backup is verified yet.".into()),
-        },
-    };
-    Check { name: "last-verification".into(), level, message }
 }
 
 /// Check `full-copy`: the last one is what the monitor sent, as far as that is known.

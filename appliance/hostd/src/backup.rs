@@ -118,6 +118,8 @@ async fn complete(
         sizes: Sizes { files: index.content_bytes(), tar: index.len() },
         snapshot_ms,
         verification: Verification::Pending,
+        read: None,
+        trouble: None,
     };
     let index_file = index_path(folder, id);
     let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());

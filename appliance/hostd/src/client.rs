@@ -1,8 +1,8 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{
-    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, Refused, RefusedPeer, ReplicaInfo, Reply, Request,
-    Tablespace,
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, Refused, RefusedPeer, ReplicaInfo, Reply,
+    Request, Tablespace,
 };
 use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RetentionState, RotationPlan, Usage};
 use replica::CopyProgress;
@@ -167,6 +167,14 @@ impl Client {
         change: Change,
     ) -> Result<Backup, ClientError> {
         match self.ask(&Request::ChangeBackup { monitor, id: id.into(), change }, drop).await? {
+            Reply::Backup(backup) => Ok(*backup),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Reads a backup from end to end; may take hours. Dropping the future ends it.
+    pub async fn read_backup(&self, monitor: Uuid, id: &str) -> Result<Backup, ClientError> {
+        match self.ask(&Request::ReadBackup { monitor, id: id.into() }, drop).await? {
             Reply::Backup(backup) => Ok(*backup),
             other => Err(self.unexpected(&other)),
         }

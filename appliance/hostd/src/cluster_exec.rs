@@ -18,6 +18,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// File systems in memory that a cluster has for itself, with their sizes. `/dev/shm` holds PostgreSQL's dynamic shared memory:
+/// without parallel workers that is the statistics, some hundred bytes for each table.
+const TEMPORARY: [(&str, &str); 2] =
+    [("/tmp", "mode=1777,size=64m,nr_inodes=10k"), ("/dev/shm", "mode=1777,size=256m,nr_inodes=10k")];
+
+/// Where else any user may write: nothing limits that, and `/var/tmp` is on the volume of the machine's state.
+const WRITABLE: [&str; 3] = ["/var/tmp", "/run/lock", "/dev/mqueue"];
+
 /// Arguments of `hostd cluster-exec`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -36,7 +44,7 @@ pub struct Args {
     /// Folder to hide; may be given several times
     #[arg(long)]
     hide: Vec<PathBuf>,
-    /// Without network
+    /// Without network, and with nothing to write to but the cluster
     #[arg(long)]
     no_network: bool,
     /// Program and its arguments
@@ -58,7 +66,7 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     if args.no_network {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot unshare the network namespace")?;
     }
-    enter_namespace(&args.subvolume, &args.hide)?;
+    enter_namespace(&args.subvolume, &args.hide, args.no_network)?;
     give_up_privileges(user.uid, user.gid)?;
     die_with(Pid::from_raw(args.supervisor))?;
     let (program, arguments) = args.command.split_first().context("no program was given")?;
@@ -72,7 +80,7 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     Err(error).with_context(|| format!("cannot execute {}", program.display()))
 }
 
-fn enter_namespace(subvolume: &Path, hide: &[PathBuf]) -> Result<()> {
+fn enter_namespace(subvolume: &Path, hide: &[PathBuf], read_only: bool) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -86,13 +94,27 @@ fn enter_namespace(subvolume: &Path, hide: &[PathBuf]) -> Result<()> {
         .with_context(|| format!("cannot bind {} to {}", subvolume.display(), holder.display()))?;
     mount(none, &holder, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | safe, none)
         .with_context(|| format!("cannot restrict {}", holder.display()))?;
-    for place in ["/tmp", "/dev/shm"].iter().map(Path::new).filter(|place| place.is_dir()) {
-        tmpfs(place, "mode=1777")?;
+    for (place, options) in TEMPORARY.iter().filter(|(place, _)| Path::new(place).is_dir()) {
+        tmpfs(Path::new(place), options)?;
+    }
+    for place in WRITABLE.iter().map(Path::new).filter(|place| read_only && place.is_dir()) {
+        bind_read_only(place)?;
     }
     for place in hide.iter().filter(|place| place.is_dir()) {
         tmpfs(place, "mode=0555,size=4k")?;
     }
     Ok(())
+}
+
+/// Has `place` and what is below it read only from here, mounts below it aside: those are not seen any more.
+fn bind_read_only(place: &Path) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(Some(place), place, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("cannot bind {} to itself", place.display()))?;
+    let flags =
+        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(none, place, none, flags, none)
+        .with_context(|| format!("cannot make {} read only", place.display()))
 }
 
 /// An empty file system on `parent` that has only `folder`.

@@ -9,6 +9,7 @@ use crate::btrfs;
 use crate::places::{Places, UNVERIFIED_SUFFIX};
 use crate::program::{self, Bounds};
 use crate::sandbox::Sandbox;
+use crate::verdict;
 use anyhow::{Context, Result, ensure};
 use hostd::{CopyCheck, Step, reached};
 use std::path::Path;
@@ -101,8 +102,8 @@ pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Res
         Err(failure) => failure,
     };
     if let Some((1, said)) = failure.refusal() {
-        let verdict = said.lines().find_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: "));
-        if let Some(verdict) = verdict {
+        let mut words = said.lines().filter_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(": error: "));
+        if let Some(verdict) = words.find(|words| verdict::is_of_copy(words)) {
             return Ok(CopyCheck::Damaged { problem: verdict.chars().take(SAID_MAX).collect() });
         }
     }

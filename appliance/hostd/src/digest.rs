@@ -5,8 +5,9 @@
 
 use crate::places::Places;
 use crate::program::{self, Bounds};
+use crate::verdict::{Hindrance, Verdict};
 use anyhow::{Context, Result};
-use api::{DIGEST_CHUNK_BYTES, Digests};
+use api::{DIGEST_CHUNK_BYTES, Digests, Manifest};
 use backups::{BackupId, index_path};
 use files::hex;
 use sha2::{Digest, Sha256};
@@ -22,7 +23,7 @@ use uuid::Uuid;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Time to read a whole backup when nobody waits for it.
-const LIMIT: Duration = Duration::from_secs(24 * 3600);
+const LIMIT: Duration = Duration::from_secs(20 * 3600);
 
 /// Arguments of `hostd digest`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +75,7 @@ fn digests(mut source: impl Read, chunk_bytes: u64) -> Result<Digests> {
 ///
 /// # Errors
 /// It cannot be read from end to end.
-pub async fn of(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Digests> {
+async fn of(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Digests> {
     let folder = places.backups(monitor);
     let own = std::env::current_exe().context("cannot find my own program")?;
     let mut command = Command::new("nice");
@@ -86,8 +87,29 @@ pub async fn of(places: &Places, monitor: Uuid, id: &BackupId) -> Result<Digests
     serde_json::from_slice(&printed).context("hostd digest prints no hashes")
 }
 
+/// Reads the tar and compares it with what it was when it was read first, if it was. Gives its hashes.
+///
+/// Only a difference that is read twice is a verdict: memory that fails and a disk that cannot be read are trouble.
+pub async fn compare(places: &Places, monitor: Uuid, manifest: &Manifest) -> Result<Digests, Verdict> {
+    let id: BackupId = manifest.backup.id.parse().context("the manifest's id is not one")?;
+    let now = of(places, monitor, &id).await?;
+    let Some(before) = &manifest.digests else { return Ok(now) };
+    let snapshot = places.backups(monitor).join(id.as_str());
+    let Some(said) = difference(before, &now, &snapshot) else { return Ok(now) };
+    tracing::warn!("{said}; it is read once more");
+    let again = of(places, monitor, &id).await?;
+    if again == now { Err(Verdict::Data(said)) } else { Err(Verdict::Machine(unsteady(&snapshot))) }
+}
+
+/// What was read twice was not the same.
+fn unsteady(snapshot: &Path) -> Hindrance {
+    let reason =
+        format!("{} is not the same each time it is read; memory or the disk is failing", snapshot.display());
+    Hindrance { reason, disk: true }
+}
+
 /// What differs from hashes that were made before, as a sentence without full stop.
-pub fn difference(before: &Digests, now: &Digests, snapshot: &Path) -> Option<String> {
+fn difference(before: &Digests, now: &Digests, snapshot: &Path) -> Option<String> {
     if before == now {
         return None;
     }

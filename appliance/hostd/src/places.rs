@@ -93,6 +93,19 @@ impl Places {
         self.data.join(VERIFICATION).join(id.as_str())
     }
 
+    /// Every clone of a backup that is there.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn clones(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.data.join(VERIFICATION);
+        if folder.try_exists().with_context(|| format!("cannot look for {}", folder.display()))? {
+            entries(&folder)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
     /// The run folder of the clone's cluster.
     pub fn verification_run(&self) -> PathBuf {
         self.run.join(VERIFICATION)

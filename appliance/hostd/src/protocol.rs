@@ -108,7 +108,7 @@ pub enum Request {
         /// Its id.
         id: String,
     },
-    /// Prove that a backup restores. Replies [`Reply::Backup`], with the result on record.
+    /// Prove that a backup restores. Replies [`Reply::Backup`], with the result or the trouble on record.
     VerifyBackup {
         /// Whose backup.
         monitor: Uuid,
@@ -116,6 +116,14 @@ pub enum Request {
         id: String,
         /// How much is read.
         depth: Depth,
+    },
+    /// Read a backup from end to end and compare it with what it was. Replies [`Reply::Backup`], with the result or the trouble
+    /// on record; given up when nobody waits any more.
+    ReadBackup {
+        /// Whose backup.
+        monitor: Uuid,
+        /// Its id.
+        id: String,
     },
     /// Delete what is too old or has to make room. Replies [`Reply::Rotated`].
     Rotate {

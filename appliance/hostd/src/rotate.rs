@@ -4,11 +4,11 @@
 //! network password can shorten the retention period, and still not delete a pinned backup, the newest verified ones, or
 //! anything under a clock that has jumped (design D14).
 
-use crate::catalog;
 use crate::clock::{Clock, Seen};
 use crate::decisions::{Decisions, delay};
 use crate::ledger::Ledger;
 use crate::places::Places;
+use crate::{catalog, write_limit};
 use anyhow::{Context, Result};
 use api::{Backup, Deletion, DeletionReason, PendingRetention, RetentionState, RotationPlan, StuckReason};
 use backups::download::KeptOut;
@@ -58,15 +58,10 @@ fn look(places: &Places, memory: Memory<'_>) -> Result<(Vec<Candidate>, Now, See
         doubt: seen.doubt,
         total,
         free,
-        clone_bytes: clone_bytes(places),
+        clone_bytes: write_limit::clone_bytes(places)?,
         gone_for_space: memory.ledger.gone_for_space(seen.lived),
     };
     Ok((candidates, now, seen))
-}
-
-/// Room on the data volume that the clone of a backup under verification takes now: it comes back, so nothing goes for it.
-pub fn clone_bytes(_places: &Places) -> u64 {
-    0
 }
 
 /// The rules of a retention period under the console's limits. While those are in doubt age removes nothing.

@@ -88,7 +88,6 @@ impl<'a> Sandbox<'a> {
 
     /// How many programs of its group were killed so far because memory was short. One more than before is trouble of the
     /// machine, whatever the program's end looks like.
-    #[allow(dead_code)] // For who judges the end of a verification.
     pub fn memory_kills(&self) -> u64 {
         self.scope().map_or(0, |scope| scope.memory_kills())
     }

@@ -5,15 +5,15 @@ use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
 use crate::copy_room::Room;
 use crate::decisions::Decisions;
-use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::ledger::Ledger;
+use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::places::Places;
 use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
 use crate::{
-    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tidy, usage, verify,
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tidy, usage, verify, write_limit,
 };
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
@@ -307,10 +307,20 @@ async fn carry_out(
             let _one_at_a_time = host.catalog.lock().await;
             Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
         }
+        Request::ReadBackup { monitor, id } => {
+            let _one_at_a_time = host.verifying.lock().await;
+            let id = id.parse()?;
+            let found = tokio::select! {
+                found = verify::read_again(places, monitor, &id) => found?,
+                () = left => bail!("backup {id} is read later: something else waits"),
+            };
+            let _one_at_a_time = host.catalog.lock().await;
+            Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
+        }
         Request::Rotate { retention_days } => {
             let _one_at_a_time = host.catalog.lock().await;
             let (total, free) = catalog::room(places)?;
-            if free.saturating_add(rotate::clone_bytes(places)) < decisions.limits().low_space(total) {
+            if free.saturating_add(write_limit::clone_bytes(places)?) < decisions.limits().low_space(total) {
                 copy_check::drop_all(places, &host.generation).await?;
             }
             let (deleted, stuck) = rotate::run(places, memory, retention_days).await?;

@@ -7,7 +7,7 @@
 //! round looks again.
 
 use crate::places::{Area, Leftover, Places, leftovers};
-use crate::{btrfs, catalog};
+use crate::{btrfs, catalog, verify};
 use anyhow::Result;
 use replica::Backoff;
 use std::time::Duration;
@@ -58,7 +58,7 @@ async fn clean(places: &Places, area: Area) -> bool {
     };
     let mut is_clean = true;
     for leftover in found {
-        match delete(places, &leftover).await {
+        match delete(places, area, &leftover).await {
             Ok(()) => tracing::info!("deleted what was left half made: {}", name_of(&leftover)),
             Err(error) => {
                 is_clean = false;
@@ -69,8 +69,9 @@ async fn clean(places: &Places, area: Area) -> bool {
     is_clean
 }
 
-async fn delete(places: &Places, leftover: &Leftover) -> Result<()> {
+async fn delete(places: &Places, area: Area, leftover: &Leftover) -> Result<()> {
     match leftover {
+        Leftover::Subvolume(path) if area == Area::Clones => verify::discard(places, path).await,
         Leftover::Subvolume(path) => btrfs::delete(path).await,
         Leftover::File(path) => files::remove(path).map(drop),
         Leftover::Deletion(monitor, id) => catalog::finish_deletion(places, *monitor, id).await,

@@ -150,6 +150,8 @@ mod tests {
             sizes: Sizes { files: 9_000_000_000, tar: 9_100_000_000 },
             snapshot_ms: 1.0,
             verification: Verification::Pending,
+            read: None,
+            trouble: None,
         }
     }
 

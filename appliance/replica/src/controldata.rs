@@ -14,6 +14,9 @@ pub struct ControlData {
     pub min_recovery_timeline: u32,
     /// `Minimum recovery ending location`; 0/0 on a primary.
     pub min_recovery: LsnText,
+    /// `Latest checkpoint's REDO location`: where recovery begins.
+    #[serde(default)]
+    pub redo: LsnText,
     /// Database block size in bytes.
     pub block_size: u32,
     /// Whether data pages carry checksums.
@@ -65,12 +68,14 @@ impl ControlData {
             value.parse().map_err(|_| ControlDataError::Malformed { name, value: value.into() })
         }
         let setting = |name: &'static str| text(name).and_then(|value| number::<u32>(name, value));
+        let redo = "Latest checkpoint's REDO location";
         let min_recovery = "Minimum recovery ending location";
         Ok(Self {
             system_identifier: number("Database system identifier", text("Database system identifier")?)?,
             timeline: setting("Latest checkpoint's TimeLineID")?,
             min_recovery_timeline: setting("Min recovery ending loc's timeline")?,
             min_recovery: number::<Lsn>(min_recovery, text(min_recovery)?)?.to_string(),
+            redo: number::<Lsn>(redo, text(redo)?)?.to_string(),
             block_size: setting("Database block size")?,
             checksums: setting("Data page checksum version")? != 0,
             max_connections: setting("max_connections setting")?,
@@ -96,6 +101,7 @@ impl ControlData {
             timeline: 1,
             min_recovery_timeline: 0,
             min_recovery: "0/0".into(),
+            redo: "0/14EE5B8".into(),
             block_size: 8192,
             checksums: true,
             max_connections: 100,
@@ -114,6 +120,7 @@ mod tests {
     const OUTPUT: &str = "\
 pg_control version number:            1700
 Database system identifier:           7549000000000000001
+Latest checkpoint's REDO location:    0/14EE5B8
 Latest checkpoint's TimeLineID:       1
 Minimum recovery ending location:     0/0
 Min recovery ending loc's timeline:   0

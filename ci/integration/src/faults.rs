@@ -62,7 +62,9 @@ impl Faults {
         let stand_in = crate::program("fault")?;
         fs::create_dir(folder)?;
         let real = POSTGRESQL.map(|name| (name, format!("{POSTGRESQL_FOLDER}/{name}")));
-        for (name, real) in real.into_iter().chain([("btrfs", "/usr/bin/btrfs".to_owned())]) {
+        // Behind `nice` are steps of our own: `hostd digest`, `hostd disarm`.
+        let others = ["btrfs", "nice"].map(|name| (name, format!("/usr/bin/{name}")));
+        for (name, real) in real.into_iter().chain(others) {
             fs::copy(&stand_in, folder.join(name)).context("cannot put a stand-in into its place")?;
             fs::write(folder.join(format!("{name}.real")), real)?;
         }

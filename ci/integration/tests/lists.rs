@@ -166,6 +166,7 @@ fn lists_of_thousands_of_backups() -> anyhow::Result<()> {
             database: "postgres".into(),
             certificate: monitor.certificate.clone(),
             configuration: BTreeMap::new(),
+            signature: None,
         };
         wait_for("backupd", MINUTE, || client.pair(&peer).map(drop).map_err(|error| error.to_string()))?;
         for path in ["/v1/backups", "/v1/status", "/metrics", "/v1/backups/20260103T000000Z"] {
