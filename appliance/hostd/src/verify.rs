@@ -248,7 +248,7 @@ async fn attempt(
         // Whatever their ends looked like.
         Err(_) if is_short_of_memory => {
             let reason = "its programs were killed: they used all the memory that a verification may have";
-            Err(Verdict::Machine(Hindrance::new(reason.into())))
+            Err(Verdict::Machine(Hindrance::new(reason)))
         }
         proof => proof,
     }
