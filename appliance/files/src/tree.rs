@@ -36,6 +36,8 @@ pub fn remove_folder(path: &Path) -> Result<()> {
     let remove = || -> io::Result<()> {
         let root = match open(CWD, path) {
             Err(Errno::NOENT) => return Ok(()),
+            // A link in its place is removed itself.
+            Err(Errno::NOTDIR | Errno::LOOP) if path.is_symlink() => return std::fs::remove_file(path),
             opened => opened?,
         };
         let mut moved = 0;

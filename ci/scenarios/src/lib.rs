@@ -294,7 +294,12 @@ impl User {
     /// `POST /v1/backups`
     pub fn create_backup(&self, comment: &str) -> Result<Backup> {
         let body = serde_json::json!({ "comment": comment }).to_string();
-        let reply = self.api.https("POST", "/v1/backups", Some(&body))?;
+        // The network may ask for one a minute.
+        let reply = wait_until("a backup may be made", LONG, || {
+            let reply = self.api.https("POST", "/v1/backups", Some(&body))?;
+            ensure!(reply.code != 429, "{reply:?}");
+            Ok(reply)
+        })?;
         ensure!(reply.code == 201, "{reply:?}");
         Ok(serde_json::from_str(&reply.body)?)
     }
