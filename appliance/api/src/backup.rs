@@ -38,6 +38,10 @@ pub struct Digests {
     pub chunks: Vec<String>,
 }
 
+/// Comment of the backup that a restored monitor has made before it is paired again. A restore passes it over, so the
+/// network may not give it to another one.
+pub const BEFORE_PAIRING: &str = "Before the restored monitor was paired again";
+
 /// A backup, as its manifest and every list have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Backup {

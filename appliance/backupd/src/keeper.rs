@@ -146,6 +146,8 @@ fn is_lasting(error: &Refusal) -> bool {
 async fn verify(shared: &Shared) {
     let (mut copy, mut backup) = (Failing::default(), Failing::default());
     let mut copy_again = Instant::now();
+    // A reading gives way once; the next one goes to its end, or who asks often would keep all from being read.
+    let mut was_cut = false;
     loop {
         if shared.volume_problem().is_none() && Instant::now() >= copy_again {
             let verified = shared.verify_copy().await;
@@ -168,9 +170,15 @@ async fn verify(shared: &Shared) {
             Ok(Some((backup, Work::Verify(depth)))) => (shared.verify(&backup, depth).await, ROUND),
             Ok(Some((backup, Work::Read))) => tokio::select! {
                 // The disks have as long for others.
-                read = shared.read_backup(&backup) => (read, began.elapsed().max(ROUND)),
+                read = shared.read_backup(&backup) => {
+                    was_cut = false;
+                    (read, began.elapsed().max(ROUND))
+                }
                 // It is read later.
-                () = shared.verification_asked.notified() => continue,
+                () = shared.verification_asked.notified(), if !was_cut => {
+                    was_cut = true;
+                    continue;
+                }
             },
             Ok(None) => (Ok(true), ROUND),
             Err(error) => (Err(error), ROUND),

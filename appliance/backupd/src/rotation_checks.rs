@@ -7,8 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 /// A backup whose date is so much ahead of the clock has a date that is wrong: less is a clock that was just set.
 const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// Check `free-space` of the data volume; `None`: it is not known. `stuck`: why rotation may delete nothing more.
-pub fn space_check(space: Option<Space>, limits: &Limits, stuck: Option<StuckReason>) -> Check {
+/// Check `free-space` of the data volume; `None`: it is not known. `stuck`: why rotation may delete
+/// nothing more; `failed`: why it could not.
+pub fn space_check(
+    space: Option<Space>,
+    limits: &Limits,
+    stuck: Option<StuckReason>,
+    failed: Option<&str>,
+) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
     let Some(Space { total, free, .. }) = space else {
         return check(Level::Warn, "It is not known how much space is free.".into());
@@ -33,6 +39,11 @@ pub fn space_check(space: Option<Space>, limits: &Limits, stuck: Option<StuckRea
         check(Level::Ok, format!("{said}."))
     } else if stuck.is_some() {
         check(Level::Fail, format!("Space is low: {said}{way_out}."))
+    } else if let Some(failed) = failed {
+        check(
+            Level::Fail,
+            format!("Space is low: {said}; old backups could not be deleted: {}", sentence(failed)),
+        )
     } else {
         check(Level::Warn, format!("Space is low: {said}; the oldest backups are deleted."))
     }
@@ -145,10 +156,11 @@ fn waiting(state: &RetentionState) -> Option<String> {
     let (kept, asked, program) = (period(state.days), period(pending.days), hostd::PROGRAM);
     Some(format!(
         "Backups are kept {kept}. The settings ask to keep them {asked} only, by which {} would be deleted now; that counts \
-         in {}. At the console `{program} order retention --confirm` lets it count at once, and `{program} order retention \
+         in {}. At the console `{program} order retention --confirm {}` lets it count at once, and `{program} order retention \
          --refuse` refuses it.",
         pending.would_go,
         in_words(left),
+        pending.days.unwrap_or_default(),
     ))
 }
 
@@ -205,7 +217,7 @@ mod tests {
         ];
         for (space, stuck, level, part) in table {
             let space = space.map(|(total, free)| Space { total, free, usage: None, low_at: None });
-            let check = space_check(space, &Limits::default(), stuck);
+            let check = space_check(space, &Limits::default(), stuck, None);
             assert_eq!(check.level, level, "{}", check.message);
             assert!(check.message.contains(part), "{}", check.message);
         }
@@ -265,9 +277,13 @@ mod tests {
         let waits = RetentionState { pending: Some(pending), ..plain };
         let check = retention_check(Some(&waits));
         assert_eq!(check.level, Level::Warn);
-        for part in
-            ["kept for 30 days", "for 1 day only, by which 28 would be", "in 3 days", "--confirm", "--refuse"]
-        {
+        for part in [
+            "kept for 30 days",
+            "for 1 day only, by which 28 would be",
+            "in 3 days",
+            "--confirm 1",
+            "--refuse",
+        ] {
             assert!(check.message.contains(part), "{}", check.message);
         }
         assert_eq!(retention_check(Some(&plain)).message, "Backups are kept for 30 days.");

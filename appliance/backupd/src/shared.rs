@@ -118,6 +118,8 @@ struct CopyDamage {
 /// What the last look at rotation gave.
 #[derive(Debug, Clone, Default)]
 struct Rotation {
+    /// Why it failed, until it succeeds.
+    failed: Option<String>,
     stuck: Option<StuckReason>,
     /// Whether the clock is trusted, and by how many seconds it was moved.
     clock: Option<(bool, u64)>,
@@ -389,7 +391,7 @@ impl Shared {
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),
             verification_checks::backups_read(&own, Timestamp::now()),
             status::volume_check(problem),
-            rotation_checks::space_check(space, &rotation.limits, rotation.stuck),
+            rotation_checks::space_check(space, &rotation.limits, rotation.stuck, rotation.failed.as_deref()),
             rotation_checks::retention_check(rotation.retention.as_ref()),
             hardware_checks::size_check(size(space.as_ref()).as_ref()),
             hardware_checks::disks_check(disks.as_ref()),
@@ -581,6 +583,10 @@ impl Shared {
     pub async fn change_backup(&self, id: &str, change: Change) -> Result<Backup, Refusal> {
         let backup = self.find(id)?;
         let what = match &change {
+            Change::Comment(comment) if comment == api::BEFORE_PAIRING => {
+                let why = "comment: a restore would pass this backup over; use other words";
+                return Err(Refusal::Forbidden(why.into()));
+            }
             Change::Comment(_) => "Its comment was changed",
             Change::Pinned(true) => "It was pinned",
             Change::Pinned(false) => {
@@ -724,6 +730,15 @@ impl Shared {
 
     /// Deletes what is too old or has to make room.
     pub async fn rotate(&self) -> Result<(), Refusal> {
+        let rotated = self.rotate_now().await;
+        if let Err(error) = &rotated {
+            let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
+            rotation.failed = Some(error.to_string());
+        }
+        rotated
+    }
+
+    async fn rotate_now(&self) -> Result<(), Refusal> {
         let retention = self.settings().retention_days;
         let (deleted, _) = self.hostd.rotate(retention).await?;
         for deletion in &deleted {
@@ -742,6 +757,7 @@ impl Shared {
             self.events.record(EventKind::Settings, Level::Warn, message, None);
         }
         *rotation = Rotation {
+            failed: None,
             stuck: plan.stuck_reason,
             clock: Some((plan.clock_is_trusted, plan.clock_offset_seconds)),
             retention: Some(plan.retention),

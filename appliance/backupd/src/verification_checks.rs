@@ -57,10 +57,15 @@ fn proven(backups: &[Backup], now: Timestamp) -> (Level, String) {
             format!("Backup {id} cannot be restored: {}{last_good}{others}", sentence(reason)),
         );
     }
-    if let Some((id, trouble)) = troubled {
-        return (trouble_level(trouble, now), format!("{}{last_good}", hindered(id, trouble, now)));
-    }
     let waiting = in_question.iter().map(|backup| now.duration_since(backup.created)).max();
+    if let Some((id, trouble)) = troubled {
+        // A new backup begins a trouble of its own; how long there was no result counts over all of them.
+        let of_all = upto_good.iter().filter_map(|backup| backup.trouble.as_ref());
+        let worst = of_all.map(|trouble| trouble_level(trouble, now)).max().unwrap_or(Level::Warn);
+        let is_late = waiting.is_some_and(|waiting| waiting > WAITING_FAILS);
+        let level = if is_late { Level::Fail } else { worst };
+        return (level, format!("{}{last_good}", hindered(id, trouble, now)));
+    }
     if let Some(waiting) = waiting.filter(|waiting| *waiting > WAITING_WARNS) {
         let level = if waiting > WAITING_FAILS { Level::Fail } else { Level::Warn };
         return (level, format!("No verification has come to an end for {}.{last_good}", in_words(waiting)));
@@ -144,7 +149,8 @@ fn reread(backups: &[Backup], now: Timestamp) -> (Level, String) {
             in_words(age),
             in_words(READ_WITHIN)
         );
-        (Level::Warn, said)
+        let level = if age > READ_WITHIN * 2 { Level::Fail } else { Level::Warn };
+        (level, said)
     } else {
         (Level::Ok, format!("Every backup was made or read again within {}.", in_words(READ_WITHIN)))
     }

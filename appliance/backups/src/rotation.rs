@@ -8,7 +8,8 @@
 //! the verdicts, the pins and the number of backups are. All of these can be in hostile hands:
 //!
 //! - The order of backups is their number, not their date. A date only makes a backup younger than it is.
-//! - Space takes at most a share of the list in a day that the machine ran, and never for room that a verification takes.
+//! - Space takes at most a share of what is not young in a day that the machine ran, and of the days themselves where only
+//!   one backup of each is left; never for room that a verification takes.
 //! - Space takes first what has a newer backup of its day, as good as itself. So a flood of backups is the first to go.
 
 use api::{
@@ -16,7 +17,7 @@ use api::{
     RotationPlan, StuckReason, Verification,
 };
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// How long a backup made before a resync is protected at most.
@@ -123,8 +124,16 @@ pub fn for_copy(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) 
 }
 
 fn next_for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
-    let share = rules.limits.daily(candidates.len().saturating_add(now.gone_for_space));
-    let next = Lists::of(candidates, now).next_for_space(rules, now);
+    let lists = Lists::of(candidates, now);
+    let (next, share) = match lists.spare(rules, now) {
+        Some(spare) => (Some(spare), lists.old(rules).count()),
+        // What is left to go stands for its day each: a share of the days, whatever else has gone.
+        None => {
+            let days: BTreeSet<(Uuid, i64)> = lists.old(rules).map(|old| (old.monitor, old.day())).collect();
+            (lists.next_for_space(rules, now), days.len())
+        }
+    };
+    let share = rules.limits.daily(share.saturating_add(now.gone_for_space));
     match next {
         None => Decision::Stuck(StuckReason::Floor),
         Some(_) if now.gone_for_space >= share => Decision::Stuck(StuckReason::DailyShare),
@@ -209,6 +218,11 @@ impl Candidate {
         (self.sequence, self.created, &self.id)
     }
 
+    /// The day that it is dated to, counted from 1970.
+    fn day(&self) -> i64 {
+        self.created.as_second().div_euclid(DAY)
+    }
+
     /// Whether it is the one that goes.
     fn is(&self, deletion: &Deletion) -> bool {
         self.monitor == deletion.monitor && self.id == deletion.id
@@ -276,10 +290,23 @@ impl<'a> Lists<'a> {
         chosen.min_by_key(|candidate| (candidate.created.min(now.time), candidate.order()))
     }
 
+    /// Those that are not young. The young ones may not go, so they widen the share of no day: else a flood of new ones would have
+    /// all the old ones go at once.
+    fn old(&self, rules: &Rules) -> impl Iterator<Item = &'a Candidate> {
+        self.0.values().flat_map(move |list| {
+            let old = list.newest_first.iter().enumerate();
+            old.filter(move |(at, candidate)| !list.is_young(*at, candidate, rules)).map(|(_, old)| *old)
+        })
+    }
+
+    /// The oldest one of all that is a spare.
+    fn spare(&self, rules: &Rules, now: &Now) -> Option<&'a Candidate> {
+        self.oldest(now, |list| list.oldest_spare(rules))
+    }
+
     /// What goes for space, if something may.
     fn next_for_space(&self, rules: &Rules, now: &Now) -> Option<&'a Candidate> {
-        self.oldest(now, |list| list.oldest_spare(rules))
-            .or_else(|| self.oldest(now, |list| list.deletable(rules).last()))
+        self.spare(rules, now).or_else(|| self.oldest(now, |list| list.deletable(rules).last()))
     }
 }
 
@@ -316,11 +343,16 @@ impl List<'_> {
         age < than
     }
 
+    /// Whether the one at this place is too young to go.
+    fn is_young(&self, at: usize, candidate: &Candidate, rules: &Rules) -> bool {
+        let min_age = SignedDuration::from_hours(i64::from(rules.limits.min_age_hours));
+        self.may_be_younger(at, candidate, min_age)
+    }
+
     /// Why no rule may remove the one at this place; `None`: it may go.
     fn kept(&self, at: usize, rules: &Rules) -> Option<KeptReason> {
         let candidate = self.newest_first.get(at)?;
         let newer_verified = self.verified.is_some_and(|verified| verified < at);
-        let min_age = SignedDuration::from_hours(i64::from(rules.limits.min_age_hours));
         if candidate.pinned {
             Some(KeptReason::Pinned)
         } else if self.verified == Some(at) {
@@ -337,7 +369,7 @@ impl List<'_> {
             Some(KeptReason::Newest)
         } else if at < usize::try_from(rules.limits.keep_last).unwrap_or(usize::MAX).max(1) {
             Some(KeptReason::Last)
-        } else if self.may_be_younger(at, candidate, min_age) {
+        } else if self.is_young(at, candidate, rules) {
             Some(KeptReason::Young)
         } else if candidate.downloading {
             Some(KeptReason::Downloading)
@@ -356,7 +388,7 @@ impl List<'_> {
     fn oldest_spare(&self, rules: &Rules) -> Option<usize> {
         let (mut newer, mut found): (Option<(i64, Proof)>, Option<usize>) = (None, None);
         for (at, candidate) in self.newest_first.iter().enumerate() {
-            let day = candidate.created.as_second().div_euclid(DAY);
+            let day = candidate.day();
             let best = newer.filter(|(of, _)| *of == day).map(|(_, best)| best);
             if best.is_some_and(|best| best >= candidate.proof) && self.kept(at, rules).is_none() {
                 found = Some(at);

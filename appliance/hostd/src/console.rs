@@ -38,7 +38,7 @@ pub enum Order {
     AcceptPeer {
         /// Number of one in that list; compare its key with what `monitor-link setup` shows at the monitor
         #[arg(long, conflicts_with_all = ["monitor", "key"])]
-        number: Option<usize>,
+        number: Option<u32>,
         /// The monitor's UUID, as the refusal says it
         #[arg(long, requires = "key")]
         monitor: Option<Uuid>,
@@ -52,9 +52,9 @@ pub enum Order {
     Limits(NewLimits),
     /// Show how long backups are kept, or decide on a shorter period that the network has asked for
     Retention {
-        /// Let the shorter period count at once: the backups that are older are deleted
-        #[arg(long, conflicts_with = "refuse")]
-        confirm: bool,
+        /// Let the shorter period of so many days count at once: the backups that are older are deleted
+        #[arg(long, value_name = "DAYS", conflicts_with = "refuse")]
+        confirm: Option<u32>,
         /// Refuse the shorter period
         #[arg(long)]
         refuse: bool,
@@ -169,14 +169,14 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             let (monitor, key) = match (number, monitor.zip(key)) {
                 (_, Some((monitor, key))) => (monitor, key.to_string()),
                 (Some(number), None) => {
-                    let chosen = number.checked_sub(1).and_then(|index| refused.get(index));
+                    let chosen = refused.iter().find(|refused| refused.number == number);
                     let RefusedPeer { monitor, key, .. } =
                         chosen.with_context(|| format!("there is no number {number} in the list"))?;
                     (*monitor, key.clone())
                 }
                 (None, None) => {
-                    for (index, RefusedPeer { monitor, key, endpoint }) in refused.iter().enumerate() {
-                        println!("{}  monitor {monitor} at {endpoint}, key {key}", index + 1);
+                    for RefusedPeer { number, monitor, key, endpoint } in &refused {
+                        println!("{number}  monitor {monitor} at {endpoint}, key {key}");
                     }
                     if refused.is_empty() {
                         println!("no monitor was refused since this server has started");

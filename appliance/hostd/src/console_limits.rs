@@ -79,11 +79,11 @@ pub async fn limits(client: &Client, named: &NewLimits) -> Result<()> {
     Ok(())
 }
 
-/// Decides on a shorter retention period that waits, where `confirm` or `refuse` is said, and shows what counts.
-pub async fn retention(client: &Client, confirm: bool, refuse: bool) -> Result<()> {
+/// Decides on a shorter retention period that waits, where `confirm` (with its days) or `refuse` is said, and shows what counts.
+pub async fn retention(client: &Client, confirm: Option<u32>, refuse: bool) -> Result<()> {
     match (confirm, refuse) {
-        (true, true) => bail!("say either --confirm or --refuse"),
-        (false, false) => {}
+        (Some(_), true) => bail!("use either --confirm or --refuse"),
+        (None, false) => {}
         (confirm, _) => client.order(&Request::DecideRetention { confirm }).await?,
     }
     let state = client.retention().await?;
@@ -99,11 +99,12 @@ fn in_words(RetentionState { days, pending, refused }: &RetentionState) -> Strin
     let counts = format!("backups are kept {}", period(days));
     match pending {
         Some(pending) => format!(
-            "{counts}\nin {} h they are kept {}, by which {} would go now; `{PROGRAM} order retention --confirm` lets it \
+            "{counts}\nin {} h they are kept {}, by which {} would go now; `{PROGRAM} order retention --confirm {}` lets it \
              count at once, `--refuse` refuses it",
             pending.seconds_left.div_ceil(3600),
             period(&pending.days),
-            pending.would_go
+            pending.would_go,
+            pending.days.unwrap_or_default()
         ),
         None if *refused => format!("{counts}; the shorter period that the settings name is refused"),
         None => counts,

@@ -2,7 +2,7 @@
 //! over FTP, who may come to the ports, which monitor is paired, and which other database may take the place of a replica.
 //! Root's alone (design D14), so kept here and not by the network process.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use api::{FtpSettings, Limits, Peer};
 use auth::pin::Keys;
 use backups::retention::{Period, Retention};
@@ -11,6 +11,7 @@ use hostd::{Access, RefusedPeer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
@@ -51,10 +52,12 @@ pub struct Decisions {
     record: Mutex<Record>,
     /// Who was refused, the last one first; forgotten with the process.
     refused: Mutex<Vec<RefusedPeer>>,
+    /// How many of them got a number.
+    numbered: AtomicU32,
 }
 
 /// So many refused monitors are remembered.
-const REFUSED_MAX: usize = 8;
+const REFUSED_MAX: usize = 32;
 
 impl Decisions {
     /// Loads them from `folder`. What is damaged there and has no copy counts as never decided.
@@ -65,6 +68,7 @@ impl Decisions {
             document,
             record: Mutex::new(loaded.value.unwrap_or_default()),
             refused: Mutex::default(),
+            numbered: AtomicU32::default(),
         };
         if let Some(problem) = loaded.problem {
             tracing::error!("{problem}");
@@ -112,10 +116,18 @@ impl Decisions {
         Ok(new)
     }
 
-    /// The console lets a shorter retention period that waits count, or refuses it.
-    pub fn decide_retention(&self, confirm: bool) -> Result<()> {
+    /// The console lets the shorter retention period of so many days count, or refuses the one that waits.
+    ///
+    /// # Errors
+    /// None waits, or another one than the console has seen: the network may have changed it meanwhile.
+    pub fn decide_retention(&self, confirm: Option<u32>) -> Result<()> {
         let old = self.record.lock().unwrap_or_else(PoisonError::into_inner).retention;
-        let new = if confirm { old.confirmed() } else { old.refuse() };
+        if let (Some(days), Some(Period(Some(waits)))) =
+            (confirm, old.pending().map(|pending| pending.period))
+        {
+            ensure!(days == waits, "a retention period of {waits} days waits, not of {days}; look again");
+        }
+        let new = if confirm.is_some() { old.confirmed() } else { old.refuse() };
         let new = new.context("no shorter retention period waits for the console")?;
         self.change(|record| record.retention = new)
     }
@@ -192,10 +204,13 @@ impl Decisions {
     pub fn remember_refused(&self, peer: &Peer) {
         let Ok(keys) = Keys::of_pem(&peer.certificate) else { return };
         let key = keys.fingerprint().to_string();
-        let seen = RefusedPeer { monitor: peer.id, key, endpoint: peer.info().endpoint() };
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.retain(|other| (other.monitor, &other.key) != (seen.monitor, &seen.key));
-        refused.insert(0, seen);
+        let known = refused.iter().position(|other| (other.monitor, &other.key) == (peer.id, &key));
+        let number = match known {
+            Some(at) => refused.remove(at).number,
+            None => self.numbered.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        refused.insert(0, RefusedPeer { number, monitor: peer.id, key, endpoint: peer.info().endpoint() });
         refused.truncate(REFUSED_MAX);
     }
 
@@ -275,7 +290,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (month, day) = (Period(Some(30)), Period(Some(1)));
         let decisions = Decisions::load(folder.path()).unwrap();
-        assert!(decisions.decide_retention(true).is_err(), "nothing waits");
+        assert!(decisions.decide_retention(Some(1)).is_err(), "nothing waits");
         decisions.ask_retention(month, 0, true).unwrap();
         assert_eq!(decisions.retention(day, 100, true).pending().map(|pending| pending.since), Some(100));
         assert_eq!(decisions.retention(month, 200, true).pending(), None, "a look changes nothing");
@@ -286,10 +301,12 @@ mod tests {
         assert_eq!(retention.pending().map(|pending| pending.since), Some(300));
         let late = again.retention(day, 300 + delay(&Limits::default()), true);
         assert_eq!(late.in_force(), Some(day));
-        again.decide_retention(false).unwrap();
+        again.decide_retention(None).unwrap();
         assert_eq!(again.retention(day, u64::MAX, true).in_force(), Some(month), "it was refused");
         again.ask_retention(Period(Some(2)), 0, true).unwrap();
-        again.decide_retention(true).unwrap();
+        let other = again.decide_retention(Some(20)).unwrap_err().to_string();
+        assert!(other.contains("of 2 days waits"), "{other}");
+        again.decide_retention(Some(2)).unwrap();
         assert_eq!(again.retention(Period(Some(2)), 0, true).in_force(), Some(Period(Some(2))));
     }
 }

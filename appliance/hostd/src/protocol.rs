@@ -178,8 +178,8 @@ pub enum Request {
     Retention,
     /// A shorter retention period that waits counts at once, or is refused. Replies [`Reply::Done`]. For root alone.
     DecideRetention {
-        /// It counts.
-        confirm: bool,
+        /// So many days count, if that is what waits; `None`: what waits is refused.
+        confirm: Option<u32>,
     },
     /// Another day's share of the list may go for space at once. Replies [`Reply::Done`]. For root alone.
     AllowRotation,
@@ -255,6 +255,8 @@ pub struct Access {
 /// A monitor that wanted to be paired and was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedPeer {
+    /// Its number in the list, which no other one gets while `hostd` runs: between looking and accepting, others come.
+    pub number: u32,
     /// Its UUID.
     pub monitor: Uuid,
     /// Its key, as `api::Fingerprint` writes it.
@@ -443,7 +445,7 @@ mod tests {
             (change(Change::Pinned(true)), false),
             (change(Change::Comment(String::new())), false),
             (Request::ConfirmClock, true),
-            (Request::DecideRetention { confirm: true }, true),
+            (Request::DecideRetention { confirm: Some(1) }, true),
             (Request::AllowRotation, true),
             (Request::Retention, false),
             (Request::SetLimits(Limits::default()), true),
@@ -490,6 +492,7 @@ mod tests {
             Reply::Done,
             Reply::Bytes { bytes: 7 },
             Reply::RefusedPeers(vec![RefusedPeer {
+                number: 7,
                 monitor: Uuid::from_u128(7),
                 key: "sha256//x".into(),
                 endpoint: "192.0.2.7:50001".into(),

@@ -131,8 +131,15 @@ pub async fn run(
                 continue;
             }
             Decision::Delete(deletion) => {
-                if rotate_away(places, memory.ledger, seen.lived, &deletion).await? {
-                    deleted.push(deletion);
+                match rotate_away(places, memory.ledger, seen.lived, &deletion).await {
+                    Ok(true) => deleted.push(deletion),
+                    Ok(false) => {}
+                    // The next run says it; what went is to be told now.
+                    Err(error) if !deleted.is_empty() => {
+                        tracing::error!("{error:#}");
+                        return Ok((deleted, false));
+                    }
+                    Err(error) => return Err(error),
                 }
                 continue;
             }
@@ -168,7 +175,7 @@ pub fn may_pin(places: &Places, decisions: &Decisions, monitor: Uuid, id: &str) 
     let rules = Rules { retention: None, limits: decisions.limits() };
     let Some(why) = pins::refusal(&pins, &rules) else { return Ok(()) };
     let error = format!(
-        "backup {id} is not pinned: {why}; at the server's console unpin another (`{0} order unpin ID`) or allow more          (`{0} order limits --pinned N`)",
+        "backup {id} is not pinned: {why}; at the server's console unpin another (`{0} order unpin ID`) or allow more (`{0} order limits --pinned N`)",
         hostd::PROGRAM
     );
     Err(Refused { error, retry_after: None }.into())

@@ -258,6 +258,8 @@ async fn carry_out(
             Ok(Reply::Done)
         }
         Request::StartReplica { peer } => {
+            // A copy takes the replica's place: none is started meanwhile.
+            let _no_copy = host.copying.lock().await;
             checked(decisions, &peer)?;
             access::know(decisions, &peer).await;
             start_replica(host, &peer).await?;
@@ -308,10 +310,13 @@ async fn carry_out(
             Ok(Reply::Backup(Box::new(verify::record(places, monitor, &id, found)?)))
         }
         Request::ReadBackup { monitor, id } => {
-            let _one_at_a_time = host.verifying.lock().await;
             let id = id.parse()?;
+            let reading = async {
+                let _one_at_a_time = host.verifying.lock().await;
+                verify::read_again(places, monitor, &id).await
+            };
             let found = tokio::select! {
-                found = verify::read_again(places, monitor, &id) => found?,
+                found = reading => found?,
                 () = left => bail!("backup {id} is read later: something else waits"),
             };
             let _one_at_a_time = host.catalog.lock().await;

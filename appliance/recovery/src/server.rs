@@ -22,8 +22,6 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 const ROUND: Duration = Duration::from_secs(2);
 /// The word for the newest backup.
 pub const LATEST: &str = "latest";
-/// Comment of the backup that is made before a restored monitor is paired again.
-const COMMENT: &str = "Before the restored monitor was paired again";
 
 /// Where a backup server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,11 +93,18 @@ impl Server {
         &self.address
     }
 
-    /// Its backups, the newest first.
+    /// Its backups by monitor, each monitor's newest first. That is told by their numbers: a clock that was wrong may have
+    /// dated one years ahead.
     pub fn backups(&self) -> Vec<&Backup> {
         let mut backups: Vec<&Backup> = self.list.backups.iter().collect();
-        backups.sort_by(|one, other| other.created.cmp(&one.created).then_with(|| other.id.cmp(&one.id)));
-        backups
+        backups.sort_by(|one, other| {
+            one.monitor.id.cmp(&other.monitor.id).then_with(|| other.order().cmp(&one.order()))
+        });
+        // The monitor whose newest backup is the latest comes first.
+        let mut groups: Vec<&[&Backup]> =
+            backups.chunk_by(|one, other| one.monitor.id == other.monitor.id).collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.first().map(|newest| newest.created)));
+        groups.concat()
     }
 
     /// The backup that is meant by an id, by an id and its monitor (`<id>_<monitor>`), or by `latest`: the newest one that
@@ -170,7 +175,7 @@ impl Server {
             _ => {
                 let kept = match self.kept_before(peer).map_err(refused)? {
                     Some(backup) => Ok(backup),
-                    None => self.client.create_backup(&CreateBackup { comment: COMMENT.into() }),
+                    None => self.client.create_backup(&CreateBackup { comment: api::BEFORE_PAIRING.into() }),
                 };
                 let kept = kept.and_then(|backup| self.client.set_pin(&backup.id, SetPin { pinned: true }));
                 match (kept, before) {
@@ -206,15 +211,16 @@ impl Server {
     /// The newer backups of the same monitor that were passed over for this one, the newest first.
     pub fn newer_than(&self, chosen: &Backup) -> Vec<&Backup> {
         let of_monitor = |backup: &&Backup| backup.monitor.id == chosen.monitor.id;
-        let newer = |backup: &&Backup| backup.created > chosen.created && !is_from_before(backup);
+        let newer = |backup: &&Backup| backup.order() > chosen.order() && !is_from_before(backup);
         self.backups().into_iter().filter(of_monitor).filter(newer).collect()
     }
 
     /// The backup that an attempt before has made: the newest one, if it is that.
     fn kept_before(&self, peer: &Peer) -> Result<Option<Backup>, ClientError> {
         let backups = self.client.backups()?.backups.into_iter();
-        let newest =
-            backups.filter(|backup| backup.monitor.id == peer.id).max_by_key(|backup| backup.created);
+        let newest = backups
+            .filter(|backup| backup.monitor.id == peer.id)
+            .max_by(|one, other| one.order().cmp(&other.order()));
         Ok(newest.filter(is_from_before))
     }
 }
@@ -238,7 +244,7 @@ fn refused(address: &Address, error: ClientError) -> Failure {
 
 /// Whether a backup is what was kept when a restored monitor was paired again: the state that somebody has left behind.
 pub fn is_from_before(backup: &Backup) -> bool {
-    backup.comment == COMMENT
+    backup.comment == api::BEFORE_PAIRING
 }
 
 /// See [`Server::choose`]; the newest first.

@@ -286,6 +286,30 @@ fn a_flood_of_backups_is_the_first_to_go() {
     }
 }
 
+/// Seventy-two backups of the last hour, and then a full volume: the month of good ones loses no more than it would without
+/// them, that night and the next one.
+#[test]
+fn a_flood_does_not_widen_the_share_of_a_day() {
+    let good: Vec<_> = (1..=30).map(|days| backup(days, Proof::Verified)).collect();
+    for (age, held, most) in [(0, false, 7), (1, false, 25), (1, true, 7)] {
+        let flood: Vec<_> = (0..72u64)
+            .map(|number| Candidate {
+                sequence: 2000 + number,
+                id: format!("flood-{number}"),
+                // Downloads that are renewed keep them from going first.
+                downloading: held,
+                witnessed: DAY * age,
+                ..backup(0, Proof::Verified)
+            })
+            .collect();
+        let list: Vec<_> = flood.iter().chain(&good).cloned().collect();
+        let gone = simulate(&list, &Rules::default(), &now(0), 0);
+        let good = |gone: &&Deletion| good.iter().any(|candidate| candidate.is(gone));
+        assert!(gone.len() <= most, "{} of a flood of {age} days", gone.len());
+        assert!(gone.iter().filter(good).count() <= 7, "{gone:?}");
+    }
+}
+
 #[test]
 fn a_date_in_the_future_proves_nothing() {
     // The newest verified one is dated 2036: whether a good one was made lately is not known.
