@@ -15,6 +15,7 @@ use crate::{catalog, copy_check};
 use anyhow::{Context, Result};
 use api::Deletion;
 use replica::{CopyProgress, FULL_BYTES};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ use tokio::sync::mpsc::UnboundedSender;
 const LOOK: Duration = Duration::from_secs(1);
 /// Time until rotation is asked again when it could not help.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// Time that whoever makes, deletes or looks at backups may keep a copy from making room.
+const TURN: Duration = Duration::from_secs(60);
 
 /// What comes between two looks beyond what came between those before, in bytes: looks are late on a busy
 /// machine.
@@ -137,8 +140,8 @@ impl<'a> Watch<'a> {
                 if !seen.is_too_little() {
                     continue;
                 }
-                catalog::bring_to_disk(self.room.places).await?;
-                seen.free = catalog::room(self.room.places)?.1;
+                let brought = catalog::bring_to_disk(self.room.places);
+                seen = settled(brought, LOOK, || self.look(&mut before)).await?;
             }
             if seen.is_too_little() {
                 let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -191,9 +194,35 @@ impl<'a> Watch<'a> {
             return Ok(MadeRoom::Enough);
         }
         copy_check::drop_all(places, generation).await?;
-        // Whoever holds it makes or deletes backups: the next look sees what came of it.
-        let Ok(_one_at_a_time) = catalog.try_lock() else { return Ok(MadeRoom::Enough) };
+        // In its turn: a lock that is only tried may be taken each time, by whoever asks for plans again and again.
+        let turn = tokio::time::timeout(TURN, catalog.lock()).await;
+        let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
         rotate::make_room(places, *memory, seen.wanted()).await
+    }
+}
+
+/// What is seen when `brought` has brought everything to the disk. Meanwhile `look` looks on: bringing it may take
+/// minutes in which the copy is written at full speed. What is free by then can only become less, so too little ends
+/// the wait.
+async fn settled(
+    brought: impl Future<Output = Result<()>>,
+    every: Duration,
+    mut look: impl FnMut() -> Result<Seen>,
+) -> Result<Seen> {
+    let mut brought = pin!(brought);
+    loop {
+        tokio::select! {
+            done = brought.as_mut() => {
+                done?;
+                return look();
+            }
+            () = tokio::time::sleep(every) => {
+                let seen = look()?;
+                if seen.is_too_little() {
+                    return Ok(seen);
+                }
+            }
+        }
     }
 }
 
@@ -245,6 +274,25 @@ mod tests {
         let refused = refusal(at(65 * GB), 64 * GB).unwrap();
         assert!(refused.contains("65000 MB") && refused.contains("sparse"), "{refused}");
         assert!(refusal(at(u64::MAX), 64 * GB).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_sync_that_takes_long_keeps_no_copy_from_being_stopped() {
+        let least = FULL_BYTES + MARGIN;
+        let shrinking = || {
+            let mut left = 5;
+            move || {
+                left -= 1;
+                Ok(Seen { free: least - 1 + left * GB, low: 0, lately: 0 })
+            }
+        };
+        let every = Duration::from_millis(1);
+        let seen = settled(std::future::pending(), every, shrinking()).await.unwrap();
+        assert!(seen.is_too_little(), "{seen:?}");
+        // One that ends in time is the last word.
+        let seen = settled(async { Ok(()) }, Duration::from_secs(3600), shrinking()).await.unwrap();
+        assert_eq!(seen.free, least - 1 + 4 * GB);
+        assert!(settled(async { anyhow::bail!("EIO") }, every, shrinking()).await.is_err());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 
 /// Time between two rounds when all is well.
 const ROUND: Duration = Duration::from_secs(15);
+/// Time that a round waits for who makes, verifies or changes backups; what takes hours is waited for in the next one.
+const TURN: Duration = Duration::from_secs(15);
 /// Longest time between two rounds while something cannot be deleted.
 const LONGEST: Duration = Duration::from_secs(900);
 
@@ -24,7 +26,8 @@ pub async fn run(places: &Places, copying: &Mutex<()>, verifying: &Mutex<()>, ca
     loop {
         let mut is_well = true;
         for (area, lock) in [(Area::Backups, catalog), (Area::Copies, copying), (Area::Clones, verifying)] {
-            let Ok(_nobody_makes_any) = lock.try_lock() else { continue };
+            // In its turn: whoever asks for one thing after the other would keep a lock that is only tried for ever.
+            let Ok(_nobody_makes_any) = tokio::time::timeout(TURN, lock.lock()).await else { continue };
             is_well &= clean(places, area).await;
         }
         keep_lists(places).await;
