@@ -537,6 +537,10 @@ impl Shared {
             let (state, _) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
             return Err(not_ready(status::message(&state, Some(&peer.info().endpoint()))));
         }
+        if let Some(outside) = info.outside {
+            self.copy_is_of_no_use(outside.clone());
+            return Err(not_ready(outside));
+        }
         // It accepts connections only when it is consistent.
         let standby = Standby::connect(&info.socket_dir, &peer.user, &peer.database)
             .await
@@ -622,6 +626,16 @@ impl Shared {
     pub fn copy_damage(&self) -> Option<String> {
         let damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
         damage.reason.clone().filter(|_| damage.times < 2)
+    }
+
+    /// The replica is not what a backup can be made of, by what is in it: another full copy may mend that. The monitor can
+    /// bring it about again, so as with a damaged copy, the second in a row is only told.
+    fn copy_is_of_no_use(&self, reason: String) {
+        let mut damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if damage.reason.as_ref() != Some(&reason) {
+            self.events.record(EventKind::FullCopy, Level::Fail, status::sentence(&reason), None);
+            *damage = CopyDamage { reason: Some(reason), times: damage.times + 1 };
+        }
     }
 
     /// Another full copy came: what was known of the one before counts no more.

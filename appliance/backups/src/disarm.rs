@@ -3,6 +3,7 @@
 //! The tree is a database's, perhaps a hostile one's: what is removed or written goes through no link. The server does it in
 //! the clone's namespace as the clone's user; a restore as root, in a folder that is PostgreSQL's by then.
 
+use crate::layout::OF_A_START;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
@@ -16,13 +17,13 @@ use std::path::Path;
 /// Those of the file system.
 pub fn disarm(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
-    for name in ["postmaster.pid", "postmaster.opts"] {
+    for name in OF_A_START {
         let path = pgdata.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => files::remove_folder(&path)?,
+            Ok(_) => drop(files::remove(&path)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
         }
     }
     // As a whole: a link in its place is removed itself, and so is one in it.
@@ -64,6 +65,8 @@ mod tests {
         fs::create_dir_all(pgdata.join("pg_replslot/slot_1")).unwrap();
         fs::write(pgdata.join("pg_replslot/slot_1/state"), "x").unwrap();
         fs::write(pgdata.join("postmaster.pid"), "1").unwrap();
+        fs::write(pgdata.join("recovery.signal"), "").unwrap();
+        fs::create_dir_all(pgdata.join("promote/x")).unwrap();
         fs::write(pgdata.join("backup_label"), "kept").unwrap();
         for _ in 0..2 {
             disarm(root.path()).unwrap();

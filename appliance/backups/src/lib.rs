@@ -11,6 +11,7 @@ mod disarm;
 pub mod download;
 pub mod forecast;
 mod id;
+pub mod layout;
 mod lists;
 mod manifest;
 pub mod pins;

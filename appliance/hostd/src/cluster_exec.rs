@@ -7,6 +7,7 @@
 
 use crate::scope;
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -14,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, User, getppid, setgroups, setresgid, setresuid};
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,9 +24,6 @@ use std::process::Command;
 /// without parallel workers that is the statistics, some hundred bytes for each table.
 const TEMPORARY: [(&str, &str); 2] =
     [("/tmp", "mode=1777,size=64m,nr_inodes=10k"), ("/dev/shm", "mode=1777,size=256m,nr_inodes=10k")];
-
-/// Where else any user may write: nothing limits that, and `/var/tmp` is on the volume of the machine's state.
-const WRITABLE: [&str; 3] = ["/var/tmp", "/run/lock", "/dev/mqueue"];
 
 /// Arguments of `hostd cluster-exec`.
 #[derive(Debug, clap::Args)]
@@ -44,7 +43,10 @@ pub struct Args {
     /// Folder to hide; may be given several times
     #[arg(long)]
     hide: Vec<PathBuf>,
-    /// Without network, and with nothing to write to but the cluster
+    /// Folder outside of the cluster that stays writable; may be given several times
+    #[arg(long)]
+    writable: Vec<PathBuf>,
+    /// Without network
     #[arg(long)]
     no_network: bool,
     /// Program and its arguments
@@ -66,7 +68,7 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     if args.no_network {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot unshare the network namespace")?;
     }
-    enter_namespace(&args.subvolume, &args.hide, args.no_network)?;
+    enter_namespace(&args.subvolume, &args.hide, &args.writable)?;
     give_up_privileges(user.uid, user.gid)?;
     die_with(Pid::from_raw(args.supervisor))?;
     let (program, arguments) = args.command.split_first().context("no program was given")?;
@@ -80,12 +82,15 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
     Err(error).with_context(|| format!("cannot execute {}", program.display()))
 }
 
-fn enter_namespace(subvolume: &Path, hide: &[PathBuf], read_only: bool) -> Result<()> {
+fn enter_namespace(subvolume: &Path, hide: &[PathBuf], writable: &[PathBuf]) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make mounts private")?;
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // SQL of the monitor's database runs in a replica as its superuser, and writes wherever the cluster's user may: to volumes of
+    // the machine that nothing limits, and to folders that the next backup would not have.
+    read_only_everywhere(writable)?;
     // Bound before its parent is hidden.
     let cluster = Path::new(replica::CLUSTER_ROOT);
     let srv = cluster.parent().context("the cluster's place has a parent")?;
@@ -97,24 +102,76 @@ fn enter_namespace(subvolume: &Path, hide: &[PathBuf], read_only: bool) -> Resul
     for (place, options) in TEMPORARY.iter().filter(|(place, _)| Path::new(place).is_dir()) {
         tmpfs(Path::new(place), options)?;
     }
-    for place in WRITABLE.iter().map(Path::new).filter(|place| read_only && place.is_dir()) {
-        bind_read_only(place)?;
-    }
     for place in hide.iter().filter(|place| place.is_dir()) {
         tmpfs(place, "mode=0555,size=4k")?;
     }
     Ok(())
 }
 
-/// Has `place` and what is below it read only from here, mounts below it aside: those are not seen any more.
-fn bind_read_only(place: &Path) -> Result<()> {
+/// Makes every mount read only from here, but for the folders in `writable`.
+fn read_only_everywhere(writable: &[PathBuf]) -> Result<()> {
     let none: Option<&str> = None;
-    mount(Some(place), place, none, MsFlags::MS_BIND, none)
-        .with_context(|| format!("cannot bind {} to itself", place.display()))?;
-    let flags =
-        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(none, place, none, flags, none)
-        .with_context(|| format!("cannot make {} read only", place.display()))
+    for place in writable {
+        mount(Some(place), place, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("cannot bind {} to itself", place.display()))?;
+    }
+    let mounts = std::fs::read("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    for (place, flags) in parse_mounts(&mounts) {
+        if writable.contains(&place) {
+            continue;
+        }
+        let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        match mount(none, &place, none, flags, none) {
+            // Another mount covers it or its folder was removed, so nobody gets there, or it is another user's (FUSE), who
+            // has not let root in.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EACCES) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot make {} read only", place.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Places and flags of mounts, from `/proc/self/mountinfo` (proc(5): the fifth field has `\040` for a blank and the like, the
+/// sixth the flags of this mount).
+fn parse_mounts(mountinfo: &[u8]) -> Vec<(PathBuf, MsFlags)> {
+    const FLAGS: [(&[u8], MsFlags); 6] = [
+        (b"nosuid", MsFlags::MS_NOSUID),
+        (b"nodev", MsFlags::MS_NODEV),
+        (b"noexec", MsFlags::MS_NOEXEC),
+        (b"noatime", MsFlags::MS_NOATIME),
+        (b"nodiratime", MsFlags::MS_NODIRATIME),
+        (b"relatime", MsFlags::MS_RELATIME),
+    ];
+    let line = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(4);
+        let place = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+        let said = fields.next()?.split(|byte| *byte == b',');
+        let flags = said.filter_map(|word| FLAGS.iter().find(|(name, _)| *name == word)).map(|(_, flag)| *flag);
+        Some((place, flags.collect()))
+    };
+    mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
+/// `\ooo` is the byte of this octal number.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| first == b'\\') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    bytes
 }
 
 /// An empty file system on `parent` that has only `folder`.
@@ -146,4 +203,25 @@ fn die_with(supervisor: Pid) -> Result<()> {
     // It may have ended before: then no signal comes.
     ensure!(getppid() == supervisor, "the process that supervises the cluster has ended");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_with_their_flags() {
+        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue\n\
+                     37 35 0:5 / /dev rw,relatime - devtmpfs udev rw\n\
+                     broken\n";
+        let mounts = parse_mounts(text);
+        assert_eq!(
+            mounts,
+            [
+                ("/mnt 2".into(), MsFlags::MS_NOATIME | MsFlags::MS_NOSUID),
+                ("/dev".into(), MsFlags::MS_RELATIME)
+            ]
+        );
+        assert_eq!(unescape(b"a\\134b\\"), b"a\\b\\");
+    }
 }

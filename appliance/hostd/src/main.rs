@@ -33,6 +33,7 @@ mod sandbox;
 mod scope;
 mod server;
 mod stragglers;
+mod tablespaces;
 mod tidy;
 mod usage;
 mod verdict;

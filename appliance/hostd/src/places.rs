@@ -122,9 +122,10 @@ impl Places {
     }
 }
 
-/// What a cluster must not see, beside the data volume: secrets and logs, and every program, a shell above all, that SQL
-/// of the monitor's making could have run.
-pub const HIDDEN: [&str; 4] = ["/var/lib/infimonitor", "/var/log", "/usr/bin", "/usr/sbin"];
+/// What a cluster must not see, beside the data volume: secrets and logs; every program, a shell above all, that SQL
+/// of the monitor's making could have run; and places where a monitor may have tablespaces: what is not there ends the
+/// replay, and a full copy brings them, while what is there would be outside of the backups.
+pub const HIDDEN: [&str; 6] = ["/var/lib", "/var/log", "/home", "/opt", "/usr/bin", "/usr/sbin"];
 
 /// Folder of the clones that are being verified, and of what they run with.
 const VERIFICATION: &str = "verification";

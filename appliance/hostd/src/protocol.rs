@@ -345,6 +345,9 @@ pub struct ReplicaInfo {
     /// The console has let the monitor go.
     #[serde(default)]
     pub is_released: bool,
+    /// A tablespace of it lies outside, so no backup can be made of it: as a sentence without full stop.
+    #[serde(default)]
+    pub outside: Option<String>,
 }
 
 /// What `hostd` answers.

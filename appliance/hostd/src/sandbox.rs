@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::unistd::{Gid, Group, Uid, User};
 use replica::ControlData;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
 
@@ -86,6 +86,12 @@ impl<'a> Sandbox<'a> {
         self.places.scopes.get(&name, share)
     }
 
+    /// The folder of a replica's socket.
+    fn socket(&self) -> Option<PathBuf> {
+        let name = self.subvolume.file_name()?.to_str()?;
+        Some(self.places.cluster_run(name.parse().ok()?).join("socket"))
+    }
+
     /// How many programs of its group were killed so far because memory was short. One more than before is trouble of the
     /// machine, whatever the program's end looks like.
     pub fn memory_kills(&self) -> u64 {
@@ -119,8 +125,16 @@ impl<'a> Sandbox<'a> {
             .arg("--subvolume")
             .arg(self.subvolume)
             .args(["--user", self.user()]);
-        if self.kind == Kind::Clone {
-            command.arg("--no-network");
+        match self.kind {
+            Kind::Clone => {
+                command.arg("--no-network");
+            }
+            // Where its server has its socket; a copy, and what is asked of a backup, has none.
+            Kind::Replica => {
+                if let Some(socket) = self.socket().filter(|socket| socket.is_dir()) {
+                    command.arg("--writable").arg(socket);
+                }
+            }
         }
         if let Some(scope) = self.scope() {
             command.arg("--scope").arg(scope.folder());

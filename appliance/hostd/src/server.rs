@@ -13,7 +13,7 @@ use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
 use crate::{
-    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tidy, usage, verify, write_limit,
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tablespaces, tidy, usage, verify, write_limit,
 };
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
@@ -424,7 +424,8 @@ async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
     });
     let socket_dir = places.cluster_run(monitor).join("socket").to_string_lossy().into_owned();
     let is_released = host.decisions.known() == Known::Released;
-    Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log, is_released })
+    let outside = if present { tablespaces::outside(&host.places.replica(monitor))? } else { None };
+    Ok(ReplicaInfo { present, running, unverified, control, socket_dir, log, is_released, outside })
 }
 
 /// The network process checked the peer; here it is checked again, since that process may be compromised.

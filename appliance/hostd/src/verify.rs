@@ -15,6 +15,7 @@ use crate::{btrfs, catalog, digest, stragglers, write_limit};
 use anyhow::{Context, Result};
 use api::{Attempt, Backup, Depth, Digests, Manifest, Proof, Reading, Verification};
 use backups::BackupId;
+use backups::layout::{self, Fate};
 use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid, getuid};
@@ -49,6 +50,8 @@ const SHARED_BUFFERS_MIB: u32 = 128;
 const NOT_LET_IN: i32 = 2;
 /// Folder of the clone's socket, in the clone: what the clone's user can write is limited there.
 const SOCKET: &str = "socket";
+/// Entries that are left out of a clone and remembered until they are removed.
+const LEFT_OUT_MOST: usize = 1000;
 /// Databases that are named where text sorts differently.
 const NAMED_DATABASES: usize = 5;
 
@@ -277,7 +280,11 @@ async fn prove(
     let sandbox = Sandbox::clone_of_backup(places, clone);
     let (uid, gid) = user_ids(sandbox.user())?;
     let tree = clone.to_path_buf();
-    tokio::task::spawn_blocking(move || give(&tree, uid, gid)).await.map_err(anyhow::Error::from)??;
+    let given = tokio::task::spawn_blocking(move || {
+        leave_to_it_what_a_restore_takes(&tree)?;
+        Ok::<_, Verdict>(give(&tree, uid, gid)?)
+    });
+    given.await.map_err(anyhow::Error::from)??;
     let own = std::env::current_exe().context("cannot find my own program")?;
     sandbox.output(&own, ["disarm"], ASKING).await?;
     let asking = Asking::prepare(places, sandbox, backup, control, clone)?;
@@ -318,6 +325,52 @@ async fn prove(
     }
     let seconds = began.elapsed().as_secs_f64();
     Ok(Proof { at: Timestamp::now(), restore_seconds, seconds, depth, limits })
+}
+
+/// Removes from a clone what a restore would pass over, so that the proof is of what a restore starts. Links are not followed,
+/// and nobody else writes here meanwhile.
+fn leave_to_it_what_a_restore_takes(clone: &Path) -> Result<(), Verdict> {
+    let cannot = || format!("cannot look through {}", clone.display());
+    let mut left_out = Vec::new();
+    let mut entries = files::tree(clone, |_| true).skip(1);
+    for entry in &mut entries {
+        let entry = entry.with_context(cannot)?;
+        let kind = entry.file_type();
+        let target = if kind.is_symlink() { std::fs::read_link(entry.path()).with_context(cannot)? } else { PathBuf::new() };
+        let kind = match kind {
+            kind if kind.is_dir() => layout::Kind::Folder,
+            kind if kind.is_file() => layout::Kind::File,
+            kind if kind.is_symlink() => layout::Kind::Link(&target),
+            _ => layout::Kind::Other,
+        };
+        let path = entry.path().strip_prefix(clone).with_context(cannot)?;
+        match layout::fate(path, kind) {
+            Fate::Taken | Fate::Tablespace(_) => {}
+            Fate::LeftOut => left_out.push((entry.path().to_owned(), kind == layout::Kind::Folder)),
+            Fate::Outside(oid) => return Err(Verdict::Data(layout::outside(oid))),
+        }
+        if left_out.len() >= LEFT_OUT_MOST {
+            remove_all(&mut left_out)?;
+        }
+    }
+    Ok(remove_all(&mut left_out)?)
+}
+
+/// Removes these files, and folders with all that is in them; what went with a folder is not there any more.
+fn remove_all(paths: &mut Vec<(PathBuf, bool)>) -> Result<()> {
+    for (path, is_folder) in paths.drain(..) {
+        if is_folder {
+            files::remove_folder(&path)?;
+            continue;
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives the tree to the clone's user, as deep as PostgreSQL goes. Links are not followed, and nobody else writes here

@@ -1,8 +1,8 @@
 //! Unpacking a backup's tar beside the live data, so that it can be cut at any point and go on.
 //!
-//! What is unpacked came from a monitor's database, perhaps a hostile one, and is written by root: only the two folders of a
-//! backup are taken, only folders, files and the links of tablespaces, and the kernel itself refuses to leave the folder or to
-//! follow a link on the way (openat2). Links are not taken over but made anew, as they are absolute.
+//! What is unpacked came from a monitor's database, perhaps a hostile one, and is written by root: only what
+//! [`backups::layout`] says is taken, the rest is passed over as a verification does, and the kernel itself refuses to leave
+//! the folder or to follow a link on the way (openat2). Links are not taken over but made anew, as they are absolute.
 //!
 //! After a cut it goes on at the last point at which all before was on the disk. Each entry of our tars stands for itself
 //! (no global pax headers), so every entry's beginning is such a point.
@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use replica::TABLESPACES;
+use backups::layout::{self, Fate};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use tar::{Archive, EntryType};
 
@@ -25,9 +25,6 @@ use crate::download::failure_of;
 const SYNC_BYTES: u64 = 128 << 20;
 /// Granularity of a tar, in bytes.
 const BLOCK: u64 = 512;
-/// Files that are left out: those of the server that ran when the snapshot was made (the number in the first may be that of
-/// the live database's server here, which would then be taken for the restored one's), and the mark of a restore before.
-const LEFT_OUT: [&str; 3] = ["postmaster.pid", "postmaster.opts", crate::swap::MARK];
 /// Permission bits that are taken over: the owner's, as initdb gives them. The backup server has opened its copy to its FTP;
 /// PostgreSQL would refuse a key of its own that others may read.
 const MODES: u32 = 0o700;
@@ -126,11 +123,28 @@ fn write_entry(name: &str, entry: &mut tar::Entry<'_, impl Read>, to: &Destinati
     let path = Path::new(std::ffi::OsStr::from_bytes(&bytes)).to_owned();
     let refused = || damaged(format!("it holds {}, which no backup has", path.display()));
     let (top, rest) = split(&path).ok_or_else(refused)?;
+    let kind = entry.header().entry_type();
+    let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+    let found = match kind {
+        EntryType::Directory => layout::Kind::Folder,
+        EntryType::Regular => layout::Kind::File,
+        EntryType::Symlink => layout::Kind::Link(Path::new(std::ffi::OsStr::from_bytes(&target))),
+        _ => return Err(refused()),
+    };
+    let oid = match layout::fate(&path, found) {
+        Fate::Taken => None,
+        Fate::Tablespace(oid) => Some(oid),
+        Fate::LeftOut => return Ok(()),
+        Fate::Outside(oid) => return Err(damaged(layout::outside(oid))),
+    };
+    // The mark of a restore before.
+    if top == layout::FOLDERS[0] && rest == Path::new(crate::swap::MARK) {
+        return Ok(());
+    }
     let folder = to.folder(top).ok_or_else(refused)?;
     let here = |action: &str| format!("cannot {action} {}", folder.join(rest).display());
     let mode =
         Mode::from_raw_mode(entry.header().mode().map_err(|error| damaged(error.to_string()))? & MODES);
-    let kind = entry.header().entry_type();
     let (parent, last) = match (rest.parent(), rest.file_name()) {
         (Some(parent), Some(last)) => {
             (beneath(folder, parent).with_context(|| here("open the folder of"))?, last)
@@ -141,9 +155,6 @@ fn write_entry(name: &str, entry: &mut tar::Entry<'_, impl Read>, to: &Destinati
         }
         _ => return Err(refused()),
     };
-    if top == "pgdata" && LEFT_OUT.iter().any(|name| rest == Path::new(name)) {
-        return Ok(());
-    }
     match kind {
         EntryType::Directory => {
             make_folder(&parent, Path::new(last), mode, to.owner).with_context(|| here("make"))?;
@@ -160,16 +171,8 @@ fn write_entry(name: &str, entry: &mut tar::Entry<'_, impl Read>, to: &Destinati
             own(&file, mode, to.owner).with_context(|| here("give PostgreSQL"))?;
         }
         EntryType::Symlink => {
-            let target = entry.link_name_bytes().unwrap_or_default();
-            let number = last.to_str().filter(|name| name.parse::<u32>().is_ok()).ok_or_else(refused)?;
-            let expected = format!("{TABLESPACES}/{number}");
-            if top != "pgdata"
-                || rest.parent() != Some(Path::new("pg_tblspc"))
-                || *target != *expected.as_bytes()
-            {
-                return Err(refused());
-            }
-            let place = to.tablespaces.join(number);
+            let oid = oid.ok_or_else(refused)?;
+            let place = to.tablespaces.join(oid.to_string());
             match rustix::fs::unlinkat(&parent, last, AtFlags::empty()) {
                 Err(error) if error != rustix::io::Errno::NOENT => {
                     return Err(Failure::Here(anyhow!(error).context(here("replace"))));
