@@ -288,7 +288,7 @@ async fn prove(
     reached(Step::VerificationStarted);
     asking.recover(&mut postgres, &backup.postgresql.flushed_lsn).await?;
     reached(Step::VerificationPromoted);
-    let restore_seconds = started.elapsed().as_secs_f64();
+    let recovery_seconds = started.elapsed().as_secs_f64();
 
     let mut limits = match asking.check(depth).await {
         Ok(limits) => limits,
@@ -317,7 +317,7 @@ async fn prove(
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(Proof { at: Timestamp::now(), restore_seconds, seconds, depth, limits })
+    Ok(Proof { at: Timestamp::now(), recovery_seconds, seconds, depth, limits })
 }
 
 /// Gives the tree to the clone's user, as deep as PostgreSQL goes. Links are not followed, and nobody else writes here
