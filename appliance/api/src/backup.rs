@@ -190,8 +190,10 @@ pub enum Verification {
 pub struct Proof {
     /// When.
     pub at: Timestamp,
-    /// Seconds from the clone's start until it took writes: what a restore takes beside the transfer.
-    pub restore_seconds: f64,
+    /// Seconds from the clone's start until it took writes, on the backup server: of a restore, that is the part that
+    /// follows the transfer. It was called `restore_seconds`, and is read so from older manifests.
+    #[serde(alias = "restore_seconds")]
+    pub recovery_seconds: f64,
     /// Seconds that the whole verification took.
     pub seconds: f64,
     /// How much was read.

@@ -118,7 +118,7 @@ fn every_state_is_valid() {
 fn every_answer_and_body_is_valid() {
     let at = Timestamp::UNIX_EPOCH;
     let proof =
-        Proof { at, restore_seconds: 1.0, seconds: 2.0, depth: Depth::Full, limits: vec!["x".into()] };
+        Proof { at, recovery_seconds: 1.0, seconds: 2.0, depth: Depth::Full, limits: vec!["x".into()] };
     for verification in [
         Verification::Pending,
         Verification::Superseded,

@@ -10,7 +10,7 @@ use api::{EventKind, Level, Peer, Reason, State};
 use hostd::News;
 use jiff::Timestamp;
 use replica::{
-    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Step, WalRate, broken_stream,
+    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, broken_stream,
     is_full, looks_empty, next_step, seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
@@ -79,11 +79,12 @@ struct Follower<'a> {
     copy_backoff: Backoff,
     /// Between tries that end before the copy begins, and cost little.
     ask_backoff: Backoff,
-    /// There is a backup of the replica that is to be replaced.
+    /// There is a backup of the replica that is to be replaced, or it was told why there is none.
     backed_up: bool,
     /// Restarts since replay moved last.
     restarts: u32,
     lag: LagClock,
+    steady: Steady,
     wal_rate: WalRate,
     /// When the monitor's slot is lost if this server stays away.
     slot_lost_at: Option<Instant>,
@@ -125,6 +126,7 @@ impl<'a> Follower<'a> {
             backed_up: false,
             restarts: 0,
             lag: LagClock::default(),
+            steady: Steady::default(),
             wal_rate: WalRate::default(),
             slot_lost_at: None,
             replica_of: None,
@@ -149,7 +151,7 @@ impl<'a> Follower<'a> {
                 self.copy_backoff.succeeded();
                 self.ask_backoff.succeeded();
             }
-            self.shared.publish(now);
+            self.shared.publish(self.steady.show(self.began.elapsed(), now));
             if Instant::now() >= self.step_again {
                 match next_step(&self.seen) {
                     Step::Wait => {}
@@ -164,8 +166,20 @@ impl<'a> Follower<'a> {
                     Step::Resync => self.resync().await,
                 }
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                // Whoever pairs again wants to see at once whether it works now.
+                () = self.shared.pairing_said_again.notified() => self.try_again_now(),
+            }
         }
+    }
+
+    /// Takes up again what waits after it failed. Full copies keep their pace: each costs the monitor much.
+    fn try_again_now(&mut self) {
+        let now = Instant::now();
+        (self.ask_again, self.step_again) = (now, now);
+        self.monitor_backoff.succeeded();
+        self.step_backoff.succeeded();
     }
 
     async fn observe_monitor(&mut self) {
@@ -433,7 +447,12 @@ impl<'a> Follower<'a> {
             self.copy_failed(&why, wait);
             return;
         }
-        if matches!(self.seen.replica, ReplicaView::Running { .. }) && !self.backed_up {
+        if self.backed_up {
+            // One is enough, however often the copy is tried: each holds what rotation may not touch.
+        } else if !matches!(self.seen.replica, ReplicaView::Running { .. }) {
+            self.backed_up = true;
+            self.tell_no_backup(&reason);
+        } else {
             let comment = "before another full copy: the stream could not be continued".into();
             if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
                 let endpoint = self.peer.info().endpoint();
@@ -442,7 +461,6 @@ impl<'a> Follower<'a> {
                 self.copy_failed(&why, wait);
                 return;
             }
-            // One is enough, however often the copy is tried: each holds what rotation may not touch.
             self.backed_up = true;
         }
         self.standby = None;
@@ -452,6 +470,16 @@ impl<'a> Follower<'a> {
             return;
         }
         self.full_copy(Some(reason)).await;
+    }
+
+    /// Tells that what the replica has is not kept as a backup before it is replaced: what does not start here would not
+    /// start in a restore either. What it had until the last backup is kept.
+    fn tell_no_backup(&self, why_copied: &str) {
+        let message = format!(
+            "No backup is made before the full copy, since the replica does not run ({why_copied}): changes since the last \
+             backup come with the copy alone."
+        );
+        self.shared.events.record(EventKind::FullCopy, Level::Warn, message, None);
     }
 
     /// Copies the monitor's cluster; `resync` says why there has to be another copy.

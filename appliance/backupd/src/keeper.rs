@@ -68,28 +68,40 @@ async fn look_at_disks(shared: &Shared) {
 }
 
 async fn look_at_room(shared: &Shared) {
-    let (mut sampled, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
+    let (mut sampled, mut measured, mut failed): (Option<Instant>, Option<Instant>, Option<Instant>) =
+        (None, None, None);
     let is_over = |since: Option<Instant>, pause| since.is_none_or(|since| since.elapsed() > pause);
     loop {
         if shared.volume_problem().is_none()
             && is_over(sampled, SAMPLE)
             && let Some(space) = shared.space()
         {
-            shared.room.sample(space.total - space.free);
+            shared.room.sample(space.total.saturating_sub(space.free));
             sampled = Some(Instant::now());
         }
         let zone = shared.settings().zone().unwrap_or(TimeZone::UTC);
+        let each = shared.room.is_due(Timestamp::now(), &zone);
         // Before the first copy there is nothing to measure.
-        if shared.follows() && is_over(failed, SAMPLE) && shared.room.is_due(Timestamp::now(), &zone) {
-            match shared.hostd.measure_usage().await {
-                Ok((usage, exclusive)) => shared.room.measured(usage, exclusive),
+        if shared.follows() && is_over(failed, SAMPLE) && (each || is_over(measured, SAMPLE)) {
+            match shared.hostd.measure_usage(each).await {
+                Ok((usage, exclusive)) => {
+                    shared.room.measured(usage, exclusive);
+                    measured = Some(Instant::now());
+                }
                 Err(error) => {
                     tracing::warn!("cannot measure what takes the room: {error}");
                     failed = Some(Instant::now());
                 }
             }
         }
-        tokio::time::sleep(ROUND).await;
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = shared.backups_changed.notified() => {
+                // Another one follows soon where many are deleted; those are measured together.
+                tokio::time::sleep(ROUND).await;
+                measured = None;
+            }
+        }
     }
 }
 

@@ -25,6 +25,9 @@ struct Record {
     samples: Vec<Sample>,
     usage: Option<Usage>,
     exclusive: BTreeMap<String, u64>,
+    /// When each backup was measured.
+    #[serde(default)]
+    exclusive_at: Option<Timestamp>,
 }
 
 /// The record and its file.
@@ -58,9 +61,14 @@ impl Room {
         self.change(|record| remember(&mut record.samples, Sample { at: Timestamp::now(), used }));
     }
 
-    /// Records what was measured.
-    pub fn measured(&self, usage: Usage, exclusive: BTreeMap<String, u64>) {
-        self.change(|record| (record.usage, record.exclusive) = (Some(usage), exclusive));
+    /// Records what was measured; `exclusive` where that of each backup was.
+    pub fn measured(&self, usage: Usage, exclusive: Option<BTreeMap<String, u64>>) {
+        self.change(|record| {
+            record.usage = Some(usage);
+            if let Some(exclusive) = exclusive {
+                (record.exclusive, record.exclusive_at) = (exclusive, Some(usage.at));
+            }
+        });
     }
 
     /// What took the room, and when space will be low on a volume of `total` bytes.
@@ -80,10 +88,10 @@ impl Room {
             .collect()
     }
 
-    /// Whether it is time to measure.
+    /// Whether it is time to measure each backup.
     pub fn is_due(&self, now: Timestamp, zone: &TimeZone) -> bool {
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        is_due(record.usage.map(|usage| usage.at), now, zone)
+        is_due(record.exclusive_at, now, zone)
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) {

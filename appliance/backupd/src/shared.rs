@@ -140,6 +140,10 @@ pub struct Shared {
     pub settings_changed: Notify,
     /// Somebody wants a backup verified.
     pub verification_asked: Notify,
+    /// A backup was made or deleted.
+    pub backups_changed: Notify,
+    /// The monitor that is paired was paired again, with nothing changed.
+    pub pairing_said_again: Notify,
     places: Places,
     peer_document: Document<Peer>,
     settings_document: Document<Settings>,
@@ -207,6 +211,8 @@ impl Shared {
             events,
             settings_changed: Notify::new(),
             verification_asked: Notify::new(),
+            backups_changed: Notify::new(),
+            pairing_said_again: Notify::new(),
             settings: Mutex::new(settings.value.unwrap_or_else(|| first_settings(&places))),
             places,
             peer_document,
@@ -296,7 +302,8 @@ impl Shared {
         let _one_at_a_time = self.pairing_lock.lock().await;
         let paired = self.peer();
         if paired.as_ref() == Some(&peer) {
-            return Ok(()); // said again
+            self.pairing_said_again.notify_one();
+            return Ok(());
         }
         if let Some(paired) = &paired {
             // Or another one could be the first that hostd knows, where it has lost or never had what it knew.
@@ -580,6 +587,7 @@ impl Shared {
             format!("Backup {} was made, the snapshot took {:.0} ms.", backup.id, backup.snapshot_ms);
         self.events.record(EventKind::Backup, Level::Ok, message, Some(&backup.id));
         self.verification_asked.notify_one();
+        self.backups_changed.notify_one();
         Ok(Made::Backup(Box::new(backup)))
     }
 
@@ -686,8 +694,7 @@ impl Shared {
         }
         let (level, message) = match &verified.verification {
             Verification::Verified(proof) => {
-                let seconds = proof.restore_seconds;
-                (Level::Ok, format!("Backup {} is verified, it restores in {seconds:.0} s.", backup.id))
+                (Level::Ok, verification_checks::verified(&backup.id, proof))
             }
             Verification::Failed { reason, .. } => {
                 (Level::Fail, format!("Backup {} cannot be restored: {reason}.", backup.id))
@@ -797,6 +804,7 @@ impl Shared {
         };
         let message = format!("Backup {id} was deleted: {why}.");
         self.events.record(EventKind::Rotation, Level::Ok, message, Some(id));
+        self.backups_changed.notify_one();
     }
 
     /// What rotation would do.

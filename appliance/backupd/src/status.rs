@@ -23,7 +23,9 @@ pub fn message(state: &State, endpoint: Option<&str>) -> String {
         }
         State::Synchronized { .. } => format!("Every change of {monitor} arrives as it is made."),
         State::Lagging { lag_bytes, lag_seconds } => {
-            format!("Behind {monitor} by {lag_seconds:.0} s, {} kB of WAL.", lag_bytes / 1000)
+            // Not from a monitor's clock, and bounded before it is converted.
+            let seconds = SignedDuration::from_secs_f64(lag_seconds.clamp(0.0, 1e9));
+            format!("Behind {monitor} by {}, {} of WAL.", in_words(seconds), amount(*lag_bytes))
         }
         State::Updating => "The backup server is updating itself.".into(),
         State::Disconnected { reason, .. }
@@ -34,8 +36,11 @@ pub fn message(state: &State, endpoint: Option<&str>) -> String {
 }
 
 fn progress(Progress { percent, rate, seconds_left, .. }: &Progress) -> String {
-    let left = seconds_left.map(|left| format!(", about {left} s left")).unwrap_or_default();
-    format!("{percent} % at {} MB/s{left}", rate / 1_000_000)
+    let left = seconds_left.map(|left| {
+        let left = SignedDuration::from_secs(i64::try_from(left).unwrap_or(i64::MAX));
+        format!(", about {} left", in_words(left))
+    });
+    format!("{percent} % at {}/s{}", amount(*rate), left.unwrap_or_default())
 }
 
 /// A reason as a sentence.
@@ -185,6 +190,16 @@ pub fn settings_check<'a>(damage: impl Iterator<Item = &'a String>) -> Check {
         (Level::Warn, said.join(" "))
     };
     Check { name: "settings".into(), level, message }
+}
+
+/// A number of bytes as people say it.
+pub fn amount(bytes: u64) -> String {
+    match bytes {
+        ..1000 => format!("{bytes} bytes"),
+        1000..1_000_000 => format!("{} kB", bytes / 1000),
+        1_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
 }
 
 /// A length of time as people say it.

@@ -154,7 +154,7 @@ pub mod tests {
 
     pub fn verified(depth: Depth, hours: i64) -> Verification {
         let at = hours_ago(hours);
-        Verification::Verified(Proof { at, restore_seconds: 1.0, seconds: 1.0, depth, limits: vec![] })
+        Verification::Verified(Proof { at, recovery_seconds: 1.0, seconds: 1.0, depth, limits: vec![] })
     }
 
     pub fn failed() -> Verification {

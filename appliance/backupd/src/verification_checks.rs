@@ -2,7 +2,7 @@
 
 use crate::status::{in_words, sentence};
 use crate::verification::{READ_WITHIN, again_at, last_read};
-use api::{Attempt, Backup, Check, Level, Trouble, Verification};
+use api::{Attempt, Backup, Check, Level, Proof, Trouble, Verification};
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
 
@@ -73,11 +73,16 @@ fn proven(backups: &[Backup], now: Timestamp) -> (Level, String) {
     match good.map(|good| (&good.id, &good.verification)) {
         Some((id, Verification::Verified(proof))) => {
             let limits: String = proof.limits.iter().map(|limit| format!(" {limit}")).collect();
-            let seconds = proof.restore_seconds;
-            (Level::Ok, format!("Backup {id} is verified, it restores in {seconds:.0} s.{limits}"))
+            (Level::Ok, format!("{}{limits}", verified(id, proof)))
         }
         _ => (Level::Warn, "No backup is verified yet.".into()),
     }
+}
+
+/// That a backup is verified. How long a restore takes depends on the network and the other machine, so it is not promised.
+pub fn verified(id: &str, proof: &Proof) -> String {
+    let took = SignedDuration::from_secs_f64(proof.recovery_seconds.clamp(0.0, 1e9).ceil());
+    format!("Backup {id} is verified: PostgreSQL recovered it here in {}.", in_words(took))
 }
 
 fn trouble_level(trouble: &Trouble, now: Timestamp) -> Level {
@@ -179,7 +184,7 @@ mod tests {
             (
                 vec![good(1, 2), backup(2, 1, Pending)],
                 Level::Ok,
-                "Backup b1 is verified, it restores in 1 s.",
+                "Backup b1 is verified: PostgreSQL recovered it here in 1 s.",
             ),
             (
                 vec![good(1, 2), troubled(backup(2, 1, Pending), verify, false, 1)],

@@ -59,6 +59,23 @@ pub async fn wait_until_deleted(path: &Path) -> Result<()> {
     btrfs(["subvolume".as_ref(), "sync".as_ref(), path.as_os_str()]).await
 }
 
+/// Bytes of data that the volume at `path` holds, each block counted once, whatever its profile and however many share it.
+pub async fn data_used(path: &Path) -> Result<u64> {
+    let mut command = Command::new("btrfs");
+    command.args(["filesystem", "df", "--raw"]).arg(path);
+    let printed = program::output(command, Bounds::SHORT).await.context("btrfs filesystem df")?;
+    let printed = String::from_utf8_lossy(&printed);
+    parse_data_used(&printed).with_context(|| format!("btrfs filesystem df printed {printed:?}"))
+}
+
+/// Sum over lines like `Data, RAID1: total=2147483648, used=1310720`; there are two while a volume changes its profile.
+fn parse_data_used(printed: &str) -> Option<u64> {
+    let used = |line: &str| line.rsplit_once("used=")?.1.trim().parse::<u64>().ok();
+    let data = printed.lines().filter(|line| line.starts_with("Data, ") || line.starts_with("Data+Metadata, "));
+    let each: Vec<u64> = data.map(used).collect::<Option<_>>()?;
+    (!each.is_empty()).then(|| each.into_iter().sum())
+}
+
 /// Runs `btrfs` with these arguments.
 async fn btrfs<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<()> {
     let mut command = Command::new("btrfs");
@@ -66,4 +83,27 @@ async fn btrfs<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<()>
     let arguments: Vec<_> = command.as_std().get_args().map(OsStr::to_string_lossy).collect();
     let what = format!("btrfs {}", arguments.join(" "));
     program::output(command, Bounds::SHORT.within(LIMIT)).await.map(drop).context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_counted_once_and_metadata_not() {
+        let printed = "Data, single: total=8388608, used=12288\nSystem, DUP: total=8388608, used=16384\n\
+                       Metadata, DUP: total=1073741824, used=131072\nGlobalReserve, single: total=5767168, used=0\n";
+        let changing = "Data, RAID1: total=2147483648, used=1000\nData, single: total=8388608, used=200\n";
+        let table = [
+            (printed, Some(12_288)),
+            (changing, Some(1200)),
+            ("Data+Metadata, single: total=1, used=5\n", Some(5)),
+            ("Metadata, DUP: total=1, used=5\n", None),
+            ("Data, single: total=1\n", None),
+            ("", None),
+        ];
+        for (printed, expected) in table {
+            assert_eq!(parse_data_used(printed), expected, "{printed}");
+        }
+    }
 }

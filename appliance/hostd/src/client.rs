@@ -212,9 +212,12 @@ impl Client {
         }
     }
 
-    /// Measures what takes the room: as a whole, and bytes that each backup alone takes, by id.
-    pub async fn measure_usage(&self) -> Result<(Usage, BTreeMap<String, u64>), ClientError> {
-        match self.ask(&Request::MeasureUsage, drop).await? {
+    /// Measures what takes the room: as a whole and, with `each`, bytes that each backup alone takes, by id.
+    pub async fn measure_usage(
+        &self,
+        each: bool,
+    ) -> Result<(Usage, Option<BTreeMap<String, u64>>), ClientError> {
+        match self.ask(&Request::MeasureUsage { each }, drop).await? {
             Reply::Usage { usage, exclusive } => Ok((usage, exclusive)),
             other => Err(self.unexpected(&other)),
         }

@@ -170,8 +170,11 @@ pub enum Request {
     ClearDiskErrors,
     /// Read all that is stored, and mend what is wrong. Replies [`Reply::Step`] until [`Reply::Scrubbed`]. For root alone.
     Scrub,
-    /// Measure what takes the room; may take minutes. Replies [`Reply::Usage`].
-    MeasureUsage,
+    /// Measure what takes the room. Replies [`Reply::Usage`].
+    MeasureUsage {
+        /// Also what each backup alone takes, which may take hours.
+        each: bool,
+    },
     /// The clock is right although it was moved. Replies [`Reply::Done`]. For root alone.
     ConfirmClock,
     /// Which retention period counts. Replies [`Reply::Retention`].
@@ -422,8 +425,8 @@ pub enum Reply {
     Usage {
         /// As a whole.
         usage: Usage,
-        /// Bytes that each backup alone takes, by id.
-        exclusive: BTreeMap<String, u64>,
+        /// Bytes that each backup alone takes, by id; `None`: not asked for.
+        exclusive: Option<BTreeMap<String, u64>>,
     },
     /// It is not done, though nothing is wrong: the network process may not, or not now.
     Refused(Refused),

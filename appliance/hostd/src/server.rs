@@ -364,8 +364,9 @@ async fn carry_out(
         | Request::BalanceDisks
         | Request::ClearDiskErrors
         | Request::Scrub) => disks::change(places, &host.disks, request, replies).await,
-        Request::MeasureUsage => {
-            let (usage, exclusive) = usage::measure(places).await?;
+        Request::MeasureUsage { each } => {
+            let usage = usage::measure(places).await?;
+            let exclusive = if each { Some(usage::of_each_backup(places).await?) } else { None };
             Ok(Reply::Usage { usage, exclusive })
         }
         Request::ConfirmClock => {

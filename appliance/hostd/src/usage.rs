@@ -1,11 +1,13 @@
-//! What takes the room: by replica, by all backups, by each backup alone.
+//! What takes the room: the replica and all backups together, which is quick, and each backup alone, which is slow.
 //!
 //! Which blocks a snapshot shares with others is known to nobody without walking its extents (no qgroups, design D5), so
-//! this is slow, done when the machine has little else to do, and at the lowest priority.
+//! that is done when the machine has little else to do, and at the lowest priority. All backups together take what the volume
+//! holds as data beside the replica's files: metadata are not data, and a snapshot that nobody has written after takes
+//! nothing.
 
-use crate::catalog;
-use crate::places::{Places, UNVERIFIED_SUFFIX};
 use crate::program::{self, Bounds};
+use crate::places::{Places, UNVERIFIED_SUFFIX};
+use crate::{btrfs, catalog};
 use anyhow::{Context, Result};
 use api::Usage;
 use jiff::Timestamp;
@@ -17,35 +19,37 @@ use tokio::process::Command;
 /// Time to walk the extents of one backup when the machine has little else to do.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 
-/// Measures.
-pub async fn measure(places: &Places) -> Result<(Usage, BTreeMap<String, u64>)> {
+/// Measures the replica and all backups together.
+///
+/// # Errors
+/// The volume cannot be read.
+pub async fn measure(places: &Places) -> Result<Usage> {
     let mut replicas = subvolumes(&places.data.join("replica"))?;
     // What it shares with its replica would count twice.
     replicas.retain(|path| !path.to_string_lossy().ends_with(UNVERIFIED_SUFFIX));
-    let mut replica = 0;
-    for path in replicas {
-        replica += match du(std::slice::from_ref(&path)).await {
-            Ok(lines) => lines.into_iter().map(|(_, line)| line.total).sum(),
-            // btrfs gives up on folders that are too deep for it; the sizes of the files are near enough.
-            Err(error) => {
-                tracing::warn!("{} is measured by its files: {error:#}", path.display());
-                tokio::task::spawn_blocking(move || files::bytes_below(&path, None)).await??
-            }
-        };
-    }
+    let replica = tokio::task::spawn_blocking(move || {
+        replicas.iter().map(|path| files::allocated_below(path)).sum::<Result<u64>>()
+    });
+    let (replica, data) = (replica.await??, btrfs::data_used(&places.data).await?);
+    Ok(Usage { at: Timestamp::now(), replica, backups: data.saturating_sub(replica) })
+}
+
+/// Measures what each backup alone takes, in bytes, by id; may take hours.
+///
+/// # Errors
+/// The list of backups cannot be read.
+pub async fn of_each_backup(places: &Places) -> Result<BTreeMap<String, u64>> {
     let mut each = BTreeMap::new();
     for backup in catalog::backups(places)? {
         let path = places.backups(backup.monitor.id).join(&backup.id);
         // It may have been deleted meanwhile, or hold folders that are too deep for btrfs: the others are measured.
-        match du(std::slice::from_ref(&path)).await {
-            Ok(lines) => each.extend(lines.into_iter().map(|(_, line)| (backup.id.clone(), line.exclusive))),
+        match exclusive(&path).await {
+            Ok(bytes) => drop(each.insert(backup.id.clone(), bytes)),
             Err(error) if path.exists() => tracing::warn!("backup {} is not measured: {error:#}", backup.id),
             Err(_) => {}
         }
     }
-    let (total, free) = catalog::room(places)?;
-    let usage = Usage { at: Timestamp::now(), replica, backups: (total - free).saturating_sub(replica) };
-    Ok((usage, each))
+    Ok(each)
 }
 
 fn subvolumes(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -54,40 +58,22 @@ fn subvolumes(folder: &Path) -> Result<Vec<PathBuf>> {
     entries().with_context(|| format!("cannot read {}", folder.display()))
 }
 
-/// One line of `btrfs filesystem du --summarize --raw`, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Line {
-    total: u64,
-    exclusive: u64,
-}
-
-async fn du(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Line)>> {
-    if paths.is_empty() {
-        return Ok(Vec::new());
-    }
+/// Bytes of the subvolume at `path` that no other one shares.
+async fn exclusive(path: &Path) -> Result<u64> {
     let mut command = Command::new("nice");
     command.args(["-n", "19", "ionice", "-c", "3", "btrfs", "filesystem", "du", "--summarize", "--raw"]);
-    command.args(paths);
-    // A line of about 100 bytes for each backup.
-    let bounds = Bounds::SHORT.within(LIMIT).printing(4 << 20);
-    let printed = program::output(command, bounds).await.context("btrfs filesystem du")?;
+    command.arg(path);
+    let printed = program::output(command, Bounds::SHORT.within(LIMIT)).await.context("btrfs filesystem du")?;
     parse(&String::from_utf8_lossy(&printed))
 }
 
-/// `Total  Exclusive  Set shared  Filename`, a header and then lines.
-fn parse(printed: &str) -> Result<Vec<(PathBuf, Line)>> {
-    let line = |text: &str| -> Option<(PathBuf, Line)> {
-        let (total, rest) = text.trim_start().split_once(' ')?;
-        let (exclusive, rest) = rest.trim_start().split_once(' ')?;
-        let (_set_shared, path) = rest.trim_start().split_once(' ')?;
-        let line = Line { total: total.parse().ok()?, exclusive: exclusive.parse().ok()? };
-        Some((path.trim_start().into(), line))
-    };
+/// The second column of `Total  Exclusive  Set shared  Filename`, a header and then a line.
+fn parse(printed: &str) -> Result<u64> {
     printed
         .lines()
-        .skip(1)
-        .map(|text| line(text).with_context(|| format!("btrfs filesystem du printed {text:?}")))
-        .collect()
+        .nth(1)
+        .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .with_context(|| format!("btrfs filesystem du printed {printed:?}"))
 }
 
 #[cfg(test)]
@@ -96,13 +82,10 @@ mod tests {
 
     #[test]
     fn what_btrfs_prints_is_read() {
-        let printed = "     Total   Exclusive  Set shared  Filename\n\
-                       \x20 42033152      331776    41701376  /data/backups/a/20261123T205430Z\n\
-                       \x20        0           0           -  /data/with space\n";
-        let lines = parse(printed).unwrap();
-        let first = Line { total: 42_033_152, exclusive: 331_776 };
-        assert_eq!(lines[0], ("/data/backups/a/20261123T205430Z".into(), first));
-        assert_eq!(lines[1].0, PathBuf::from("/data/with space"));
+        let header = "     Total   Exclusive  Set shared  Filename\n";
+        let line = "  42033152      331776    41701376  /data/backups/a/20261123T205430Z\n";
+        assert_eq!(parse(&format!("{header}{line}")).unwrap(), 331_776);
+        assert_eq!(parse(&format!("{header}         0           0           -  /data/x\n")).unwrap(), 0);
         assert!(parse("header\nERROR: no\n").is_err());
     }
 }

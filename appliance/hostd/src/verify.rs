@@ -295,7 +295,7 @@ async fn prove(
     reached(Step::VerificationStarted);
     asking.recover(&mut postgres, &backup.postgresql.flushed_lsn).await?;
     reached(Step::VerificationPromoted);
-    let restore_seconds = started.elapsed().as_secs_f64();
+    let recovery_seconds = started.elapsed().as_secs_f64();
 
     let mut limits = match asking.check(depth).await {
         Ok(limits) => limits,
@@ -324,7 +324,7 @@ async fn prove(
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    Ok(Proof { at: Timestamp::now(), restore_seconds, seconds, depth, limits })
+    Ok(Proof { at: Timestamp::now(), recovery_seconds, seconds, depth, limits })
 }
 
 /// Removes from a clone what a restore would pass over, so that the proof is of what a restore starts. Links are not followed,

@@ -12,6 +12,7 @@ mod lsn;
 mod progress;
 mod replay;
 mod state;
+mod steady;
 mod step;
 mod stream;
 
@@ -28,6 +29,7 @@ pub use state::{
     FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
     SYNCHRONIZED_SECONDS, is_full, state,
 };
+pub use steady::Steady;
 pub use step::{Backoff, Step, next_step};
 pub use stream::{broken_stream, looks_empty, set_back};
 

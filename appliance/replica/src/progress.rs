@@ -26,11 +26,17 @@ pub fn parse_basebackup_progress(line: &str) -> Option<CopyProgress> {
     Some(CopyProgress { done, total: total.max(done) })
 }
 
+/// From then on, or from so many percent on, the rate says something of how long the rest takes: before, it is mostly the
+/// wait for the monitor's checkpoint.
+const FORECAST_AFTER: Duration = Duration::from_secs(15);
+const FORECAST_PERCENT: u128 = 5;
+
 /// Percent, rate and time left of a copy that has run for `elapsed`; 100 % only when done.
 pub fn meter(CopyProgress { done, total }: CopyProgress, elapsed: Duration) -> Progress {
     let percent = if total == 0 { 0 } else { u128::from(done) * 100 / u128::from(total) };
     let rate = (u128::from(done) * 1000).checked_div(elapsed.as_millis()).unwrap_or(0);
-    let left = (rate > 0).then(|| u128::from(total.saturating_sub(done)).div_ceil(rate));
+    let is_foreseen = rate > 0 && (elapsed >= FORECAST_AFTER || percent >= FORECAST_PERCENT);
+    let left = is_foreseen.then(|| u128::from(total.saturating_sub(done)).div_ceil(rate));
     Progress {
         done,
         total,

@@ -42,7 +42,7 @@ fn a_backup_is_made_on_schedule_and_verified() -> anyhow::Result<()> {
         panic!("{:?}\n{}", client.backup(&backup.id)?.verification, server.logs());
     };
     assert_eq!(proof.depth, Depth::Full);
-    assert!(proof.restore_seconds > 0.0 && proof.seconds >= proof.restore_seconds, "{proof:?}");
+    assert!(proof.recovery_seconds > 0.0 && proof.seconds >= proof.recovery_seconds, "{proof:?}");
     // Its tar was read from end to end.
     let folder = server.data().join("backups").join(monitor.peer.id.to_string());
     let manifest = backups::read_manifest(&folder, &backup.id.parse()?)?;

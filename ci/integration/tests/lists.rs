@@ -41,7 +41,7 @@ fn make_up(root: &Path) -> anyhow::Result<()> {
                 "timeline": 1, "superuser": "postgres", "flushed_lsn": "1/23456789", "block_size": 8192,
                 "checksums": true, "architecture": "x86_64", "collations": databases},
             "sizes": {"files": 1, "tar": 2}, "snapshot_ms": 1.0,
-            "verification": {"status": "verified", "at": created, "restore_seconds": 1.0, "seconds": 2.0,
+            "verification": {"status": "verified", "at": created, "recovery_seconds": 1.0, "seconds": 2.0,
                 "depth": "full", "limits": []}
         });
         let manifest = Manifest {
