@@ -130,6 +130,9 @@ pub struct PostgresInfo {
     pub superuser: Option<String>,
     /// WAL flushed by the standby before the snapshot, up to the end of a record: a restore must replay at least to here.
     pub flushed_lsn: String,
+    /// The last checkpoint of the monitor that the backup has. Missing in backups of the first versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
     /// Database block size in bytes.
     pub block_size: u32,
     /// Whether data pages carry checksums.
@@ -140,6 +143,15 @@ pub struct PostgresInfo {
     pub architecture: Option<String>,
     /// Locale and collation version of each database.
     pub collations: Vec<Collation>,
+}
+
+/// The last checkpoint of the monitor in a backup: how old its data is at most, however young the backup is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Where it is in the WAL.
+    pub lsn: String,
+    /// When it was made: by the monitor's clock, and at the latest when it was first seen here.
+    pub at: Timestamp,
 }
 
 /// Locale of one database (`pg_database`); restore compares it with the machine's.

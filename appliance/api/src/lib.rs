@@ -16,9 +16,9 @@ mod settings;
 mod status;
 
 pub use backup::{
-    Attempt, BEFORE_PAIRING, Backup, BackupList, Collation, CreateBackup, DIGEST_CHUNK_BYTES, DamagedBackup,
-    Depth, Digests, MANIFEST_FORMAT, Manifest, MonitorRef, PostgresInfo, Proof, Reading, Reason, SetComment,
-    SetPin, Sizes, Trouble, Verification, VerifyBackup,
+    Attempt, BEFORE_PAIRING, Backup, BackupList, Checkpoint, Collation, CreateBackup, DIGEST_CHUNK_BYTES,
+    DamagedBackup, Depth, Digests, MANIFEST_FORMAT, Manifest, MonitorRef, PostgresInfo, Proof, Reading,
+    Reason, SetComment, SetPin, Sizes, Trouble, Verification, VerifyBackup,
 };
 pub use client::{Client, ClientError};
 pub use event::{EVENTS_KEPT, Event, EventKind, EventList};

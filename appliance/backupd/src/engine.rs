@@ -6,12 +6,13 @@
 use crate::monitor::{Answer, Monitor, Trouble};
 use crate::shared::Shared;
 use crate::standby::{NotReady, Standby};
+use crate::status;
 use api::{EventKind, Level, Peer, Reason, State};
 use hostd::News;
 use jiff::Timestamp;
 use replica::{
-    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, broken_stream,
-    is_full, looks_empty, next_step, seconds_until_lost, set_back, state,
+    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, Working, believe,
+    broken_stream, is_full, looks_empty, next_step, seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,9 @@ const RESTARTS_UNTIL_LASTING: u32 = 3;
 const COPY_BACKOFF: Duration = Duration::from_secs(1800);
 /// Time for measuring databases of many files on slow disks.
 const MEASURE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Rounds in which what SQL says contradicts what the processes say until it is told: the first may be a monitor that has just
+/// been set back.
+const CONTRADICTIONS_UNTIL_TOLD: u32 = 5;
 /// Lines of the replica's log that go into the reason.
 const REASON_LINES: usize = 2;
 
@@ -85,6 +89,9 @@ struct Follower<'a> {
     restarts: u32,
     lag: LagClock,
     steady: Steady,
+    /// What the replica's processes said in this round, and for how many rounds that contradicts what SQL says.
+    working: Working,
+    contradictions: u32,
     wal_rate: WalRate,
     /// When the monitor's slot is lost if this server stays away.
     slot_lost_at: Option<Instant>,
@@ -127,6 +134,8 @@ impl<'a> Follower<'a> {
             restarts: 0,
             lag: LagClock::default(),
             steady: Steady::default(),
+            working: Working::default(),
+            contradictions: 0,
             wal_rate: WalRate::default(),
             slot_lost_at: None,
             replica_of: None,
@@ -141,6 +150,7 @@ impl<'a> Follower<'a> {
             if Instant::now() >= self.ask_again {
                 self.observe_monitor().await;
             }
+            self.judge_what_was_said();
             self.measure_lag();
             self.look_at_stream().await;
             let now = state(&self.seen);
@@ -308,6 +318,12 @@ impl<'a> Follower<'a> {
         self.seen.volume_problem = self.shared.volume_problem();
         if self.seen.volume_problem.is_none() {
             self.seen.replica = self.replica_view().await;
+            self.working = match &self.seen.replica {
+                ReplicaView::Running { .. } => {
+                    self.shared.hostd.working(self.peer.id).await.unwrap_or_default()
+                }
+                _ => Working::default(),
+            };
             if let Some(space) = self.shared.space() {
                 self.seen.is_full = is_full(self.seen.is_full, space.free);
             }
@@ -383,13 +399,35 @@ impl<'a> Follower<'a> {
         Ok(answer)
     }
 
+    /// Puts what counts in the place of what SQL has said (see [`replica::believe`]). What the monitor's owner makes its
+    /// functions say is no reason to stop anything: it is told, and does not count.
+    fn judge_what_was_said(&mut self) {
+        let (MonitorView::Answers { position, .. }, ReplicaView::Running { replayed, .. }) =
+            (&mut self.seen.monitor, &mut self.seen.replica)
+        else {
+            return;
+        };
+        let believed = believe(*replayed, *position, &self.working);
+        (*replayed, *position) = (believed.replayed, believed.position);
+        match believed.contradiction {
+            None => self.contradictions = 0,
+            Some(contradiction) => {
+                self.contradictions = self.contradictions.saturating_add(1);
+                if self.contradictions == CONTRADICTIONS_UNTIL_TOLD {
+                    let message = status::sentence(&contradiction);
+                    self.shared.events.record(EventKind::State, Level::Fail, message, None);
+                }
+            }
+        }
+    }
+
     /// Where nobody streams although both sides are there, or the replica does not start, its log says whether that can
     /// pass.
     async fn look_at_stream(&mut self) {
         self.seen.broken_stream = match (&self.seen.monitor, &self.seen.replica) {
             // The replica was asked before the monitor, so an honest monitor is never behind.
             (MonitorView::Answers { position, slot_active, .. }, ReplicaView::Running { replayed, .. }) => {
-                match set_back(*replayed, *position) {
+                match set_back(*replayed, *position).filter(|_| self.contradictions == 0) {
                     None if *slot_active => None,
                     None => self.reason_in_log().await,
                     back => back,

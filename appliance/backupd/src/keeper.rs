@@ -5,7 +5,7 @@
 //! rotation has taken it to make room, another one would only take that room again.
 
 use crate::shared::{Made, Refusal, Shared};
-use crate::verification::{self, Work};
+use crate::verification::{self, Asked, Work};
 use anyhow::{Context, Result};
 use api::{EventKind, Level, Reason, Settings};
 use backups::schedule::{Due, due};
@@ -160,6 +160,7 @@ async fn verify(shared: &Shared) {
     let mut copy_again = Instant::now();
     // A reading gives way once; the next one goes to its end, or who asks often would keep all from being read.
     let mut was_cut = false;
+    let mut had_last_turn = false;
     loop {
         if shared.volume_problem().is_none() && Instant::now() >= copy_again {
             let verified = shared.verify_copy().await;
@@ -171,15 +172,24 @@ async fn verify(shared: &Shared) {
                 shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
             }
         }
+        let asked = shared.asked();
         let next = match shared.volume_problem() {
             None => shared.backups().map(|list| {
-                verification::next(shared.take_asked().as_deref(), &list.backups, Timestamp::now())
+                verification::next(Asked { ids: &asked, had_last_turn }, &list.backups, Timestamp::now())
             }),
             Some(_) => Ok(None),
         };
         let began = Instant::now();
         let (tried, pause) = match next {
-            Ok(Some((backup, Work::Verify(depth)))) => (shared.verify(&backup, depth).await, ROUND),
+            Ok(Some((backup, Work::Verify(depth)))) => {
+                had_last_turn = asked.contains(&backup.id);
+                let tried = shared.verify(&backup, depth).await;
+                // What could not be asked for, as hostd is away, is still wanted.
+                if !matches!(tried, Err(Refusal::Unavailable(_))) {
+                    shared.was_tried(&backup.id);
+                }
+                (tried, ROUND)
+            }
             Ok(Some((backup, Work::Read))) => tokio::select! {
                 // The disks have as long for others.
                 read = shared.read_backup(&backup) => {
@@ -197,6 +207,8 @@ async fn verify(shared: &Shared) {
         };
         let pause = match &tried {
             Ok(true) => pause,
+            // Each that somebody asked for is tried once.
+            Ok(false) if !shared.asked().is_empty() => ROUND,
             // What has trouble waits by itself; that of the machine would befall the next one as well.
             Ok(false) => VERIFICATION_AGAIN,
             Err(error) if is_lasting(error) => VERIFICATION_AGAIN,

@@ -49,6 +49,18 @@ pub fn space_check(
     }
 }
 
+/// How long a monitor may make no checkpoint while it writes, beside its schedule: its longest `checkpoint_timeout`.
+const CHECKPOINT_LATE: SignedDuration = SignedDuration::from_hours(25);
+/// Less is not worth a word: checkpoints are minutes apart, up to an hour on some machines.
+const CHECKPOINT_USUAL: SignedDuration = SignedDuration::from_hours(2);
+
+/// How much older the data of a backup is than the backup: the time since the monitor's last checkpoint in it. A monitor that
+/// stands still, or one that only says that it goes on, leaves it behind.
+fn data_is_older_by(backup: &Backup) -> SignedDuration {
+    let at = backup.postgresql.checkpoint.as_ref().map_or(backup.created, |checkpoint| checkpoint.at);
+    backup.created.duration_since(at).max(SignedDuration::ZERO)
+}
+
 /// Why rotation is stuck, as an event says it.
 pub fn stuck_event(reason: StuckReason) -> &'static str {
     match reason {
@@ -108,7 +120,20 @@ pub fn backup_check(
                 } else {
                     Level::Ok
                 };
-                (level, format!("The last backup was made {} ago.", in_words(age)))
+                let made = format!("The last backup was made {} ago.", in_words(age));
+                match data_is_older_by(backup) {
+                    older if older <= CHECKPOINT_USUAL => (level, made),
+                    older => {
+                        let is_late = older > period * 3 + CHECKPOINT_LATE;
+                        let worst = if is_late { Level::Fail } else { Level::Warn };
+                        let said = format!(
+                            "{made} The newest data in it was {} old then: the monitor writes no checkpoints, stands still, \
+                             or sends something else than its data.",
+                            in_words(older)
+                        );
+                        (level.max(worst), said)
+                    }
+                }
             }
         },
     };
@@ -252,6 +277,26 @@ mod tests {
             let check = backup_check(&Settings::default(), true, &backups, now);
             assert_eq!(check.level, level, "{dates:?}: {}", check.message);
             assert!(check.message.contains(part), "{}", check.message);
+        }
+    }
+
+    #[test]
+    fn a_young_backup_of_old_data_is_no_success() {
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let table = [
+            (None, Level::Ok, "1 h ago"),
+            (Some("2026-11-24T10:50:00Z"), Level::Ok, "60 min ago"),
+            (Some("2026-11-24T13:00:00Z"), Level::Ok, "60 min ago"),
+            (Some("2026-11-24T01:00:00Z"), Level::Warn, "The newest data in it was 10 h old then"),
+            (Some("2026-11-20T01:00:00Z"), Level::Fail, "was 4 days old then"),
+        ];
+        for (at, level, part) in table {
+            let mut backup = backup("2026-11-24T11:00:00Z");
+            backup.postgresql.checkpoint =
+                at.map(|at| api::Checkpoint { lsn: "0/1".into(), at: at.parse().unwrap() });
+            let check = backup_check(&Settings::default(), true, &Ok(vec![backup]), now);
+            assert_eq!(check.level, level, "{at:?}: {}", check.message);
+            assert!(check.message.contains(part) || at.is_none(), "{}", check.message);
         }
     }
 

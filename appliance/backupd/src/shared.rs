@@ -23,6 +23,8 @@ use uuid::Uuid;
 
 /// Version of the form of what the daemon remembers.
 const FORMAT: u32 = 1;
+/// Verifications that are kept for whoever asked for them.
+const ASKED_MAX: usize = 16;
 /// Between two events about refused pairings.
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
 
@@ -160,8 +162,9 @@ pub struct Shared {
     disks: Mutex<Option<Result<Disks, String>>>,
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
-    /// The backup that somebody wants to have verified.
-    asked: Mutex<Option<String>>,
+    asked_document: Document<Vec<String>>,
+    /// The backups that somebody wants to have verified, the first one first.
+    asked: Mutex<Vec<String>>,
     /// The backup that is being verified.
     verifying: Mutex<Option<String>>,
     pairing: watch::Sender<Option<Peer>>,
@@ -191,6 +194,9 @@ impl Shared {
         // What is lost of it costs one backup.
         let schedule_document = Document::new(document("schedule.json"), FORMAT, 0o600);
         let scheduled = schedule_document.load()?.value.unwrap_or_default();
+        // What is lost of it is asked for again.
+        let asked_document = Document::new(document("asked.json"), FORMAT, 0o600);
+        let asked = asked_document.load()?.value.unwrap_or_default();
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
@@ -224,7 +230,8 @@ impl Shared {
             room: Room::load(folder),
             disks: Mutex::default(),
             headroom: Mutex::default(),
-            asked: Mutex::default(),
+            asked_document,
+            asked: Mutex::new(asked),
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
             pairing_lock: tokio::sync::Mutex::new(()),
@@ -613,20 +620,48 @@ impl Shared {
         Ok(changed)
     }
 
-    /// Has a backup verified when it is its turn.
+    /// Has a backup verified when it is its turn; that is kept until it was tried, over restarts as well.
+    ///
+    /// # Errors
+    /// There is no such backup; too many wait.
     pub fn ask_verification(&self, id: &str) -> Result<Backup, Refusal> {
         let backup = self.find(id)?;
         if self.verifying.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&backup.id) {
             return Ok(backup); // it is under way
         }
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(backup.id.clone());
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is deleted waits for nothing any more.
+        asked.retain(|id| self.find(id).is_ok());
+        if !asked.contains(&backup.id) {
+            if asked.len() >= ASKED_MAX {
+                let why = format!("{ASKED_MAX} backups wait to be verified already; ask again later");
+                return Err(Refusal::Conflict(why));
+            }
+            asked.push(backup.id.clone());
+            if let Err(error) = self.asked_document.save(&asked) {
+                asked.pop();
+                return Err(error.into());
+            }
+        }
+        drop(asked);
         self.verification_asked.notify_one();
         Ok(backup)
     }
 
-    /// The backup that somebody wants to have verified.
-    pub fn take_asked(&self) -> Option<String> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The backups that somebody wants to have verified.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A backup was tried: whoever asked for that sees what came of it.
+    pub fn was_tried(&self, id: &str) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.iter().any(|asked| asked == id) {
+            asked.retain(|asked| asked != id);
+            if let Err(error) = self.asked_document.save(&asked) {
+                tracing::error!("a verification that is done is done once more after a restart: {error:#}");
+            }
+        }
     }
 
     /// Why the last full copy is not what the monitor sent, if another one may mend that: the second in a row would only be

@@ -49,16 +49,26 @@ pub fn last_read(backup: &Backup) -> Timestamp {
     }
 }
 
-/// What to do next: what somebody asked for; else to prove the newest backup of each monitor, or where that
+/// What somebody has asked for, the oldest first, and whether the last turn was one of these.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Ids of backups.
+    pub ids: &'a [String],
+    /// Then it is another's turn, where another waits.
+    pub had_last_turn: bool,
+}
+
+/// What to do next: by turns what somebody asked for, and to prove the newest backup of each monitor, or where that
 /// failed or has trouble, the next older one that is not proven; else to read the one that was not read for
-/// the longest.
-pub fn next(asked: Option<&str>, backups: &[Backup], now: Timestamp) -> Option<(Backup, Work)> {
-    let asked = asked.and_then(|id| backups.iter().find(|backup| backup.id == id));
-    let found = asked
-        .map(|backup| (backup, Work::Verify(Depth::Full)))
-        .or_else(|| to_verify(backups, now))
-        .or_else(|| to_verify_again(backups, now))
-        .or_else(|| to_read(backups, now));
+/// the longest. So whoever asks without end does not keep the newest from its proof.
+pub fn next(asked: Asked<'_>, backups: &[Backup], now: Timestamp) -> Option<(Backup, Work)> {
+    let wanted = || {
+        let backup = asked.ids.iter().find_map(|id| backups.iter().find(|backup| backup.id == *id))?;
+        Some((backup, Work::Verify(Depth::Full)))
+    };
+    let own = || to_verify(backups, now);
+    let first = if asked.had_last_turn { own().or_else(wanted) } else { wanted().or_else(own) };
+    let found = first.or_else(|| to_verify_again(backups, now)).or_else(|| to_read(backups, now));
     found.map(|(backup, work)| (backup.clone(), work))
 }
 
@@ -130,6 +140,8 @@ pub mod tests {
     use super::*;
     use api::{Proof, Reading};
     use proptest::prelude::*;
+
+    const NOBODY: Asked<'static> = Asked { ids: &[], had_last_turn: false };
 
     pub fn now() -> Timestamp {
         "2026-11-30T12:00:00Z".parse().unwrap()
@@ -237,14 +249,28 @@ pub mod tests {
             (vec![late(backup(1, 4, failed()), 1, 11)], Some((1, Verify(Depth::Full)))),
         ];
         for (backups, expected) in table {
-            let found = next(None, &backups, now()).map(|(backup, work)| (backup.sequence, work));
+            let found = next(NOBODY, &backups, now()).map(|(backup, work)| (backup.sequence, work));
             assert_eq!(found, expected, "{backups:#?}");
         }
         let backups = [backup(1, 4, Superseded), late(backup(2, 3, Pending), 9, 0)];
         for id in ["b1", "b2"] {
-            let (found, work) = next(Some(id), &backups, now()).unwrap();
+            let ids = ["gone".to_owned(), id.to_owned()];
+            let (found, work) = next(Asked { ids: &ids, had_last_turn: false }, &backups, now()).unwrap();
             assert_eq!((found.id.as_str(), work), (id, Verify(Depth::Full)));
         }
+    }
+
+    #[test]
+    fn who_asks_without_end_has_every_second_turn() {
+        let backups = [backup(1, 4, Superseded), backup(2, 3, Pending)];
+        let ids = ["b1".to_owned()];
+        for (had_last_turn, expected) in [(false, "b1"), (true, "b2")] {
+            let (found, _) = next(Asked { ids: &ids, had_last_turn }, &backups, now()).unwrap();
+            assert_eq!(found.id, expected);
+        }
+        // Where nothing else waits, what was asked for goes on.
+        let (found, _) = next(Asked { ids: &ids, had_last_turn: true }, &backups[..1], now()).unwrap();
+        assert_eq!(found.id, "b1");
     }
 
     #[test]
@@ -276,7 +302,7 @@ pub mod tests {
             (vec![backup(9, 1, Pending), good(1, 90 * DAY)], Some((9, Verify(Depth::Full)))),
         ];
         for (backups, expected) in table {
-            let found = next(None, &backups, now()).map(|(backup, work)| (backup.sequence, work));
+            let found = next(NOBODY, &backups, now()).map(|(backup, work)| (backup.sequence, work));
             assert_eq!(found, expected, "{backups:#?}");
         }
     }
@@ -312,7 +338,7 @@ pub mod tests {
                 (backup.trouble, backup.verification) = (None, Pending);
             }
             let mut tried = Vec::new();
-            while let Some((next, Verify(_))) = next(None, &backups, now()) {
+            while let Some((next, Verify(_))) = next(NOBODY, &backups, now()) {
                 prop_assert!(!tried.contains(&next.sequence), "{} twice", next.sequence);
                 tried.push(next.sequence);
                 let result = if tried.len() == good + 1 { verified(Depth::Full, 0) } else { failed() };
@@ -325,7 +351,7 @@ pub mod tests {
         /// Nothing that waits is tried, and trouble keeps none from being tried for more than six hours.
         #[test]
         fn trouble_delays_and_stops_nothing(backups in prop::collection::vec(any_backup(), 0..9)) {
-            if let Some((next, work)) = next(None, &backups, now()) {
+            if let Some((next, work)) = next(NOBODY, &backups, now()) {
                 let attempt = if work == Read { Attempt::Read } else { Attempt::Verify };
                 prop_assert!(!waits(&next, attempt, now()));
             }

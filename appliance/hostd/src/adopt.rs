@@ -1,6 +1,7 @@
-//! `hostd adopt`: turns a fresh base backup into a replica under our configuration (design D7).
+//! `hostd adopt`: turns a fresh base backup into a replica under our configuration (design D7); `hostd arm`: has the
+//! replica's next start go our way, whatever was written there since.
 //!
-//! Runs in the cluster's namespace as the cluster user: the tree came from the monitor, and whatever its links and
+//! Both run in the cluster's namespace as the cluster user: the tree came from the monitor, and whatever its links and
 //! names do, they do it without privileges and with nothing else in sight.
 
 use anyhow::{Context, Result};
@@ -10,12 +11,14 @@ use std::path::Path;
 
 /// Files that a data directory may bring and that PostgreSQL would read or act on. They go: a restore has the monitor's from
 /// the manifest, where they are as they were last and without passwords.
-pub const FOREIGN: [&str; 6] = [
+pub const FOREIGN: [&str; 8] = [
     "postgresql.conf",
     "postgresql.auto.conf",
     "pg_hba.conf",
     "pg_ident.conf",
     "recovery.signal",
+    "standby.signal",
+    "promote",
     "postmaster.opts",
 ];
 
@@ -25,16 +28,30 @@ const FILE_MODE: u32 = 0o640;
 
 /// Adopts the tree below `root`, that is `pgdata/` and `tablespaces/`.
 pub fn run(root: &Path) -> Result<()> {
+    arm(root)?;
+    grant_group_read(root)
+}
+
+/// Makes the data directory below `root` a standby's that has no settings of its own. SQL of the replicated database may
+/// have written there: `COPY … TO` and `ALTER SYSTEM` write files, and what was granted came with the database.
+pub fn arm(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
     for name in FOREIGN {
-        files::remove(&pgdata.join(name))?;
+        remove(&pgdata.join(name))?;
     }
     // It would be read after config_file, whatever that says.
     for name in ["postgresql.auto.conf", "standby.signal"] {
-        let path = pgdata.join(name);
-        fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&pgdata.join(name), b"", FILE_MODE, None)?;
     }
-    grant_group_read(root)
+    Ok(())
+}
+
+/// Removes what has this name, a link itself, a folder as a whole.
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => files::remove_folder(path),
+        _ => files::remove(path).map(drop),
+    }
 }
 
 /// Opens the tree to the group, before the first start: PostgreSQL takes the mode of new files from the folder's.
@@ -79,7 +96,16 @@ mod tests {
             fs::write(pgdata.join(name), "archive_cleanup_command = 'sh'").unwrap();
         }
         symlink(outside.path(), pgdata.join("link")).unwrap();
+        let link = pgdata.join("standby.signal");
+        fs::remove_file(&link).unwrap();
+        symlink(outside.path().join("written"), &link).unwrap();
         run(root.path()).unwrap();
+        assert!(!outside.path().join("written").exists() && !link.is_symlink());
+        // SQL of the replica has written again, a folder among it.
+        fs::write(pgdata.join("postgresql.auto.conf"), "primary_conninfo = 'host=elsewhere'").unwrap();
+        fs::remove_file(&link).unwrap();
+        fs::create_dir_all(pgdata.join("recovery.signal/x")).unwrap();
+        arm(root.path()).unwrap();
         assert_eq!(fs::read_to_string(pgdata.join("postgresql.auto.conf")).unwrap(), "");
         assert_eq!(fs::read_to_string(pgdata.join("standby.signal")).unwrap(), "");
         assert!(!pgdata.join("recovery.signal").exists());

@@ -3,23 +3,30 @@
 //! The snapshot is made under a name that says "partial"; the backup appears by one rename when everything is beside
 //! it. So a backup is there completely or not at all, and what is left of a power cut can be deleted safely.
 
+use crate::cluster::Server;
 use crate::ledger::Ledger;
 use crate::places::Places;
 use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
-use api::{Backup, COMMENT_MAX, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
+use api::{Backup, COMMENT_MAX, Checkpoint, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
 use backups::{BackupId, Entry, index_path, is_taken, partial_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
+use replica::{ControlData, Identified, promise};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Instant;
 
-/// Makes a backup of the replica.
-pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) -> Result<Backup> {
+/// Makes a backup of the replica. Its WAL sender is asked as `user`, where it runs.
+pub async fn create(
+    places: &Places,
+    ledger: &Ledger,
+    request: BackupRequest,
+    user: Option<&str>,
+) -> Result<Backup> {
     ensure!(request.comment.chars().count() <= COMMENT_MAX, "a comment has at most {COMMENT_MAX} characters");
     api::check_configuration(&request.configuration).context("the backup is refused")?;
     let replica = places.replica(request.monitor.id);
@@ -39,6 +46,24 @@ pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) ->
         Entry::Complete(backup) => backup.sequence,
         Entry::Damaged { .. } => 0,
     });
+    // After whoever asks for the backup has asked it: no more than this can have been replayed then.
+    let identified = match user {
+        Some(user) => Server::identify(places, request.monitor.id, user).await,
+        None => Err(anyhow::anyhow!("it does not run")),
+    };
+    let identified = identified.inspect_err(|error| {
+        tracing::warn!(
+            "what the replica says of its WAL cannot be compared with its WAL sender's words: {error:#}"
+        );
+    });
+    let newest = listed
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::Complete(backup) => Some(backup),
+            Entry::Damaged { .. } => None,
+        })
+        .max_by_key(|backup| backup.order());
+    let before = newest.and_then(|backup| backup.postgresql.checkpoint.clone());
     let sequence = ledger.next_sequence(request.monitor.id, highest.max().unwrap_or(0))?;
     let created = Timestamp::now();
     // What cannot be told counts as taken.
@@ -53,7 +78,7 @@ pub async fn create(places: &Places, ledger: &Ledger, request: BackupRequest) ->
     }
     let snapshot_ms = started.elapsed().as_secs_f64() * 1000.0;
     reached(Step::BackupSnapshot);
-    let made = Made { sequence, created, snapshot_ms };
+    let made = Made { sequence, created, snapshot_ms, identified: identified.ok(), before };
     let attempt = complete(places, request, &folder, &id, made).await;
     // With its name the backup is there; until then nothing of it stays.
     if attempt.is_err() && partial.exists() {
@@ -75,11 +100,27 @@ async fn discard(folder: &Path, id: &BackupId, partial: &Path) {
     }
 }
 
+/// The last checkpoint in a backup that is made at `created`, where the backup before had `before`. The monitor's clock may be
+/// wrong, so one that was there already is as old as it was then.
+fn checkpoint(control: &ControlData, before: Option<Checkpoint>, created: Timestamp) -> Option<Checkpoint> {
+    match before {
+        Some(before) if before.lsn == control.checkpoint => Some(before),
+        _ => {
+            let at = control.checkpoint_time?.min(created);
+            Some(Checkpoint { lsn: control.checkpoint.clone(), at })
+        }
+    }
+}
+
 /// What is known of a snapshot.
 struct Made {
     sequence: u64,
     created: Timestamp,
     snapshot_ms: f64,
+    /// What the replica's WAL sender said.
+    identified: Option<Identified>,
+    /// The checkpoint of the backup before.
+    before: Option<Checkpoint>,
 }
 
 async fn complete(
@@ -87,10 +128,18 @@ async fn complete(
     request: BackupRequest,
     folder: &Path,
     id: &BackupId,
-    Made { sequence, created, snapshot_ms }: Made,
+    Made { sequence, created, snapshot_ms, identified, before }: Made,
 ) -> Result<Backup> {
     let partial = partial_path(folder, id);
     let control = Sandbox::replica(places, &partial).control_data().await?;
+    let said = request.flushed_lsn.parse().context("the WAL position that is asked for is not one")?;
+    let promise = promise(said, request.timeline, identified, &control);
+    if let Some(contradiction) = &promise.contradiction {
+        tracing::error!(
+            "the replica contradicts itself: {contradiction}; the backup promises {}",
+            promise.lsn
+        );
+    }
     let tree = partial.clone();
     let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;
     let backup = Backup {
@@ -106,9 +155,10 @@ async fn complete(
             major: replica::POSTGRESQL_MAJOR,
             version: request.version,
             system_identifier: control.system_identifier.to_string(),
-            timeline: request.timeline,
+            timeline: promise.timeline,
             superuser: request.superuser,
-            flushed_lsn: request.flushed_lsn,
+            flushed_lsn: promise.lsn.to_string(),
+            checkpoint: checkpoint(&control, before, created),
             block_size: control.block_size,
             checksums: control.checksums,
             // The replica runs here, so it is the monitor's too.

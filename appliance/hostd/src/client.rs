@@ -103,6 +103,14 @@ impl Client {
         }
     }
 
+    /// What the processes of the replica say in their titles; nothing where it does not run.
+    pub async fn working(&self, monitor: Uuid) -> Result<replica::Working, ClientError> {
+        match self.ask(&Request::Working { monitor }, drop).await? {
+            Reply::Working(working) => Ok(working),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Checks the last full copy. May take hours.
     pub async fn verify_copy(&self, monitor: Uuid) -> Result<CopyCheck, ClientError> {
         match self.ask(&Request::VerifyCopy { monitor }, drop).await? {

@@ -2,6 +2,7 @@
 
 use crate::lines::Lines;
 use crate::places::Places;
+use crate::program::Bounds;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scope;
 use anyhow::{Context, Result};
@@ -9,7 +10,8 @@ use api::Peer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid};
 use replica::{
-    CERTIFICATE_FILE, ControlData, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig, Source,
+    CERTIFICATE_FILE, ControlData, HBA_FILE, IDENT_FILE, Identified, PASS_FILE, POSTGRESQL_CONF,
+    REPLICA_NAME, ReplicaConfig, Settings, Source, Working,
 };
 use std::collections::VecDeque;
 use std::fs;
@@ -20,12 +22,15 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::process::Child;
+use uuid::Uuid;
 
 /// Lines of a server's log that are kept for the status.
 const LOG_LINES: usize = 40;
 /// Time for a fast shutdown, which writes a restartpoint; then it is killed, which costs a longer recovery.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What it may take to ask its WAL sender.
+const IDENTIFYING: Bounds = Bounds::SHORT.within(Duration::from_secs(20));
 /// Time for an immediate shutdown; a server that has not ended then hangs.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,8 +46,8 @@ pub fn write_credentials(places: &Places, peer: &Peer) -> Result<PathBuf> {
     Ok(run)
 }
 
-/// Writes everything under which the replica runs: ours alone (design D7).
-fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> Result<PathBuf> {
+/// Writes everything under which the replica runs: ours alone (design D7). Gives the run folder and the settings.
+fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> Result<(PathBuf, Settings)> {
     let run = write_credentials(places, peer)?;
     let (uid, gid) = user_ids(&places.cluster_user)?;
     let socket = run.join("socket");
@@ -56,14 +61,16 @@ fn write_configuration(places: &Places, peer: &Peer, control: &ControlData) -> R
         source: &source,
         control,
         observer: &places.observer,
+        cluster_user: &places.cluster_user,
         shared_buffers_mib: shared_buffers_mib(machine_mib()?),
     };
+    let settings = config.settings();
     for (name, text) in
-        [(POSTGRESQL_CONF, config.postgresql_conf()), (HBA_FILE, config.hba()), (IDENT_FILE, config.ident())]
+        [(POSTGRESQL_CONF, settings.conf()), (HBA_FILE, config.hba()), (IDENT_FILE, config.ident())]
     {
         write_owned(&run.join(name), &text, uid, gid)?;
     }
-    Ok(run)
+    Ok((run, settings))
 }
 
 /// Writes a file for a cluster's user.
@@ -93,6 +100,7 @@ fn shared_buffers_mib(memory_mib: u64) -> u32 {
 #[derive(Debug)]
 pub struct Server {
     peer: Peer,
+    wal_segment_bytes: u64,
     /// Its process.
     pub postgres: Postgres,
 }
@@ -103,9 +111,47 @@ impl Server {
         let subvolume = places.replica(peer.id);
         let sandbox = Sandbox::replica(places, &subvolume);
         let control = sandbox.control_data().await?;
-        let run = write_configuration(places, peer, &control)?;
-        let postgres = Postgres::start(places, sandbox, &run, format!("replica of {}", peer.id))?;
-        Ok(Self { peer: peer.clone(), postgres })
+        // What SQL of the database has written since the last start: another way to go, or none.
+        let own = std::env::current_exe().context("cannot find my own program")?;
+        sandbox.output(&own, ["arm"], Bounds::SHORT).await.context("cannot make the replica a standby")?;
+        let (run, settings) = write_configuration(places, peer, &control)?;
+        let postgres = Postgres::start(places, sandbox, &run, &settings, format!("replica of {}", peer.id))?;
+        Ok(Self { peer: peer.clone(), wal_segment_bytes: control.wal_segment_bytes, postgres })
+    }
+
+    /// What its WAL sender says: no function of the database, and nothing that is set for a role.
+    ///
+    /// # Errors
+    /// It does not say it.
+    pub async fn identify(places: &Places, monitor: Uuid, user: &str) -> Result<Identified> {
+        let subvolume = places.replica(monitor);
+        let socket = places.cluster_run(monitor).join("socket");
+        let conninfo = replica::sender_conninfo(&socket.to_string_lossy(), user);
+        let arguments = replica::psql_arguments(&conninfo, "IDENTIFY_SYSTEM");
+        let program = places.program("psql");
+        let said = Sandbox::replica(places, &subvolume).output(&program, arguments, IDENTIFYING).await?;
+        Identified::parse(&said).with_context(|| format!("its WAL sender says {said:?}"))
+    }
+
+    /// What its processes say in their titles.
+    ///
+    /// # Errors
+    /// The processes cannot be listed.
+    pub fn working(&self) -> Result<Working> {
+        let Some(pid) = self.postgres.child.id() else { return Ok(Working::default()) };
+        let pid = Pid::from_raw(i32::try_from(pid).context("a process id that is none")?);
+        // One that has ended meanwhile has no title any more.
+        let title = |process| fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let titles: Vec<String> = (children(pid)?.into_iter())
+            .map(|process| String::from_utf8_lossy(&title(process)).into_owned())
+            .collect();
+        let titles = titles.iter().map(String::as_str);
+        Ok(Working::of_titles(REPLICA_NAME, titles, self.wal_segment_bytes))
+    }
+
+    /// The role as which it is asked.
+    pub fn user(&self) -> &str {
+        &self.peer.user
     }
 
     /// Whether it was started to follow `peer` as it is now: same address, password and certificate.
@@ -125,14 +171,26 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts the server of the cluster in `sandbox` under the configuration in `run`; `name` says in the log whose it
-    /// is.
-    pub fn start(places: &Places, sandbox: Sandbox<'_>, run: &Path, name: String) -> Result<Self> {
+    /// Starts the server of the cluster in `sandbox` under the configuration in `run` and the `settings`, which hold
+    /// whatever else is written; `name` says in the log whose it is.
+    pub fn start(
+        places: &Places,
+        sandbox: Sandbox<'_>,
+        run: &Path,
+        settings: &Settings,
+        name: String,
+    ) -> Result<Self> {
         let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
         let scope = sandbox.scope();
         let earlier_kills = scope.as_ref().map_or(0, Scope::memory_kills);
         let mut child = sandbox
-            .command(&places.program("postgres"), ["-D", replica::PGDATA, "-c", config.as_str()])?
+            .command(
+                &places.program("postgres"),
+                ["-D", replica::PGDATA, "-c", &config]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(settings.arguments()),
+            )?
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

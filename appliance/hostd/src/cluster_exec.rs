@@ -76,6 +76,8 @@ pub fn run(args: &Args) -> Result<std::convert::Infallible> {
         .args(arguments)
         .env_clear()
         .env("LC_ALL", "C")
+        // As pg_controldata writes times.
+        .env("TZ", "UTC")
         .env("HOME", "/")
         .current_dir(replica::CLUSTER_ROOT)
         .exec();

@@ -1,7 +1,7 @@
 //! `hostd`, the privileged process of the backup server (see the library's page for its place).
 //!
 //! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt`,
-//! `hostd disarm` and `hostd digest` are the steps that it takes in processes of their own.
+//! `hostd arm`, `hostd disarm`, `hostd set-aside` and `hostd digest` are the steps that it takes in processes of their own.
 
 mod access;
 mod adopt;
@@ -20,6 +20,7 @@ mod copy_room;
 mod decisions;
 mod digest;
 mod disks;
+mod foreign;
 mod full_copy;
 mod ledger;
 mod lines;
@@ -33,6 +34,7 @@ mod sandbox;
 mod scope;
 mod server;
 mod stragglers;
+mod strangers;
 mod tablespaces;
 mod tidy;
 mod usage;
@@ -77,10 +79,14 @@ enum Command {
     ClusterExec(cluster_exec::Args),
     /// Turn the base backup at /srv/cluster into a replica
     Adopt,
+    /// Make the replica at /srv/cluster a standby without settings of its own
+    Arm,
     /// Hash the tar of a backup
     Digest(digest::Args),
     /// Make the clone of a backup at /srv/cluster ready to be started on its own
     Disarm,
+    /// Remove what is not PostgreSQL's from the folders of tables of the clone at /srv/cluster
+    SetAside,
 }
 
 fn main() -> Result<()> {
@@ -93,6 +99,8 @@ fn main() -> Result<()> {
         }
         Command::Digest(args) => digest::run(&args),
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::Arm => adopt::arm(Path::new(replica::CLUSTER_ROOT)),
+        Command::SetAside => strangers::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Disarm => backups::disarm(Path::new(replica::CLUSTER_ROOT)),
         Command::Order { order, socket, data } => tokio::runtime::Builder::new_current_thread()
             .enable_all()

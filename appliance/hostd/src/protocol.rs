@@ -58,6 +58,11 @@ pub enum Request {
         /// Whom to follow.
         peer: Box<Peer>,
     },
+    /// What the processes of the replica say in their titles; [`Reply::Working`].
+    Working {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
     /// Stop the replica. Replies [`Reply::Done`] when it has stopped.
     StopReplica {
         /// The monitor's UUID.
@@ -372,6 +377,8 @@ pub enum Reply {
     Done,
     /// Answer to [`Request::Replica`].
     Replica(ReplicaInfo),
+    /// Answer to [`Request::Working`].
+    Working(replica::Working),
     /// Answer to [`Request::VerifyCopy`].
     CopyVerified(CopyCheck),
     /// Answer to [`Request::AcceptedDatabase`].

@@ -272,6 +272,11 @@ async fn carry_out(
             Ok(Reply::Done)
         }
         Request::Replica { monitor } => Ok(Reply::Replica(replica_info(host, monitor).await?)),
+        Request::Working { monitor } => {
+            let servers = host.servers.lock().await;
+            let working = servers.get(&monitor).map(Server::working).transpose()?;
+            Ok(Reply::Working(working.unwrap_or_default()))
+        }
         Request::CreateBackup(mut request) => {
             if !request.configuration.is_empty() && !pairing::vouches(&decisions.known(), &request) {
                 tracing::warn!(
@@ -284,7 +289,9 @@ async fn carry_out(
             if !is_root {
                 ledger.may_make(reason, &decisions.limits(), lived)?;
             }
-            let backup = backup::create(places, ledger, *request).await?;
+            let user =
+                host.servers.lock().await.get(&request.monitor.id).map(|server| server.user().to_owned());
+            let backup = backup::create(places, ledger, *request, user.as_deref()).await?;
             if !is_root {
                 ledger.made(reason, lived)?;
             }

@@ -45,8 +45,8 @@ impl From<anyhow::Error> for Hindrance {
 pub enum Source {
     /// The log of a server that has ended by itself.
     Log,
-    /// The log of a server whose recovery stands still.
-    Stall,
+    /// The log of a server whose recovery came to the end of its WAL, as its timeline's history has it, too early.
+    WalEnd,
     /// `pg_amcheck`
     Amcheck,
     /// `pg_checksums`
@@ -125,21 +125,6 @@ const DAMAGE: [&str; 32] = [
     "could not open relation mapping file",
 ];
 
-/// What recovery says where the WAL ends, or is no WAL from there on.
-const WAL_ENDS: [&str; 11] = [
-    "invalid record length at",
-    "invalid record offset at",
-    "invalid magic number",
-    "invalid info bits",
-    "unexpected pageaddr",
-    "invalid resource manager ID",
-    "record with incorrect prev-link",
-    "incorrect resource manager data checksum",
-    "contrecord",
-    "out-of-sequence timeline ID",
-    "WAL file is from different database system",
-];
-
 /// Words of pg_verifybackup for what is not as the manifest has it.
 const COPY: [&str; 10] = [
     "on disk but not in the manifest",
@@ -167,7 +152,7 @@ pub fn of_failure(source: Source, failure: &Failure) -> Verdict {
     }
 }
 
-/// What the log of a server says that has ended by itself or stands still; `begin` begins the reason.
+/// What the log of a server says that has ended by itself or has come to the end of its WAL; `begin` begins the reason.
 pub fn of_log(source: Source, begin: &str, lines: &[String]) -> Verdict {
     // Lines before the last tell what went before, such as the write that failed.
     let trouble = MACHINE.iter().find_map(|word| lines.iter().find(|line| line.contains(word)));
@@ -184,7 +169,8 @@ fn of_words(source: Source, code: Option<i32>, said: &str, reason: &str) -> Verd
         Source::Amcheck if code == Some(2) => return of_findings(said, reason),
         Source::Checksums => code == Some(1) && said.contains("checksum verification failed in file"),
         Source::Log | Source::Other | Source::Amcheck => said.lines().any(is_damage),
-        Source::Stall => has_any(said, &WAL_ENDS) || said.lines().any(is_damage),
+        // It has replayed all that it could read; what it could not read is among the words of a machine.
+        Source::WalEnd => true,
     };
     if has_any(said, &MACHINE) || !is_data { machine() } else { data() }
 }
@@ -401,16 +387,18 @@ mod tests {
     }
 
     #[test]
-    fn recovery_that_stands_still_is_bad_only_where_it_names_the_end_of_the_wal() {
-        let stall = |line: &str| of_log(Source::Stall, "its WAL ends at 0/5, before 0/6", &[line.to_owned()]);
-        let ended = "LOG:  invalid record length at 0/5: expected at least 24, got 0";
-        assert!(matches!(stall(ended), Verdict::Data(reason) if reason.contains("invalid record length")));
-        for line in [
-            "",
-            "LOG:  redo in progress, elapsed time: 300.00 s",
-            &format!("{ended}\nERROR: Disk quota exceeded"),
-        ] {
-            assert!(matches!(stall(line), Verdict::Machine(_)), "{line}");
+    fn recovery_that_ends_early_is_bad_unless_the_machine_kept_it_from_reading() {
+        let ended = |lines: &str| {
+            let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
+            of_log(Source::WalEnd, "its WAL ends at 0/5, before 0/6", &lines)
+        };
+        let record = "LOG:  invalid record length at 0/5: expected at least 24, got 0";
+        assert!(matches!(ended(record), Verdict::Data(reason) if reason.contains("invalid record length")));
+        // A segment that is not there is not mentioned.
+        assert!(matches!(ended("LOG:  received promote request"), Verdict::Data(_)));
+        for trouble in ["Disk quota exceeded", "Input/output error", "out of memory"] {
+            let log = format!("LOG:  could not read from WAL segment: {trouble}\n{record}");
+            assert!(matches!(ended(&log), Verdict::Machine(_)), "{log}");
         }
     }
 
@@ -425,7 +413,7 @@ mod tests {
             Failure::TooMuch { program: program(), bytes: 7 },
             Failure::Lost { program: program(), error: std::io::Error::other("invalid page in block") },
         ] {
-            for source in [Source::Log, Source::Stall, Source::Amcheck, Source::Checksums, Source::Other] {
+            for source in [Source::Log, Source::WalEnd, Source::Amcheck, Source::Checksums, Source::Other] {
                 assert!(matches!(of_failure(source, &failure), Verdict::Machine(_)), "{failure}");
             }
         }

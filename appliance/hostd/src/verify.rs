@@ -11,7 +11,7 @@ use crate::places::Places;
 use crate::program::{Bounds, Failure};
 use crate::sandbox::{Sandbox, user_ids};
 use crate::verdict::{self, Hindrance, Source, Verdict};
-use crate::{btrfs, catalog, digest, stragglers, write_limit};
+use crate::{btrfs, catalog, digest, foreign, stragglers, strangers, write_limit};
 use anyhow::{Context, Result};
 use api::{Attempt, Backup, Depth, Digests, Manifest, Proof, Reading, Verification};
 use backups::BackupId;
@@ -20,11 +20,12 @@ use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid, getuid};
 use replica::{
-    CLUSTER_ROOT, CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, POSTGRESQL_CONF, PROMOTE, REPLAYED,
-    Reached, Replay, clone_conninfo, psql_arguments,
+    CLUSTER_ROOT, CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, Next, Replay, Settings,
+    clone_conninfo, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments,
+    psql_arguments, recovered_to,
 };
 use std::fs::DirBuilder;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,11 +37,11 @@ const LIMIT: Duration = Duration::from_secs(24 * 3600);
 const READING: Bounds = Bounds::SHORT.within(Duration::from_secs(20 * 3600)).printing(4 << 20);
 /// What one question may take. The clock is ours: the database can set `statement_timeout` as it likes.
 const ASKING: Bounds = Bounds::SHORT.within(Duration::from_secs(1200)).printing(1 << 20);
-/// What it may take to ask how far recovery is.
-const LOOKING: Bounds = Bounds::SHORT;
-/// To promote writes a checkpoint.
-const PROMOTING: Bounds = Bounds::SHORT.within(Duration::from_secs(3700));
-/// Time between two looks at the recovery.
+/// What it may take to tell a server that it is to promote, which does not wait for it.
+const PROMOTING: Bounds = Bounds::SHORT;
+/// Time in which a server that takes writes lets in who asks.
+const LETTING_IN: Duration = Duration::from_secs(60);
+/// Time between two tries to get in.
 const POLL: Duration = Duration::from_millis(200);
 /// Time in which a server that ends has ended.
 const ENDING: Duration = Duration::from_secs(1);
@@ -52,6 +53,8 @@ const NOT_LET_IN: i32 = 2;
 const SOCKET: &str = "socket";
 /// Entries that are left out of a clone and remembered until they are removed.
 const LEFT_OUT_MOST: usize = 1000;
+/// Bytes of a timeline's history: a line for each timeline.
+const HISTORY_MAX: u64 = 1 << 20;
 /// Databases that are named where text sorts differently.
 const NAMED_DATABASES: usize = 5;
 
@@ -288,12 +291,19 @@ async fn prove(
     let own = std::env::current_exe().context("cannot find my own program")?;
     sandbox.output(&own, ["disarm"], ASKING).await?;
     let asking = Asking::prepare(places, sandbox, backup, control, clone)?;
+    let target: Lsn =
+        backup.postgresql.flushed_lsn.parse().context("the manifest's WAL position is not one")?;
+    let wal = clone.join("pgdata/pg_wal");
+    let history = |timeline| wal.join(history_file(timeline));
+    let recovered_on = control.recovery_timeline(backup.postgresql.timeline);
+    let timeline = next_timeline(recovered_on, |timeline| history(timeline).symlink_metadata().is_ok());
 
     let started = Instant::now();
-    let mut postgres =
-        Postgres::start(places, sandbox, &asking.run, format!("verification of {}", backup.id))?;
+    let name = format!("verification of {}", backup.id);
+    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name)?;
     reached(Step::VerificationStarted);
-    asking.recover(&mut postgres, &backup.postgresql.flushed_lsn).await?;
+    asking.recover(&mut postgres, &history(timeline)).await?;
+    recovered_all(&history(timeline), backup.postgresql.timeline, target, &postgres)?;
     reached(Step::VerificationPromoted);
     let recovery_seconds = started.elapsed().as_secs_f64();
 
@@ -314,8 +324,14 @@ async fn prove(
         }
     };
     postgres.stop().await?;
+    // Whatever SQL has said or done: this is what the server has left.
+    let left = sandbox.control_data().await.map_err(said_by(Source::Other))?;
+    left.has_recovered(timeline, target).map_err(|problem| Verdict::Machine(Hindrance::new(problem)))?;
     if depth == Depth::Full {
         if backup.postgresql.checksums {
+            // Once the server has ended: it makes files as well.
+            let printed = sandbox.output(&own, ["set-aside"], ASKING).await?;
+            limits.extend(strangers::limits(&printed));
             let program = places.program("pg_checksums");
             let checked = sandbox.output(&program, ["--check", "-D", replica::PGDATA], READING).await;
             checked.map_err(said_by(Source::Checksums))?;
@@ -373,6 +389,18 @@ fn remove_all(paths: &mut Vec<(PathBuf, bool)>) -> Result<()> {
     Ok(())
 }
 
+/// Judges the end of the recovery by the history of the timeline on which the clone goes on.
+fn recovered_all(history: &Path, made_on: u32, target: Lsn, postgres: &Postgres) -> Result<(), Verdict> {
+    let machine = |problem: String| Verdict::Machine(Hindrance::new(problem));
+    let cannot = || format!("cannot read {}", history.display());
+    let mut text = String::new();
+    let file = files::open_no_link(history).with_context(cannot)?;
+    file.take(HISTORY_MAX).read_to_string(&mut text).with_context(cannot)?;
+    let reached =
+        recovered_to(&text, made_on).ok_or_else(|| machine(format!("{} names no end", history.display())))?;
+    is_whole(reached, target).map_err(|problem| verdict::of_log(Source::WalEnd, &problem, &postgres.log()))
+}
+
 /// Gives the tree to the clone's user, as deep as PostgreSQL goes. Links are not followed, and nobody else writes here
 /// meanwhile.
 fn give(tree: &Path, uid: Uid, gid: Gid) -> Result<()> {
@@ -389,6 +417,7 @@ struct Asking<'a> {
     places: &'a Places,
     sandbox: Sandbox<'a>,
     run: PathBuf,
+    settings: Settings,
     superuser: &'a str,
 }
 
@@ -423,17 +452,15 @@ impl<'a> Asking<'a> {
             shared_buffers_mib: SHARED_BUFFERS_MIB,
             stays: false,
         };
-        for (name, mut text) in config.files() {
-            if name == POSTGRESQL_CONF {
-                // The last one counts.
-                text.push_str(&format!("unix_socket_directories = '{CLUSTER_ROOT}/{SOCKET}'\n"));
-            }
+        let place = format!("{CLUSTER_ROOT}/{SOCKET}");
+        let settings = config.settings().with("unix_socket_directories", place);
+        for (name, text) in config.files(&settings) {
             let owner = Some((root, gid.as_raw()));
             let path = run.join(name);
             files::replace(&path, 0o640, owner, |file| file.write_all(text.as_bytes()))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(Self { places, sandbox, run, superuser })
+        Ok(Self { places, sandbox, run, settings, superuser })
     }
 
     fn conninfo(&self, database: &str) -> String {
@@ -451,64 +478,99 @@ impl<'a> Asking<'a> {
         self.sql(database, sql, bounds).await.map_err(said_by(Source::Other))
     }
 
-    /// Waits until the clone has replayed all that the backup says it has, and makes it a database of its
-    /// own.
-    async fn recover(&self, postgres: &mut Postgres, flushed: &str) -> Result<(), Verdict> {
-        let flushed: Lsn = flushed.parse().context("the manifest's WAL position is not one")?;
-        let mut replay = Replay::new(flushed, Instant::now());
-        let ended = |postgres: &Postgres| {
-            verdict::of_log(Source::Log, "PostgreSQL does not start from it", &postgres.log())
-        };
+    /// Has the clone replay all the WAL that it has, and become a database of its own. Nobody logs in meanwhile.
+    async fn recover(&self, postgres: &mut Postgres, history: &Path) -> Result<(), Verdict> {
+        let mut replay = Replay::new(Instant::now());
         loop {
+            let control = self.sandbox.control_data().await;
             if !postgres.runs() {
-                return Err(ended(postgres));
+                let begin = "PostgreSQL does not start from it";
+                return Err(verdict::of_log(Source::Log, begin, &postgres.log()));
             }
-            let said = match self.sql(EVERY_CLUSTERS_DATABASE, REPLAYED, LOOKING).await {
-                Ok(said) => Some(said),
-                Err(error) => match error.downcast_ref::<Failure>().and_then(Failure::refusal) {
-                    Some((NOT_LET_IN, _)) => None,
-                    _ if !postgres.runs() => return Err(ended(postgres)),
-                    _ => return Err(said_by(Source::Other)(error)),
-                },
-            };
-            let stands = |problem: String| {
-                if problem.contains("WAL ends") || problem.contains("not consistent") {
-                    verdict::of_log(Source::Stall, &problem, &postgres.log())
-                } else {
-                    Verdict::Machine(Hindrance::new(problem))
-                }
-            };
-            match replay.saw(said.as_deref(), Instant::now()).map_err(stands)? {
-                Reached::Target(_) => break,
-                Reached::Nothing | Reached::Lsn(_) => tokio::time::sleep(POLL).await,
+            let control = control.map_err(said_by(Source::Other))?;
+            let stands = |problem| Verdict::Machine(Hindrance::new(problem));
+            let has_history = history.symlink_metadata().is_ok();
+            match replay.saw(&control, has_history, Instant::now()).map_err(stands)? {
+                Next::Done => return self.wait_until_let_in(postgres).await,
+                Next::Promote => self.promote().await?,
+                Next::Wait => {}
             }
+            tokio::time::sleep(replay.pause(Instant::now())).await;
         }
-        match self.ask(EVERY_CLUSTERS_DATABASE, PROMOTE, PROMOTING).await {
-            Ok(promoted) if promoted.starts_with('t') => Ok(()),
-            _ if !postgres.runs() => Err(ended(postgres)),
-            Ok(_) => Err(Verdict::Machine(Hindrance::new("it was not promoted within an hour"))),
-            Err(verdict) => Err(verdict),
+    }
+
+    async fn promote(&self) -> Result<(), Verdict> {
+        let program = self.places.program("pg_ctl");
+        match self.sandbox.output(&program, promote_arguments(replica::PGDATA), PROMOTING).await {
+            Err(error) => match error.downcast_ref::<Failure>().and_then(Failure::refusal) {
+                Some((_, said)) if is_early_or_late(said) => Ok(()),
+                _ => Err(said_by(Source::Other)(error)),
+            },
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Its control file says that it takes writes a moment before it lets anybody in.
+    async fn wait_until_let_in(&self, postgres: &mut Postgres) -> Result<(), Verdict> {
+        let began = Instant::now();
+        loop {
+            let Err(error) = self.sql(EVERY_CLUSTERS_DATABASE, "select 1", ASKING).await else {
+                return Ok(());
+            };
+            let is_early =
+                matches!(error.downcast_ref::<Failure>().and_then(Failure::refusal), Some((NOT_LET_IN, _)));
+            if !postgres.runs() {
+                let begin = "PostgreSQL ended after its recovery";
+                return Err(verdict::of_log(Source::Log, begin, &postgres.log()));
+            }
+            if !is_early || began.elapsed() > LETTING_IN {
+                return Err(said_by(Source::Other)(error));
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 
     /// Enters every database, and checks what is in it where `depth` says so. Gives what could not be
     /// checked.
     async fn check(&self, depth: Depth) -> Result<Vec<String>, Verdict> {
-        let names = "select datname from pg_catalog.pg_database where datallowconn order by oid";
-        let names = self.ask(EVERY_CLUSTERS_DATABASE, names, ASKING).await?;
-        let databases: Vec<&str> = names.split_terminator('\0').collect();
-        let limits = self.enter(&databases).await?;
+        let names =
+            |which: &str| format!("select datname from pg_catalog.pg_database where {which} order by oid");
+        let cut = self.ask(EVERY_CLUSTERS_DATABASE, &names("datconnlimit = -2"), ASKING).await?;
+        let open =
+            self.ask(EVERY_CLUSTERS_DATABASE, &names("datallowconn and datconnlimit <> -2"), ASKING).await?;
+        let databases: Vec<&str> = open.split_terminator('\0').collect();
+        let sorts_differently = self.enter(&databases).await?;
+        let mut limits: Vec<String> = sorts_differently.iter().cloned().collect();
+        for database in cut.split_terminator('\0').take(NAMED_DATABASES) {
+            limits.push(format!("Not checked: database {database}, of which DROP DATABASE was interrupted."));
+        }
         if depth == Depth::Full {
+            let mut indexes = Vec::new();
             for database in &databases {
                 self.ask(database, &own_amcheck(), ASKING).await?;
+                let answer = self.ask(database, foreign::QUESTION, ASKING).await?;
+                let found = foreign::parse(database, &answer)
+                    .with_context(|| format!("database {database} does not say which indexes are in it"))?;
+                indexes.extend(found);
             }
-            self.check_relations(!limits.is_empty()).await?;
+            let (patterns, is_heap_only) = match foreign::left_out(&indexes) {
+                Some(patterns) => (patterns, sorts_differently.is_some()),
+                None => (Vec::new(), true),
+            };
+            if sorts_differently.is_none() {
+                limits.extend(foreign::limits(&indexes));
+                if is_heap_only {
+                    limits
+                        .push("Not checked: all other indexes, as those are too many to be left out.".into());
+                }
+            }
+            self.check_relations(is_heap_only, &patterns).await?;
         }
         Ok(limits)
     }
 
     /// Enters every database; says of what this system's collations cannot tell.
-    async fn enter(&self, databases: &[&str]) -> Result<Vec<String>, Verdict> {
+    async fn enter(&self, databases: &[&str]) -> Result<Option<String>, Verdict> {
         let mut foreign = Vec::new();
         for &name in databases {
             let question = "select count(*), \
@@ -523,20 +585,20 @@ impl<'a> Asking<'a> {
             }
         }
         if foreign.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let named = foreign.len().min(NAMED_DATABASES);
         let mut names = foreign[..named].join(", ");
         if foreign.len() > named {
             names.push_str(&format!(" and {} more", foreign.len() - named));
         }
-        Ok(vec![format!(
+        Ok(Some(format!(
             "Text sorts differently on the monitor and here (database {names}), so indexes could not be checked."
-        )])
+        )))
     }
 
-    /// Reads every table, and every B-tree index unless text sorts differently here, for damage.
-    async fn check_relations(&self, heap_only: bool) -> Result<(), Verdict> {
+    /// Reads every table for damage, and unless `heap_only` every B-tree index but those that `patterns` leave out.
+    async fn check_relations(&self, heap_only: bool, patterns: &[String]) -> Result<(), Verdict> {
         let conninfo = self.conninfo(EVERY_CLUSTERS_DATABASE);
         // One finding is enough, and all would be too many.
         let mut arguments = vec![
@@ -550,6 +612,7 @@ impl<'a> Asking<'a> {
         if heap_only {
             arguments.extend(["--no-dependent-indexes", "--exclude-index=*"]);
         }
+        arguments.extend(patterns.iter().map(String::as_str));
         let program = self.places.program("pg_amcheck");
         let checked = self.sandbox.output(&program, arguments, READING).await;
         checked.map(drop).map_err(said_by(Source::Amcheck))

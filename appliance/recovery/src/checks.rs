@@ -141,6 +141,7 @@ mod tests {
                 system_identifier: "1".into(),
                 timeline: 1,
                 superuser: Some("postgres".into()),
+                checkpoint: None,
                 flushed_lsn: "0/1".into(),
                 block_size: 8192,
                 checksums: true,

@@ -1,7 +1,8 @@
 //! Recovery of what was unpacked: it is started beside the live database, on a socket that only PostgreSQL's user reaches,
 //! replays its WAL at least to where the backup promises, becomes a database of its own, and is stopped in order.
 //!
-//! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]).
+//! The backup server proves its backups in the same way and under the same settings ([`replica::CloneConfig`]). What SQL
+//! says decides nothing: that it has recovered is told from its control file and its timeline's history.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,14 +16,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use api::Backup;
 use replica::{
-    CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, POSTGRESQL_CONF, PROMOTE, REPLAYED, Reached,
-    Replay, clone_conninfo, psql_arguments,
+    CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, Next, POSTGRESQL_CONF, Replay, Settings,
+    clone_conninfo, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments,
+    psql_arguments, recovered_to,
 };
 
 use crate::Failure;
 
-/// Time between two looks at the recovery.
+/// Time between two tries to get in, and time in which a server that takes writes lets in who asks.
 const POLL: Duration = Duration::from_millis(200);
+const LETTING_IN: Duration = Duration::from_secs(60);
+/// Bytes of a timeline's history: a line for each timeline.
+const HISTORY_MAX: u64 = 1 << 20;
 /// Memory for shared buffers: the live database beside it keeps its own.
 const SHARED_BUFFERS_MIB: u32 = 128;
 /// Seconds that a stop may take: it writes a checkpoint.
@@ -112,24 +117,40 @@ impl Unpacked<'_> {
     pub fn recover(&self, replayed: impl FnMut(Lsn, Lsn)) -> Result<Vec<String>, Failure> {
         self.end_of_a_cut_attempt()?;
         backups::disarm(self.folder)?;
-        self.configure()?;
+        let control = self.control_data()?;
+        let settings = self.configure(&control)?;
+        let target: Lsn = (self.backup.postgresql.flushed_lsn.parse())
+            .map_err(|_| self.damaged("its manifest's WAL position is none"))?;
+        let recovered_on = control.recovery_timeline(self.backup.postgresql.timeline);
+        let timeline =
+            next_timeline(recovered_on, |timeline| self.history(timeline).symlink_metadata().is_ok());
         let log = self.run.join("log");
+        let config = [format!("config_file={}", self.run.join(POSTGRESQL_CONF).display())];
+        let options: Vec<String> =
+            std::iter::once("-c".to_owned()).chain(config).chain(settings.arguments()).collect();
+        // A shell takes them apart.
+        let options = options.iter().map(|option| quoted(option)).collect::<Vec<_>>().join(" ");
         // It inherits the streams: a pipe would never end.
-        let config = format!("-c config_file={}", self.run.join(POSTGRESQL_CONF).display());
         let mut command = self.programs.command("pg_ctl")?;
         // Its waiting ends when the recovery is consistent, which may be long after, or never, if WAL is missing. Before the
         // time is over, there may be nothing by which to tell that it runs.
         command.args(["--wait", "--silent", "--timeout", START_SECONDS, "-D"]).arg(self.pgdata());
-        command.arg("-l").arg(&log).arg("-o").arg(config).arg("start");
+        command.arg("-l").arg(&log).arg("-o").arg(options).arg("start");
         let started =
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot run pg_ctl")?;
         let result = match started.success() || self.runs()? {
-            true => self.until_promoted(replayed).and_then(|()| Ok(self.notes()?)),
+            true => self.until_promoted(timeline, target, replayed).and_then(|()| {
+                self.has_replayed(timeline, target)?;
+                Ok(self.notes()?)
+            }),
             false => Err(self.damaged(NO_START)),
         };
         match result {
             Ok(notes) => {
                 self.stop("fast")?;
+                // Whatever SQL has said or done: this is what the server has left.
+                let left = self.control_data()?;
+                left.has_recovered(timeline, target).map_err(|problem| self.damaged(&problem))?;
                 Ok(notes)
             }
             Err(failure) => {
@@ -178,12 +199,19 @@ impl Unpacked<'_> {
         Ok(())
     }
 
-    /// Writes the configuration under which it recovers.
-    fn configure(&self) -> Result<()> {
+    fn control_data(&self) -> Result<ControlData> {
         let printed = self.programs.output("pg_controldata", |command| {
-            command.arg(self.pgdata());
+            command.arg(self.pgdata()).env("TZ", "UTC");
         })?;
-        let control = ControlData::parse(&printed)?;
+        Ok(ControlData::parse(&printed)?)
+    }
+
+    fn history(&self, timeline: u32) -> PathBuf {
+        self.pgdata().join("pg_wal").join(history_file(timeline))
+    }
+
+    /// Writes the configuration under which it recovers.
+    fn configure(&self, control: &ControlData) -> Result<Settings> {
         files::remove_folder(self.run)?;
         let owner = self.programs.owner;
         for folder in [self.run, &self.run.join("socket")] {
@@ -192,15 +220,16 @@ impl Unpacked<'_> {
         let run_dir = self.run.to_str().context("the run folder's path is not UTF-8")?;
         let config = CloneConfig {
             run_dir,
-            control: &control,
+            control,
             timeline: self.backup.postgresql.timeline,
             shared_buffers_mib: SHARED_BUFFERS_MIB,
             stays: true,
         };
-        for (name, text) in config.files() {
+        let settings = config.settings();
+        for (name, text) in config.files(&settings) {
             files::write(&self.run.join(name), text.as_bytes(), 0o600, Some(owner))?;
         }
-        Ok(())
+        Ok(settings)
     }
 
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
@@ -213,35 +242,69 @@ impl Unpacked<'_> {
         })
     }
 
-    fn until_promoted(&self, mut replayed: impl FnMut(Lsn, Lsn)) -> Result<(), Failure> {
-        let flushed: Lsn = self
-            .backup
-            .postgresql
-            .flushed_lsn
-            .parse()
-            .map_err(|_| self.damaged("its manifest's WAL position is none"))?;
-        let mut replay = Replay::new(flushed, Instant::now());
+    /// Waits until it takes writes and lets in who asks. Nobody logs in before.
+    fn until_promoted(
+        &self,
+        timeline: u32,
+        target: Lsn,
+        mut replayed: impl FnMut(Lsn, Lsn),
+    ) -> Result<(), Failure> {
+        let mut replay = Replay::new(Instant::now());
         loop {
-            // An error is a server that does not let us in yet, or has ended.
-            let said = self.sql(EVERY_CLUSTERS_DATABASE, REPLAYED).ok();
-            if said.is_none() && !self.runs()? {
+            let control = self.control_data()?;
+            if let Some(at) = control.recovered_at_least() {
+                replayed(at.min(target), target);
+            }
+            if !self.runs()? {
                 return Err(self.damaged(NO_START));
             }
-            match replay.saw(said.as_deref(), Instant::now()).map_err(|problem| self.damaged(&problem))? {
-                Reached::Nothing => {}
-                Reached::Lsn(at) => replayed(at, flushed),
-                Reached::Target(at) => {
-                    replayed(at, flushed);
-                    break;
-                }
+            let stands = |problem| Failure::Here(anyhow!("backup {}: {problem}", self.backup.id));
+            let has_history = self.history(timeline).symlink_metadata().is_ok();
+            match replay.saw(&control, has_history, Instant::now()).map_err(stands)? {
+                Next::Done => break,
+                Next::Promote => self.promote()?,
+                Next::Wait => {}
+            }
+            thread::sleep(replay.pause(Instant::now()));
+        }
+        replayed(target, target);
+        let began = Instant::now();
+        while let Err(error) = self.sql(EVERY_CLUSTERS_DATABASE, "select 1") {
+            if !self.runs()? {
+                return Err(self.damaged("PostgreSQL ended after its recovery"));
+            }
+            if began.elapsed() > LETTING_IN {
+                return Err(error.into());
             }
             thread::sleep(POLL);
         }
-        let promoted = self.sql(EVERY_CLUSTERS_DATABASE, PROMOTE)?;
-        if promoted.starts_with('t') {
-            return Ok(());
+        Ok(())
+    }
+
+    fn promote(&self) -> Result<()> {
+        let pgdata = self.pgdata();
+        let pgdata = pgdata.to_str().context("the data directory's path is not UTF-8")?;
+        let promoted = self.programs.output("pg_ctl", |command| {
+            command.args(promote_arguments(pgdata));
+        });
+        match promoted {
+            Err(error) if !is_early_or_late(&format!("{error:#}")) => Err(error),
+            _ => Ok(()),
         }
-        Err(self.damaged("it cannot be promoted"))
+    }
+
+    /// Whether all was replayed that the backup promises, by the history of the timeline on which it goes on.
+    fn has_replayed(&self, timeline: u32, target: Lsn) -> Result<(), Failure> {
+        let path = self.history(timeline);
+        let mut text = String::new();
+        let file = files::open_no_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        file.take(HISTORY_MAX)
+            .read_to_string(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let made_on = self.backup.postgresql.timeline;
+        let reached =
+            recovered_to(&text, made_on).ok_or_else(|| anyhow!("{} names no end", path.display()))?;
+        is_whole(reached, target).map_err(|problem| self.damaged(&problem))
     }
 
     /// Where text sorts differently here than where the database comes from: what the C library's version does not say.
@@ -275,6 +338,11 @@ impl Unpacked<'_> {
     }
 }
 
+/// An argument as a shell takes it.
+fn quoted(argument: &str) -> String {
+    format!("'{}'", argument.replace('\'', "'\\''"))
+}
+
 /// What this machine lacks, by the server's log; `None`: it lacks nothing that is known.
 fn cause_here(log: &str) -> Option<&'static str> {
     let causes = [
@@ -290,6 +358,15 @@ fn cause_here(log: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_gives_back_what_was_quoted() {
+        for argument in ["", "a b", "it's", "$HOME `x` \\ \"", "dynamic_library_path=$libdir"] {
+            let mut shell = Command::new("sh");
+            let said = shell.arg("-c").arg(format!("printf %s {}", quoted(argument))).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), argument);
+        }
+    }
 
     #[test]
     fn what_the_machine_lacks_is_no_damage_of_the_backup() {

@@ -1,9 +1,40 @@
 //! The configuration files under which a replica runs: ours, from the first to the last line (design D7).
 //!
 //! The monitor's database is hostile input. Its `postgresql.auto.conf` lies in the data directory and would be read
-//! whatever `config_file` says; `hostd` puts an empty one in its place, and these files say everything else.
+//! whatever `config_file` says; so an empty one is put in its place before each start, and all settings are passed on the
+//! command line as well, which no file and no `ALTER SYSTEM` overrides (documentation, "Setting Parameters").
 
 use crate::{ControlData, STREAM_PATIENCE, Source};
+
+/// `cluster_name` of a replica, which its processes' titles begin with.
+pub const REPLICA_NAME: &str = "replica";
+
+/// Settings in their order, by name; of two with one name the last one counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings(Vec<(&'static str, String)>);
+
+impl Settings {
+    /// The same with one more.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((name, value.into()));
+        self
+    }
+
+    fn extend<const N: usize>(&mut self, more: [(&'static str, String); N]) {
+        self.0.extend(more);
+    }
+
+    /// `postgresql.conf`
+    pub fn conf(&self) -> String {
+        let lines = self.0.iter().map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
+        std::iter::once("# Written at each start; changes are lost.\n".to_owned()).chain(lines).collect()
+    }
+
+    /// The arguments of `postgres` that make them hold, whatever files and SQL say.
+    pub fn arguments(&self) -> Vec<String> {
+        self.0.iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
+    }
+}
 
 /// Main configuration file in the cluster's run folder.
 pub const POSTGRESQL_CONF: &str = "postgresql.conf";
@@ -27,47 +58,57 @@ pub struct ReplicaConfig<'a> {
     pub control: &'a ControlData,
     /// Operating system user who may ask the standby for its state.
     pub observer: &'a str,
+    /// Operating system user of the cluster's own programs, which ask its WAL sender.
+    pub cluster_user: &'a str,
     /// PostgreSQL's memory for shared buffers, in MiB.
     pub shared_buffers_mib: u32,
 }
 
 impl ReplicaConfig<'_> {
-    /// `postgresql.conf`
-    pub fn postgresql_conf(&self) -> String {
+    /// Its settings.
+    pub fn settings(&self) -> Settings {
         let run = self.run_dir;
-        let conninfo = self
-            .source
-            .conninfo(&format!("{run}/{PASS_FILE}"), &format!("{run}/{CERTIFICATE_FILE}"), STREAM_PATIENCE)
-            .replace('\'', "''");
-        let mut lines = settings(run, self.control, self.shared_buffers_mib);
-        lines.extend([
-            format!("primary_conninfo = '{conninfo}'"),
-            format!("primary_slot_name = '{}'", self.source.slot),
+        let conninfo = self.source.conninfo(
+            &format!("{run}/{PASS_FILE}"),
+            &format!("{run}/{CERTIFICATE_FILE}"),
+            STREAM_PATIENCE,
+        );
+        let mut settings = settings(run, self.control, self.shared_buffers_mib);
+        settings.extend([
+            // Only to be asked for its state.
+            ("hot_standby", "on".into()),
+            ("primary_conninfo", conninfo),
+            ("primary_slot_name", self.source.slot.clone()),
             // A monitor that was promoted is followed.
-            "recovery_target_timeline = 'latest'".into(),
-            "wal_receiver_timeout = 30s".into(),
-            "wal_receiver_status_interval = 2s".into(),
-            "wal_retrieve_retry_interval = 2s".into(),
-            "unix_socket_permissions = 0777".into(),
-            "fsync = on".into(),
+            ("recovery_target_timeline", "latest".into()),
+            ("wal_receiver_timeout", "30s".into()),
+            ("wal_receiver_status_interval", "2s".into()),
+            ("wal_retrieve_retry_interval", "2s".into()),
+            ("unix_socket_permissions", "0777".into()),
+            ("fsync", "on".into()),
             // Copy on write: recycling a segment writes anew in any case (documentation, `wal_recycle`).
-            "wal_recycle = off".into(),
-            "wal_init_zero = off".into(),
-            "checkpoint_timeout = 5min".into(),
-            "max_wal_size = 1GB".into(),
-            "cluster_name = 'replica'".into(),
+            ("wal_recycle", "off".into()),
+            ("wal_init_zero", "off".into()),
+            ("checkpoint_timeout", "5min".into()),
+            ("max_wal_size", "1GB".into()),
+            ("cluster_name", REPLICA_NAME.into()),
         ]);
-        lines.join("\n") + "\n"
+        settings
     }
 
-    /// `pg_hba.conf`: only the observer, only over the socket, only as the replication role.
+    /// `pg_hba.conf`: only the observer, and the cluster's own user for its WAL sender; only over the socket, only as the
+    /// replication role.
     pub fn hba(&self) -> String {
-        format!("local \"{}\" \"{}\" peer map=observer\n", self.source.database, self.source.user)
+        let Source { database, user, .. } = self.source;
+        format!(
+            "local \"{database}\" \"{user}\" peer map=observer\nlocal replication \"{user}\" peer map=cluster\n"
+        )
     }
 
     /// `pg_ident.conf`
     pub fn ident(&self) -> String {
-        format!("observer \"{}\" \"{}\"\n", self.observer, self.source.user)
+        let user = &self.source.user;
+        format!("observer \"{}\" \"{user}\"\ncluster \"{}\" \"{user}\"\n", self.observer, self.cluster_user)
     }
 }
 
@@ -88,27 +129,30 @@ pub struct CloneConfig<'a> {
 }
 
 impl CloneConfig<'_> {
-    /// `postgresql.conf`: a standby of nobody, until it is promoted.
-    pub fn postgresql_conf(&self) -> String {
-        let mut lines = settings(self.run_dir, self.control, self.shared_buffers_mib);
-        lines.extend([
-            "unix_socket_permissions = 0700".into(),
-            "primary_conninfo = ''".into(),
-            "primary_slot_name = ''".into(),
-            format!("recovery_target_timeline = '{}'", self.control.recovery_timeline(self.timeline)),
-            format!("fsync = {}", if self.stays { "on" } else { "off" }),
-            "autovacuum = off".into(),
-            "max_wal_size = 4GB".into(),
-            format!("cluster_name = '{}'", if self.stays { "restore" } else { "verification" }),
+    /// Its settings: a standby of nobody, which nobody enters until it is promoted. A proof and a restore have the same, so
+    /// that one means the other; only what a power cut would do to it differs.
+    pub fn settings(&self) -> Settings {
+        let mut settings = settings(self.run_dir, self.control, self.shared_buffers_mib);
+        settings.extend([
+            // What a database says of itself while it recovers decides nothing, so nothing of it runs before.
+            ("hot_standby", "off".into()),
+            ("unix_socket_permissions", "0700".into()),
+            ("primary_conninfo", String::new()),
+            ("primary_slot_name", String::new()),
+            ("recovery_target_timeline", self.control.recovery_timeline(self.timeline).to_string()),
+            ("fsync", if self.stays { "on" } else { "off" }.into()),
+            ("autovacuum", "off".into()),
+            ("max_wal_size", "4GB".into()),
+            ("cluster_name", "restore".into()),
         ]);
-        lines.join("\n") + "\n"
+        settings
     }
 
     /// The files for the run folder, by name. `pg_hba.conf` lets in everybody who reaches the socket, which is the clone's own
     /// user alone.
-    pub fn files(&self) -> [(&'static str, String); 3] {
+    pub fn files(&self, settings: &Settings) -> [(&'static str, String); 3] {
         [
-            (POSTGRESQL_CONF, self.postgresql_conf()),
+            (POSTGRESQL_CONF, settings.conf()),
             (HBA_FILE, "local all all trust\n".into()),
             (IDENT_FILE, String::new()),
         ]
@@ -116,43 +160,41 @@ impl CloneConfig<'_> {
 }
 
 /// What every cluster here runs under: reachable on a local socket only, and nothing that came with the database runs.
-fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Vec<String> {
-    vec![
-        "# Written at each start; changes are lost.".to_owned(),
-        format!("hba_file = '{run}/{HBA_FILE}'"),
-        format!("ident_file = '{run}/{IDENT_FILE}'"),
-        "listen_addresses = ''".into(),
-        format!("unix_socket_directories = '{run}/socket'"),
-        "hot_standby = on".into(),
+fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Settings {
+    Settings(vec![
+        ("hba_file", format!("{run}/{HBA_FILE}")),
+        ("ident_file", format!("{run}/{IDENT_FILE}")),
+        ("listen_addresses", String::new()),
+        ("unix_socket_directories", format!("{run}/socket")),
         // never holds back the monitor's vacuum
-        "hot_standby_feedback = off".into(),
+        ("hot_standby_feedback", "off".into()),
         // At least the monitor's values, or replay stops (documentation, "Hot Standby: Administrator's Overview").
-        format!("max_connections = {}", c.max_connections),
-        format!("max_worker_processes = {}", c.max_worker_processes),
-        format!("max_wal_senders = {}", c.max_wal_senders),
-        format!("max_prepared_transactions = {}", c.max_prepared_transactions),
-        format!("max_locks_per_transaction = {}", c.max_locks_per_transaction),
-        "full_page_writes = on".into(),
-        format!("shared_buffers = {shared_buffers_mib}MB"),
-        "max_parallel_workers = 0".into(),
-        "event_triggers = off".into(),
-        "shared_preload_libraries = ''".into(),
-        "session_preload_libraries = ''".into(),
-        "local_preload_libraries = ''".into(),
-        "dynamic_library_path = '$libdir'".into(),
-        "jit = off".into(),
+        ("max_connections", c.max_connections.to_string()),
+        ("max_worker_processes", c.max_worker_processes.to_string()),
+        ("max_wal_senders", c.max_wal_senders.to_string()),
+        ("max_prepared_transactions", c.max_prepared_transactions.to_string()),
+        ("max_locks_per_transaction", c.max_locks_per_transaction.to_string()),
+        ("full_page_writes", "on".into()),
+        ("shared_buffers", format!("{shared_buffers_mib}MB")),
+        ("max_parallel_workers", "0".into()),
+        ("event_triggers", "off".into()),
+        ("shared_preload_libraries", String::new()),
+        ("session_preload_libraries", String::new()),
+        ("local_preload_libraries", String::new()),
+        ("dynamic_library_path", "$libdir".into()),
+        ("jit", "off".into()),
         // Not file by file, which goes through folders that came with the data, however deep they are.
-        "recovery_init_sync_method = syncfs".into(),
-        "archive_mode = off".into(),
-        "archive_cleanup_command = ''".into(),
-        "restore_command = ''".into(),
-        "recovery_end_command = ''".into(),
-        "ssl = off".into(),
-        "logging_collector = off".into(),
-        "log_destination = 'stderr'".into(),
-        "log_line_prefix = ''".into(),
-        "lc_messages = 'C'".into(),
-    ]
+        ("recovery_init_sync_method", "syncfs".into()),
+        ("archive_mode", "off".into()),
+        ("archive_cleanup_command", String::new()),
+        ("restore_command", String::new()),
+        ("recovery_end_command", String::new()),
+        ("ssl", "off".into()),
+        ("logging_collector", "off".into()),
+        ("log_destination", "stderr".into()),
+        ("log_line_prefix", String::new()),
+        ("lc_messages", "C".into()),
+    ])
 }
 
 #[cfg(test)]
@@ -170,6 +212,25 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_runs_under_what_a_restore_runs_under() {
+        let control = ControlData::example();
+        let of = |stays| {
+            let config = CloneConfig {
+                run_dir: "/run/x",
+                control: &control,
+                timeline: 1,
+                shared_buffers_mib: 1,
+                stays,
+            };
+            let mut settings = config.settings();
+            settings.0.retain(|(name, _)| *name != "fsync");
+            settings
+        };
+        assert_eq!(of(true), of(false));
+        assert!(of(true).conf().contains("hot_standby = 'off'\n"));
+    }
+
+    #[test]
     fn conninfo_is_quoted_twice_and_settings_are_the_monitors() {
         let control = ControlData { max_connections: 500, ..ControlData::example() };
         let source = source();
@@ -178,14 +239,25 @@ mod tests {
             source: &source,
             control: &control,
             observer: "backupd",
+            cluster_user: "cluster",
             shared_buffers_mib: 128,
         };
-        let conf = config.postgresql_conf();
+        let conf = config.settings().conf();
         assert!(conf.contains("primary_conninfo = 'host=''monitor'' port=''50001''"), "{conf}");
         assert!(conf.contains("passfile=''/run/x/passfile''"));
-        assert!(conf.contains("max_connections = 500\n"));
+        assert!(conf.contains("max_connections = '500'\n"));
         assert!(conf.contains("primary_slot_name = 'slot_1'\n"));
-        assert_eq!(config.hba(), "local \"postgres\" \"backup_server\" peer map=observer\n");
-        assert_eq!(config.ident(), "observer \"backupd\" \"backup_server\"\n");
+        let arguments = config.settings().arguments();
+        assert!(arguments.contains(&"primary_slot_name=slot_1".to_owned()), "{arguments:?}");
+        assert!(arguments.iter().any(|said| said.starts_with("primary_conninfo=host='monitor'")));
+        assert_eq!(
+            config.hba(),
+            "local \"postgres\" \"backup_server\" peer map=observer\n\
+             local replication \"backup_server\" peer map=cluster\n"
+        );
+        assert_eq!(
+            config.ident(),
+            "observer \"backupd\" \"backup_server\"\ncluster \"cluster\" \"backup_server\"\n"
+        );
     }
 }

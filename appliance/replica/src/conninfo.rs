@@ -89,6 +89,12 @@ pub fn clone_conninfo(socket_dir: &str, user: &str, database: &str) -> String {
     pairs.map(|(key, value)| format!("{key}={}", quote(value))).join(" ")
 }
 
+/// The connection string for the WAL sender of a standby, which no setting of a role or database reaches.
+pub fn sender_conninfo(socket_dir: &str, user: &str) -> String {
+    let pairs = [("host", socket_dir), ("user", user), ("replication", "true"), ("connect_timeout", "5")];
+    pairs.map(|(key, value)| format!("{key}={}", quote(value))).join(" ")
+}
+
 /// Quotes a value for a libpq connection string (PostgreSQL documentation, "Keyword/Value Connection Strings").
 fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))

@@ -10,21 +10,28 @@ mod controldata;
 mod headroom;
 mod lsn;
 mod progress;
+mod promise;
 mod replay;
 mod state;
 mod steady;
 mod step;
 mod stream;
+mod working;
 
 pub use config::{
-    CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, ReplicaConfig,
+    CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, REPLICA_NAME,
+    ReplicaConfig, Settings,
 };
-pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line};
-pub use controldata::{ControlData, ControlDataError};
+pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line, sender_conninfo};
+pub use controldata::{ClusterState, ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
-pub use replay::{EVERY_CLUSTERS_DATABASE, PROMOTE, REPLAYED, Reached, Replay, psql_arguments};
+pub use promise::{Identified, Promise, promise};
+pub use replay::{
+    EVERY_CLUSTERS_DATABASE, Next, Replay, history_file, is_early_or_late, is_whole, next_timeline,
+    promote_arguments, psql_arguments, recovered_to,
+};
 pub use state::{
     FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
     SYNCHRONIZED_SECONDS, is_full, state,
@@ -32,6 +39,7 @@ pub use state::{
 pub use steady::Steady;
 pub use step::{Backoff, Step, next_step};
 pub use stream::{broken_stream, looks_empty, set_back};
+pub use working::{Believed, Working, believe};
 
 /// The PostgreSQL major that this product replicates (design D6).
 pub const POSTGRESQL_MAJOR: u32 = 17;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A log sequence number: a byte position in the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Lsn(pub u64);
 
 /// Text that is no LSN.
