@@ -158,6 +158,7 @@ impl<'a> Follower<'a> {
                 // Whatever was tried is over; the next time begins anew, with a backup.
                 self.backed_up = false;
                 self.seen.copy_failure = None;
+                self.shared.publish_copy_failure(None);
                 self.copy_backoff.succeeded();
                 self.ask_backoff.succeeded();
             }
@@ -574,6 +575,7 @@ impl<'a> Follower<'a> {
             self.shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
         }
         self.seen.copy_failure = Some(why.into());
+        self.shared.publish_copy_failure(Some(why));
         self.copy_again = Instant::now() + wait;
     }
 }

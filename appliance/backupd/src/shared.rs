@@ -175,6 +175,8 @@ pub struct Shared {
     state: Mutex<(State, Timestamp)>,
     /// What the check of the last full copy found.
     copy_damage: Mutex<CopyDamage>,
+    /// Why the last full copy came to nothing, until one comes or none is needed any more.
+    copy_failure: Mutex<Option<String>>,
     /// Held while a backup is made: one at a time.
     backup: tokio::sync::Mutex<()>,
 }
@@ -238,6 +240,7 @@ impl Shared {
             refusal_told: Mutex::default(),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
+            copy_failure: Mutex::default(),
             backup: tokio::sync::Mutex::new(()),
         })
     }
@@ -393,10 +396,11 @@ impl Shared {
         let own = own.map_err(|refusal| refusal.to_string());
         let settings = self.settings();
         let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
+        let copy_failure = self.copy_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let checks = vec![
             status::replication_check(&state, &message),
-            status::copy_check(copy_damage.as_deref()),
+            status::copy_check(copy_damage.as_deref(), copy_failure.as_deref()),
             status::headroom_check(
                 peer.is_some(),
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
@@ -681,9 +685,15 @@ impl Shared {
         }
     }
 
+    /// Why the last full copy came to nothing; `None`: one came, or none is needed.
+    pub fn publish_copy_failure(&self, why: Option<&str>) {
+        *self.copy_failure.lock().unwrap_or_else(PoisonError::into_inner) = why.map(Into::into);
+    }
+
     /// Another full copy came: what was known of the one before counts no more.
     pub fn copy_came(&self) {
         self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason = None;
+        self.publish_copy_failure(None);
         self.verification_asked.notify_one();
     }
 

@@ -115,11 +115,15 @@ pub fn volume_check(problem: Option<String>) -> Check {
     }
 }
 
-/// Check `full-copy`: the last one is what the monitor sent, as far as that is known.
-pub fn copy_check(damage: Option<&str>) -> Check {
-    let (level, message) = match damage {
-        None => (Level::Ok, "Nothing is known against the last full copy.".into()),
-        Some(reason) => (
+/// Check `full-copy`: the last one is what the monitor sent, as far as that is known, and none that is needed came to nothing.
+pub fn copy_check(damage: Option<&str>, failure: Option<&str>) -> Check {
+    let (level, message) = match (failure, damage) {
+        (Some(why), _) => (
+            Level::Fail,
+            format!("A full copy is needed and came to nothing: {}.", why.trim_end_matches('.')),
+        ),
+        (None, None) => (Level::Ok, "Nothing is known against the last full copy.".into()),
+        (None, Some(reason)) => (
             Level::Fail,
             format!(
                 "{} It is made anew once by itself; if that does not help, check disk, memory and network, and then \
@@ -287,6 +291,18 @@ mod tests {
             assert_eq!(check.level, level);
             assert!(check.message.contains(part), "{}", check.message);
         }
+    }
+
+    #[test]
+    fn a_copy_that_is_needed_and_does_not_come_is_said_with_its_reason() {
+        assert_eq!(copy_check(None, None).level, Level::Ok);
+        let check = copy_check(None, Some("the last one needed more than 9 GB"));
+        assert!(check.level == Level::Fail && check.message.ends_with("needed more than 9 GB."), "{check:?}");
+        assert!(
+            copy_check(Some("the full copy is damaged"), None)
+                .message
+                .starts_with("The full copy is damaged.")
+        );
     }
 
     #[test]

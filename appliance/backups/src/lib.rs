@@ -7,6 +7,7 @@
 
 mod catalog;
 pub mod clock;
+pub mod copy_tries;
 mod disarm;
 pub mod download;
 pub mod forecast;

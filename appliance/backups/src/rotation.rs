@@ -123,6 +123,24 @@ pub fn for_copy(candidates: &[Candidate], rules: &Rules, now: &Now, bytes: u64) 
     }
 }
 
+/// What could go for space today, one after the other, `most` at most.
+pub fn could_go_today(candidates: &[Candidate], rules: &Rules, now: &Now, most: usize) -> Vec<Deletion> {
+    let (mut left, mut now, mut going) = (candidates.to_vec(), *now, Vec::new());
+    while going.len() < most
+        && let Decision::Delete(deletion) = next_for_space(&left, rules, &now)
+    {
+        left.retain(|candidate| !candidate.is(&deletion));
+        now.gone_for_space = now.gone_for_space.saturating_add(1);
+        going.push(deletion);
+    }
+    going
+}
+
+/// One day's share of what may go for space at all, to which so many that went are `added`.
+pub fn share_for_space(candidates: &[Candidate], rules: &Rules, now: &Now, added: usize) -> usize {
+    rules.limits.daily(Lists::of(candidates, now).old(rules).count().saturating_add(added))
+}
+
 fn next_for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
     let lists = Lists::of(candidates, now);
     let (next, share) = match lists.spare(rules, now) {

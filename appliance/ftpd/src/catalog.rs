@@ -141,7 +141,8 @@ impl Catalog {
         }
     }
 
-    /// Opens a file's content. For a tar this reads its index: about 20 bytes per file of the backup.
+    /// Opens a file's content. For a tar this reads its index once: about 20 bytes per file of the backup, of which little is
+    /// kept in memory.
     pub fn open(&self, item: &Item) -> io::Result<Opened> {
         match item.kind {
             Kind::Manifest => {
@@ -152,8 +153,9 @@ impl Catalog {
                 let path = self.beside(&item.backup, "index");
                 let file = File::open(&path)?;
                 backups::download::hold(&file)?;
-                let index = vtar::Index::read_from(&file);
-                let reader = index.and_then(|index| Arc::new(index).reader(self.snapshot(&item.backup)));
+                // Opened once more: what holds the backup is closed at its own time. While it is held, it has this name.
+                let index = vtar::Stored::open(File::open(&path)?);
+                let reader = index.and_then(|index| index.reader(self.snapshot(&item.backup)));
                 Ok(Opened { content: Box::new(reader.map_err(io::Error::other)?), index: Some((path, file)) })
             }
         }

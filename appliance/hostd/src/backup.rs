@@ -140,8 +140,22 @@ async fn complete(
             promise.lsn
         );
     }
-    let tree = partial.clone();
-    let index = tokio::task::spawn_blocking(move || vtar::Index::build(&tree)).await??;
+    let index_file = index_path(folder, id);
+    let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
+    let (tree, file) = (partial.clone(), index_file.clone());
+    let write = move || {
+        let mut summary = None;
+        files::replace(&file, 0o640, Some(owner), |file| {
+            summary = Some(vtar::write_index(&tree, file).map_err(io::Error::other)?);
+            Ok(())
+        })?;
+        anyhow::Ok(summary)
+    };
+    let index = tokio::task::spawn_blocking(write)
+        .await?
+        .with_context(|| format!("cannot write {}", index_file.display()))?
+        .context("the tar index was not written")?;
+    reached(Step::BackupIndex);
     let backup = Backup {
         format: MANIFEST_FORMAT,
         id: id.to_string(),
@@ -165,17 +179,12 @@ async fn complete(
             architecture: Some(std::env::consts::ARCH.to_owned()),
             collations: request.collations,
         },
-        sizes: Sizes { files: index.content_bytes(), tar: index.len() },
+        sizes: Sizes { files: index.content_bytes, tar: index.tar_bytes },
         snapshot_ms,
         verification: Verification::Pending,
         read: None,
         trouble: None,
     };
-    let index_file = index_path(folder, id);
-    let owner = (nix::unistd::getuid().as_raw(), group_id(&places.readers)?.as_raw());
-    files::replace(&index_file, 0o640, Some(owner), |file| index.write_to(file).map_err(io::Error::other))
-        .with_context(|| format!("cannot write {}", index_file.display()))?;
-    reached(Step::BackupIndex);
     let manifest = Manifest { backup, configuration: request.configuration, digests: None };
     catalog::write(places, &manifest)?;
     reached(Step::BackupManifest);

@@ -59,7 +59,8 @@ pub enum Order {
         #[arg(long)]
         refuse: bool,
     },
-    /// Let rotation delete another day's share of the list at once, because space is low
+    /// Let rotation delete another day's share of the list at once, because space is low, and let a full copy that found no
+    /// room be tried again
     AllowRotation,
     /// Show who may come to the ports, or set it
     Firewall {
@@ -197,7 +198,9 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         Order::Retention { confirm, refuse } => console_limits::retention(&client, confirm, refuse).await?,
         Order::AllowRotation => {
             client.order(&Request::AllowRotation).await?;
-            println!("rotation may delete another day's share of the list");
+            println!(
+                "rotation may delete another day's share of the list, and a full copy may be tried again"
+            );
         }
         Order::Firewall { peer_only } => {
             if let Some(peer_only) = peer_only {

@@ -5,22 +5,28 @@
 //!
 //! - Where free space is low, one backup goes, by the rules of rotation and within their floor; then it is
 //!   measured again.
-//! - Where nothing may go and there is just the room that replay needs, the copy is stopped, and the old
-//!   replica goes on.
+//! - Where there is just the room that replay needs, the copy is held: a deletion may take longer than the copy takes to
+//!   write what is left. If that makes no room, the copy is stopped, and the old replica goes on.
 //! - What is announced to be larger than the whole volume is not begun. That deletes nothing.
+//! - A copy that came to nothing is remembered ([`backups::copy_tries`]): what never fits does not cost backups again and again.
 
 use crate::places::Places;
+use crate::program::Holder;
 use crate::rotate::{self, MadeRoom, Memory};
 use crate::{catalog, copy_check};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use api::Deletion;
+use backups::copy_tries::{self, Begin};
+use hostd::{PROGRAM, Refused};
 use replica::{CopyProgress, FULL_BYTES};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Mutex, Notify};
+use uuid::Uuid;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -29,9 +35,16 @@ const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// Time that whoever makes, deletes or looks at backups may keep a copy from making room.
 const TURN: Duration = Duration::from_secs(60);
 
+/// Longest time that a copy is held. The monitor ends the connection of one that does not answer for 60 s
+/// (`wal_sender_timeout`), by its defaults.
+const HOLD: Duration = Duration::from_secs(30);
+
 /// What comes between two looks beyond what came between those before, in bytes: looks are late on a busy
 /// machine.
 const MARGIN: u64 = 128 << 20;
+
+/// What stays free beside a copy that is not written at the moment.
+const LEAST: u64 = FULL_BYTES + MARGIN;
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +60,27 @@ pub struct Seen {
 impl Seen {
     /// How many bytes should be free: what rotation keeps free, and what will have come until the next look.
     pub fn wanted(&self) -> u64 {
-        self.low.max(FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
+        self.low.max(LEAST).saturating_add(self.lately.saturating_mul(2))
     }
 
     /// Whether there is less than replay needs beside the copy: then the old replica, which may stream, would
     /// have to stop.
     pub fn is_too_little(&self) -> bool {
-        self.free < (FULL_BYTES + MARGIN).saturating_add(self.lately.saturating_mul(2))
+        self.free < LEAST.saturating_add(self.lately.saturating_mul(2))
+    }
+
+    /// Whether a copy that was held, and wrote so much between two looks before, may go on: not just to be held again.
+    fn lets_go_on(&self, lately: u64) -> bool {
+        self.free
+            >= LEAST
+                .saturating_add(MARGIN)
+                .saturating_add(lately.saturating_mul(4))
+                .min(self.wanted_after(lately))
+    }
+
+    /// [`Self::wanted`] if so much had come lately.
+    fn wanted_after(&self, lately: u64) -> u64 {
+        Self { lately, ..*self }.wanted()
     }
 }
 
@@ -70,6 +97,31 @@ pub fn refusal(at: CopyProgress, total: u64) -> Option<String> {
     })
 }
 
+/// Why a copy does not begin now, after one that needed more than `needed` bytes and was stopped: by what is announced, or for
+/// `wait` seconds more.
+fn not_begun(needed: u64, room: copy_tries::Room, announced: Option<u64>, wait: Option<u64>) -> Refused {
+    let announced = announced
+        .map_or_else(String::new, |bytes| format!(", the monitor announces {} now", megabytes(bytes)));
+    let again = wait.map_or_else(
+        || "what is announced to fit in what is free is copied".to_owned(),
+        |seconds| {
+            format!(
+                "it did not fit although it was announced to, so another one is tried in {} h",
+                seconds.div_ceil(3600)
+            )
+        },
+    );
+    let error = format!(
+        "the full copy was not begun, and nothing is deleted for it: the last one needed more than {}{announced}, and {} are \
+         free ({} more could be freed today); {again}. Add a disk, delete or unpin backups at the console, or let rotation \
+         delete more (`{PROGRAM} order allow-rotation`)",
+        megabytes(needed),
+        megabytes(room.free),
+        megabytes(room.freeable)
+    );
+    Refused { error, retry_after: wait }
+}
+
 fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes / 1_000_000)
 }
@@ -84,13 +136,43 @@ pub struct Room<'a> {
     pub catalog: &'a Mutex<()>,
     /// Of what is kept of copies for their check.
     pub generation: &'a copy_check::Generation,
+    /// Bytes that each backup alone takes, as far as they were measured.
+    pub exclusive: &'a Lock<BTreeMap<String, u64>>,
+}
+
+/// What one copy may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Permit {
+    /// How many backups may go for it.
+    deletions: usize,
+    /// The copy before needed more than this and was stopped, so what is announced has to fit in what is free.
+    needed: Option<u64>,
+    /// What there was room for when it began.
+    room: copy_tries::Room,
+}
+
+impl Permit {
+    /// Whether what is announced fits in what was free. What announces nothing says that it fits.
+    fn fits(&self, announced: u64) -> bool {
+        announced.saturating_add(LEAST) <= self.room.free
+    }
 }
 
 /// The watch over the room while one copy is written.
 pub struct Watch<'a> {
     room: &'a Room<'a>,
+    monitor: Uuid,
+    permit: Permit,
     /// Bytes that have come.
     written: AtomicU64,
+    /// Bytes that are announced.
+    announced: AtomicU64,
+    /// It was stopped for room.
+    is_stopped: AtomicBool,
+    /// Rotation is to be asked at once.
+    ask_now: Notify,
+    /// It has answered that nothing may go.
+    nothing_may_go: AtomicBool,
     /// The copy has ended.
     is_over: AtomicBool,
     /// Why rotation could not help when it was asked last.
@@ -99,8 +181,77 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Begins with nothing written.
-    pub fn new(room: &'a Room<'a>) -> Self {
-        Self { room, written: AtomicU64::default(), is_over: AtomicBool::default(), problem: Lock::default() }
+    ///
+    /// # Errors
+    /// [`Refused`]: after one that found no room it is too early for another.
+    pub async fn begin(room: &'a Room<'a>, monitor: Uuid) -> Result<Self> {
+        let memory = room.memory;
+        let (begin, there) = {
+            let turn = tokio::time::timeout(TURN, room.catalog.lock()).await;
+            let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
+            let known = room.exclusive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let exclusive = |id: &str| known.get(id).copied().unwrap_or(0);
+            rotate::copy_may(room.places, memory, monitor, exclusive).await?
+        };
+        let before = memory.ledger.copies();
+        let needed = before.stopped(monitor).map(|stopped| stopped.needed);
+        let permit = match begin {
+            Begin::Deleting(deletions) => Permit { deletions, needed: None, room: there },
+            Begin::WithinFree => Permit { deletions: 0, needed, room: there },
+            Begin::Wait(seconds) => {
+                bail!(not_begun(needed.unwrap_or(0), there, None, Some(seconds)))
+            }
+        };
+        let lived = memory.clock.look()?.lived;
+        memory.ledger.change_copies(|tries| tries.begins(lived))?;
+        Ok(Self {
+            room,
+            monitor,
+            permit,
+            written: AtomicU64::default(),
+            announced: AtomicU64::default(),
+            is_stopped: AtomicBool::default(),
+            ask_now: Notify::new(),
+            nothing_may_go: AtomicBool::default(),
+            is_over: AtomicBool::default(),
+            problem: Lock::default(),
+        })
+    }
+
+    /// Refuses what is announced to be too large.
+    pub fn announced(&self, at: CopyProgress) -> Result<()> {
+        if let Some(refusal) = refusal(at, catalog::room(self.room.places)?.0) {
+            bail!("the full copy was not begun: {refusal}");
+        }
+        self.announced.fetch_max(at.total, Ordering::Relaxed);
+        if let Some(needed) = self.permit.needed.filter(|_| !self.permit.fits(at.total)) {
+            bail!(not_begun(needed, self.permit.room, Some(at.total), None));
+        }
+        Ok(())
+    }
+
+    /// Keeps what came of the copy.
+    pub fn ended(&self, is_complete: bool) {
+        let keep = || {
+            let memory = self.room.memory;
+            let lived = memory.clock.look()?.lived;
+            // All that was free when it began is used up by then, and more has come if backups went.
+            let needed =
+                self.written.load(Ordering::Relaxed).saturating_add(LEAST).max(self.permit.room.free);
+            let was_to_fit = self.permit.fits(self.announced.load(Ordering::Relaxed));
+            memory.ledger.change_copies(|tries| {
+                if is_complete {
+                    tries.succeeded();
+                } else if self.is_stopped.load(Ordering::Relaxed) {
+                    tries.stopped_for_room(self.monitor, needed, was_to_fit, lived);
+                } else {
+                    tries.failed(lived);
+                }
+            })
+        };
+        if let Err(error) = keep() {
+            tracing::error!("what came of the full copy is not kept: {error:#}");
+        }
     }
 
     /// So many bytes have come.
@@ -113,11 +264,6 @@ impl<'a> Watch<'a> {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Bytes of the whole data volume.
-    pub fn volume_bytes(&self) -> Result<u64> {
-        Ok(catalog::room(self.room.places)?.0)
-    }
-
     /// Looks; `before` is what had come at the look before.
     fn look(&self, before: &mut u64) -> Result<Seen> {
         let written = self.written.load(Ordering::Relaxed);
@@ -127,23 +273,33 @@ impl<'a> Watch<'a> {
         Ok(Seen { free, low: self.room.memory.decisions.limits().low_space(total), lately })
     }
 
-    /// Ends with the reason when the copy has to be stopped. It waits for nobody, so that nothing that makes
-    /// room, or hangs at it, keeps it from that.
-    pub async fn guard(&self) -> Result<String> {
+    /// Ends with the reason when the copy has to be stopped, after it was held for a while. It waits for nobody, so that
+    /// nothing that makes room, or hangs at it, keeps it from that.
+    pub async fn guard(&self, copy: &Holder) -> Result<String> {
         let mut before = 0;
         loop {
             tokio::time::sleep(LOOK).await;
             let mut seen = self.look(&mut before)?;
-            // What is written has its place on the disk only later, and counts as free until then.
             if !seen.is_too_little() {
+                // What is written has its place on the disk only later, and counts as free until then.
                 seen.free = seen.free.saturating_sub(unwritten()?);
                 if !seen.is_too_little() {
                     continue;
                 }
-                let brought = catalog::bring_to_disk(self.room.places);
-                seen = settled(brought, LOOK, || self.look(&mut before)).await?;
             }
+            let (until, lately, is_held) = (Instant::now() + HOLD, seen.lately, copy.hold());
+            let brought = catalog::bring_to_disk(self.room.places);
+            let settled = settled(brought, LOOK, until, || self.look(&mut before)).await?;
+            let seen = if settled.is_too_little() && is_held {
+                self.nothing_may_go.store(false, Ordering::Relaxed);
+                self.ask_now.notify_one();
+                let is_vain = || self.nothing_may_go.load(Ordering::Relaxed);
+                held(until, LOOK, lately, is_vain, || self.look(&mut before)).await?
+            } else {
+                settled
+            };
             if seen.is_too_little() {
+                self.is_stopped.store(true, Ordering::Relaxed);
                 let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 return Ok(format!(
                     "it needs more room than there is: {} of it had come when only {} were left on the data volume, of which \
@@ -154,6 +310,7 @@ impl<'a> Watch<'a> {
                     problem.as_deref().unwrap_or("use a larger disk, or delete backups at the console")
                 ));
             }
+            copy.go_on();
         }
     }
 
@@ -165,8 +322,10 @@ impl<'a> Watch<'a> {
         // At once first: where space is low already, the copy need not meet the guard for it.
         while !self.is_over.load(Ordering::Relaxed) {
             if Instant::now() < ask_at {
-                tokio::time::sleep(LOOK).await;
-                continue;
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => continue,
+                    () = self.ask_now.notified() => {}
+                }
             }
             let problem = match self.make_some(&mut before).await {
                 Ok(MadeRoom::Enough) => None,
@@ -175,7 +334,10 @@ impl<'a> Watch<'a> {
                     drop(gone.send(deletion));
                     None
                 }
-                Ok(MadeRoom::Nothing(problem)) => Some(problem),
+                Ok(MadeRoom::Nothing(problem)) => {
+                    self.nothing_may_go.store(true, Ordering::Relaxed);
+                    Some(problem)
+                }
                 Err(error) => Some(format!("no room could be made now: {error:#}")),
             };
             ask_at = Instant::now() + if problem.is_some() { ASK_AGAIN } else { LOOK };
@@ -188,7 +350,7 @@ impl<'a> Watch<'a> {
 
     /// Lets one backup go, where space is low.
     async fn make_some(&self, before: &mut u64) -> Result<MadeRoom> {
-        let Room { places, memory, catalog, generation } = self.room;
+        let Room { places, memory, catalog, generation, .. } = self.room;
         let seen = self.look(before)?;
         if seen.free >= seen.wanted() {
             return Ok(MadeRoom::Enough);
@@ -197,16 +359,16 @@ impl<'a> Watch<'a> {
         // In its turn: a lock that is only tried may be taken each time, by whoever asks for plans again and again.
         let turn = tokio::time::timeout(TURN, catalog.lock()).await;
         let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
-        rotate::make_room(places, *memory, seen.wanted()).await
+        rotate::make_room(places, *memory, seen.wanted(), self.permit.deletions).await
     }
 }
 
-/// What is seen when `brought` has brought everything to the disk. Meanwhile `look` looks on: bringing it may take
-/// minutes in which the copy is written at full speed. What is free by then can only become less, so too little ends
-/// the wait.
+/// What is seen when `brought` has brought everything to the disk, and at `until` at the latest. Meanwhile `look` looks on:
+/// what is free by then can only become less, so too little ends the wait.
 async fn settled(
     brought: impl Future<Output = Result<()>>,
     every: Duration,
+    until: Instant,
     mut look: impl FnMut() -> Result<Seen>,
 ) -> Result<Seen> {
     let mut brought = pin!(brought);
@@ -218,11 +380,29 @@ async fn settled(
             }
             () = tokio::time::sleep(every) => {
                 let seen = look()?;
-                if seen.is_too_little() {
+                if seen.is_too_little() || Instant::now() >= until {
                     return Ok(seen);
                 }
             }
         }
+    }
+}
+
+/// What is seen when a copy that is held, and wrote `lately` between two looks before, may go on, when holding it `is_vain`, or
+/// at `until`.
+async fn held(
+    until: Instant,
+    every: Duration,
+    lately: u64,
+    is_vain: impl Fn() -> bool,
+    mut look: impl FnMut() -> Result<Seen>,
+) -> Result<Seen> {
+    loop {
+        let seen = look()?;
+        if seen.lets_go_on(lately) || is_vain() || Instant::now() >= until {
+            return Ok(seen);
+        }
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -286,13 +466,58 @@ mod tests {
                 Ok(Seen { free: least - 1 + left * GB, low: 0, lately: 0 })
             }
         };
-        let every = Duration::from_millis(1);
-        let seen = settled(std::future::pending(), every, shrinking()).await.unwrap();
+        let (every, long) = (Duration::from_millis(1), Instant::now() + Duration::from_secs(60));
+        let seen = settled(std::future::pending(), every, long, shrinking()).await.unwrap();
         assert!(seen.is_too_little(), "{seen:?}");
+        // Nor for longer than it may be held.
+        let seen = settled(std::future::pending(), every, Instant::now(), shrinking()).await.unwrap();
+        assert!(!seen.is_too_little(), "{seen:?}");
         // One that ends in time is the last word.
-        let seen = settled(async { Ok(()) }, Duration::from_secs(3600), shrinking()).await.unwrap();
+        let seen = settled(async { Ok(()) }, Duration::from_secs(3600), long, shrinking()).await.unwrap();
         assert_eq!(seen.free, least - 1 + 4 * GB);
-        assert!(settled(async { anyhow::bail!("EIO") }, every, shrinking()).await.is_err());
+        assert!(settled(async { anyhow::bail!("EIO") }, every, long, shrinking()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_is_held_goes_on_when_there_is_room_and_not_just_to_be_held_again() {
+        let growing = |by: u64| {
+            let mut free = LEAST - 1;
+            move || {
+                free += by;
+                Ok(Seen { free, low: 10 * GB, lately: 0 })
+            }
+        };
+        let (every, long) = (Duration::from_millis(1), Instant::now() + Duration::from_secs(60));
+        let seen = held(long, every, GB, || false, growing(MARGIN)).await.unwrap();
+        assert!(!Seen { lately: GB, ..seen }.is_too_little() && seen.free < LEAST + 5 * GB, "{seen:?}");
+        // Where it writes slowly, it goes on sooner; where low space is less than that, with what rotation keeps free.
+        assert!(held(long, every, 0, || false, growing(MARGIN)).await.unwrap().free < LEAST + 3 * MARGIN);
+        let low = Seen { free: LEAST, low: 0, lately: 0 };
+        assert!(low.lets_go_on(0) && !low.lets_go_on(1));
+        // No room: not for ever.
+        let short = Instant::now() + Duration::from_millis(20);
+        assert!(held(short, every, 0, || false, growing(0)).await.unwrap().is_too_little());
+        assert!(held(long, every, 0, || true, growing(0)).await.unwrap().is_too_little());
+    }
+
+    #[test]
+    fn what_is_not_begun_is_said_with_its_figures_and_the_way_out() {
+        let room = copy_tries::Room { free: 2 * GB, freeable: GB };
+        let said = not_begun(9 * GB, room, Some(6 * GB), None);
+        for part in [
+            "needed more than 9000 MB",
+            "announces 6000 MB",
+            "2000 MB are free",
+            "1000 MB more",
+            "Add a disk",
+        ] {
+            assert!(said.error.contains(part), "{said}");
+        }
+        let said = not_begun(9 * GB, room, None, Some(3601));
+        assert!(said.error.contains("in 2 h") && said.retry_after == Some(3601), "{said}");
+        let permit = Permit { deletions: 0, needed: Some(9 * GB), room };
+        assert!(permit.fits(0) && permit.fits(2 * GB - LEAST) && !permit.fits(2 * GB - LEAST + 1));
+        assert!(!permit.fits(u64::MAX));
     }
 
     #[test]

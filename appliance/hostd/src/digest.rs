@@ -14,7 +14,6 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -39,8 +38,7 @@ pub struct Args {
 /// Hashes the tar and prints the result as JSON.
 pub fn run(args: &Args) -> Result<()> {
     let file = File::open(&args.index).with_context(|| format!("cannot open {}", args.index.display()))?;
-    let index = Arc::new(vtar::Index::read_from(std::io::BufReader::new(file))?);
-    let digests = digests(index.reader(&args.snapshot)?, DIGEST_CHUNK_BYTES)?;
+    let digests = digests(vtar::Stored::open(file)?.reader(&args.snapshot)?, DIGEST_CHUNK_BYTES)?;
     let mut output = std::io::stdout().lock();
     serde_json::to_writer(&mut output, &digests)?;
     output.flush().context("cannot print the result")

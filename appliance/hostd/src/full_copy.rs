@@ -1,9 +1,9 @@
 //! A full copy: `pg_basebackup` into a new subvolume, which becomes the replica when it is complete (design D6).
 
-use crate::copy_room::{self, Room, Watch};
+use crate::copy_room::{Room, Watch};
 use crate::lines::Lines;
 use crate::places::Places;
-use crate::program::{self, Bounds};
+use crate::program::{self, Bounds, Holder};
 use crate::replace::Replace;
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
@@ -55,17 +55,19 @@ pub async fn run(
     if copying.try_exists().with_context(|| format!("cannot look for {}", copying.display()))? {
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
-    btrfs::create(&copying).await?;
-    reached(Step::CopyBegun);
-    let generation = room.generation;
+    let watch = Watch::begin(room, peer.id).await?;
     let attempt = async {
-        copy_into(places, peer, tablespaces, &copying, room, replies, left).await?;
+        btrfs::create(&copying).await?;
+        reached(Step::CopyBegun);
+        copy_into(places, peer, tablespaces, &copying, &watch, replies, left).await?;
         if let (Some(replace), true) = (&replace, exists) {
             replace.check(places, peer, &copying).await?;
         }
-        copy_check::keep(places, peer.id, generation).await
+        copy_check::keep(places, peer.id, room.generation).await
     };
-    if let Err(error) = attempt.await {
+    let attempt = attempt.await;
+    watch.ended(attempt.is_ok());
+    if let Err(error) = attempt {
         if let Err(cleanup) = btrfs::delete(&copying).await {
             tracing::error!("cannot delete the incomplete copy {}: {cleanup:#}", copying.display());
         }
@@ -92,7 +94,7 @@ async fn copy_into(
     peer: &Peer,
     tablespaces: &[Tablespace],
     copying: &Path,
-    room: &Room<'_>,
+    watch: &Watch<'_>,
     replies: &mut Replies,
     left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
@@ -131,13 +133,12 @@ async fn copy_into(
         arguments.push(format!("{}={}/{oid}", escape_mapping(location), replica::TABLESPACES));
     }
     let command = sandbox.command(&places.program("pg_basebackup"), &arguments)?;
-    let watch = Watch::new(room);
     let (gone, mut going) = unbounded_channel();
     let copied = {
         let mut making = pin!(watch.make_room(&gone));
         let mut has_ended = false;
         let copied = tokio::select! {
-            copied = receive(command, &watch, &mut going, replies, left) => copied,
+            copied = receive(command, sandbox, watch, &mut going, replies, left) => copied,
             () = making.as_mut() => {
                 has_ended = true;
                 Err(anyhow!("the watch over the room has ended"))
@@ -163,6 +164,7 @@ async fn copy_into(
 /// Runs `pg_basebackup` to its end, as long as something comes, there is room, and nobody has left.
 async fn receive(
     mut command: Command,
+    sandbox: Sandbox<'_>,
     watch: &Watch<'_>,
     going: &mut UnboundedReceiver<Deletion>,
     replies: &mut Replies,
@@ -178,8 +180,9 @@ async fn receive(
         .spawn()
         .context("cannot start pg_basebackup")?;
     let leader = child.id();
+    let holder = Holder::new(sandbox.scope(), leader);
     let mut last = VecDeque::new();
-    let received = follow(&mut child, &mut last, watch, going, replies, left).await;
+    let received = follow(&mut child, &holder, &mut last, watch, going, replies, left).await;
     if let Err(error) = received {
         program::end(&mut child, "pg_basebackup").await;
         return Err(error);
@@ -201,6 +204,7 @@ async fn receive(
 /// Follows what `pg_basebackup` says, to the end of it.
 async fn follow(
     child: &mut Child,
+    holder: &Holder,
     last: &mut VecDeque<String>,
     watch: &Watch<'_>,
     going: &mut UnboundedReceiver<Deletion>,
@@ -208,7 +212,7 @@ async fn follow(
     mut left: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<()> {
     let mut lines = Lines::new(child.stderr.take().context("pg_basebackup's output is not connected")?);
-    let mut guard = pin!(watch.guard());
+    let mut guard = pin!(watch.guard(holder));
     let stall = hostd::time_limit(STALL);
     let (mut moved, mut done) = (Instant::now(), 0);
     loop {
@@ -234,9 +238,7 @@ async fn follow(
             last.push_back(line.trim_start_matches("pg_basebackup: ").to_owned());
             continue;
         };
-        if let Some(refusal) = copy_room::refusal(at, watch.volume_bytes()?) {
-            bail!("the full copy was not begun: {refusal}");
-        }
+        watch.announced(at)?;
         if at.done > done {
             (moved, done) = (Instant::now(), at.done);
             watch.has_come(done);

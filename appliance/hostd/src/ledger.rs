@@ -1,10 +1,12 @@
 //! What rotation and the network's wishes have used up, kept over restarts: the numbers of backups, how old they are by the
-//! time that the machine ran, how many went for space within a day, and how many were made.
+//! time that the machine ran, how many went for space within a day, what full copies cost that came to nothing, and how many
+//! were made.
 //!
 //! All times are those of [`crate::clock::Seen::lived`]. What is counted is written before it happens.
 
 use anyhow::{Context, Result};
 use api::{Limits, Reason};
+use backups::copy_tries::CopyTries;
 use backups::recent::Recent;
 use backups::witness::Witness;
 use files::Document;
@@ -35,6 +37,8 @@ struct Record {
     gone_for_space: Recent,
     /// The last of them: where its deletion fails and is tried again, it counts once.
     last_gone: Option<String>,
+    /// What full copies came to.
+    copies: CopyTries,
     /// Backups that the network made beside the schedule.
     on_demand: Recent,
     /// Backups that it made by schedule.
@@ -104,20 +108,36 @@ impl Ledger {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).gone_for_space.count(lived)
     }
 
-    /// The backup with this full name goes for space.
-    pub fn goes_for_space(&self, name: &str, lived: u64) -> Result<()> {
+    /// The backup with this full name goes for space, that of a full copy if `for_copy` says so.
+    pub fn goes_for_space(&self, name: &str, for_copy: bool, lived: u64) -> Result<()> {
         if self.record.lock().unwrap_or_else(PoisonError::into_inner).last_gone.as_deref() == Some(name) {
             return Ok(());
         }
         self.change(|record| {
             record.gone_for_space.add(lived);
+            if for_copy {
+                record.copies.goes(lived);
+            }
             record.last_gone = Some(name.to_owned());
         })
     }
 
-    /// The console lets another day's share go at once.
+    /// The console lets another day's share go at once, and full copies begin as if none had come to nothing.
     pub fn allow_more(&self) -> Result<()> {
-        self.change(|record| record.gone_for_space = Recent::default())
+        self.change(|record| {
+            record.gone_for_space = Recent::default();
+            record.copies.forget();
+        })
+    }
+
+    /// What full copies came to.
+    pub fn copies(&self) -> CopyTries {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).copies.clone()
+    }
+
+    /// A full copy begins or ends.
+    pub fn change_copies(&self, change: impl FnOnce(&mut CopyTries)) -> Result<()> {
+        self.change(|record| change(&mut record.copies))
     }
 
     /// Refuses a backup that the network process asks for, where it has made too many.
@@ -177,7 +197,7 @@ mod tests {
         assert_eq!(numbers, [1, 2, 8, 9]);
         ledger.note(&BTreeMap::from([(monitor, 9)]), 100).unwrap();
         for name in ["a", "a", "b", "b"] {
-            ledger.goes_for_space(name, 100).unwrap();
+            ledger.goes_for_space(name, name == "b", 100).unwrap();
         }
         ledger.made(Reason::OnDemand, 100).unwrap();
 
@@ -185,6 +205,7 @@ mod tests {
         assert_eq!(ledger.next_sequence(monitor, 0).unwrap(), 10);
         assert_eq!(ledger.age(monitor, 9, 160), SignedDuration::from_secs(60));
         assert_eq!(ledger.gone_for_space(101), 2, "a deletion that is tried again counts once");
+        assert_eq!((ledger.copies().gone(), ledger.copies().wasted(101)), (1, 1));
         let refused = ledger.may_make(Reason::OnDemand, &limits, 110).unwrap_err();
         assert_eq!(refused.retry_after, Some(50));
         assert!(
@@ -198,6 +219,6 @@ mod tests {
         let refused = ledger.may_make(Reason::OnDemand, &limits, 2000).unwrap_err();
         assert_eq!(refused.retry_after, Some(24 * 3600 - 1900));
         ledger.allow_more().unwrap();
-        assert_eq!(ledger.gone_for_space(101), 0);
+        assert_eq!((ledger.gone_for_space(101), ledger.copies().wasted(101)), (0, 1));
     }
 }

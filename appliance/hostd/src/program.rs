@@ -4,6 +4,8 @@
 //! without end has said nothing about what it was asked. So [`Failure`] tells [`Failure::Refused`], the program's own words,
 //! from trouble of the machine. A caller that decides anything by a failure has to look which of the two it is.
 
+use crate::scope::Scope;
+use anyhow::Context;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -11,6 +13,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -219,6 +222,61 @@ pub fn end_group(leader: Option<u32>) {
     }
 }
 
+/// The processes of a program, which can be held for a while: its control group, where it has one, and else the process group
+/// that it leads. Dropping it lets them go on.
+#[derive(Debug)]
+pub struct Holder {
+    scope: Option<Scope>,
+    leader: Option<Pid>,
+    is_held: AtomicBool,
+}
+
+impl Holder {
+    /// Of what runs in `scope`, or was started by `leader`.
+    pub fn new(scope: Option<Scope>, leader: Option<u32>) -> Self {
+        let leader = leader.and_then(|leader| i32::try_from(leader).ok()).map(Pid::from_raw);
+        Self { scope, leader, is_held: AtomicBool::default() }
+    }
+
+    /// Holds them; says whether they are held. Where that fails they run on.
+    pub fn hold(&self) -> bool {
+        self.is_held.store(true, Ordering::Relaxed);
+        let held = self.set(true);
+        if let Err(error) = &held {
+            tracing::error!("a program cannot be held: {error:#}");
+            self.go_on();
+        }
+        held.is_ok()
+    }
+
+    /// Lets them go on.
+    pub fn go_on(&self) {
+        if self.is_held.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.set(false)
+        {
+            tracing::error!("a program that was held cannot go on: {error:#}");
+        }
+    }
+
+    fn set(&self, held: bool) -> anyhow::Result<()> {
+        if let Some(scope) = &self.scope {
+            return scope.freeze(held);
+        }
+        let leader = self.leader.context("it has ended")?;
+        match killpg(leader, if held { Signal::SIGSTOP } else { Signal::SIGCONT }) {
+            // There is nothing left that could go on.
+            Err(Errno::ESRCH) if !held => Ok(()),
+            done => done.with_context(|| format!("cannot signal the processes of group {leader}")),
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.go_on();
+    }
+}
+
 /// The name of the program that a command runs in the end: behind `nice` and `hostd cluster-exec … --`.
 fn name(command: &Command) -> String {
     let words: Vec<&OsStr> =
@@ -290,6 +348,37 @@ mod tests {
         let failure = output(shell(script), Bounds::SHORT).await.unwrap_err();
         let (code, said) = failure.refusal().unwrap();
         assert!(code == 1 && said.ends_with("end") && said.chars().count() <= SAID_CHARACTERS + 1, "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_held_does_nothing_until_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("grows");
+        let script = format!("(while echo x; do sleep 0.01; done) >{} & wait", file.display());
+        let mut child = shell(&script).process_group(0).kill_on_drop(true).spawn().unwrap();
+        let size = || std::fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        let grows = async || {
+            let before = size();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            size() > before
+        };
+        let holder = Holder::new(None, child.id());
+        assert!(grows().await);
+        assert!(holder.hold());
+        assert!(!grows().await, "also what it has started is held");
+        holder.go_on();
+        assert!(grows().await);
+        assert!(holder.hold());
+        drop(holder);
+        assert!(grows().await);
+        let leader = child.id();
+        let holder = Holder::new(None, leader);
+        assert!(holder.hold());
+        // What is held can be killed.
+        end(&mut child, "sh").await;
+        assert!(!Holder::new(None, None).hold());
+        drop(holder);
+        end_group(leader);
     }
 
     #[test]

@@ -11,10 +11,13 @@ use crate::places::Places;
 use crate::{catalog, write_limit};
 use anyhow::{Context, Result};
 use api::{Backup, Deletion, DeletionReason, PendingRetention, RetentionState, RotationPlan, StuckReason};
+use backups::copy_tries::{Begin, Room};
 use backups::download::KeptOut;
 use backups::pins::{self, Pins};
 use backups::retention::{Period, Retention};
-use backups::rotation::{Candidate, Decision, Now, Rules, decide, for_copy, going_by_age, plan};
+use backups::rotation::{
+    Candidate, Decision, Now, Rules, could_go_today, decide, for_copy, going_by_age, plan, share_for_space,
+};
 use hostd::Refused;
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
@@ -131,7 +134,7 @@ pub async fn run(
                 continue;
             }
             Decision::Delete(deletion) => {
-                match rotate_away(places, memory.ledger, seen.lived, &deletion).await {
+                match rotate_away(places, memory.ledger, seen.lived, &deletion, false).await {
                     Ok(true) => deleted.push(deletion),
                     Ok(false) => {}
                     // The next run says it; what went is to be told now.
@@ -192,16 +195,45 @@ pub enum MadeRoom {
     Nothing(String),
 }
 
-/// Lets one backup go, where fewer than `bytes` are free, by the rules of low space.
-pub async fn make_room(places: &Places, memory: Memory<'_>, bytes: u64) -> Result<MadeRoom> {
+/// What a full copy of `monitor` may do now, with what there is room for; `exclusive` gives what a backup alone takes, as
+/// far as that is known.
+pub async fn copy_may(
+    places: &Places,
+    memory: Memory<'_>,
+    monitor: Uuid,
+    exclusive: impl Fn(&str) -> u64,
+) -> Result<(Begin, Room)> {
+    let tries = memory.ledger.copies();
+    if tries.stopped(monitor).is_some() {
+        // What the last copy has written is deleted, and free only later.
+        catalog::settle(places).await?;
+    }
+    let (candidates, now, seen) = look(places, memory)?;
+    let rules = Rules { retention: None, limits: memory.decisions.limits() };
+    let allowance = tries.allowance(seen.lived, |wasted| share_for_space(&candidates, &rules, &now, wasted));
+    let could_go = could_go_today(&candidates, &rules, &now, allowance);
+    let freeable = could_go.iter().fold(0_u64, |sum, going| sum.saturating_add(exclusive(&going.id)));
+    let room = Room { free: now.free.saturating_add(now.clone_bytes), freeable };
+    Ok((tries.begin(monitor, room, allowance, seen.lived), room))
+}
+
+/// Lets one backup go for a full copy, where fewer than `bytes` are free, by the rules of low space; `most` may go for it in
+/// all.
+pub async fn make_room(places: &Places, memory: Memory<'_>, bytes: u64, most: usize) -> Result<MadeRoom> {
     catalog::settle(places).await?;
     let rules = Rules { retention: None, limits: memory.decisions.limits() };
     let (candidates, now, seen) = look(places, memory)?;
     match for_copy(&candidates, &rules, &now, bytes) {
         Decision::Nothing => Ok(MadeRoom::Enough),
+        Decision::Delete(_) if memory.ledger.copies().gone() >= most => Ok(MadeRoom::Nothing(format!(
+            "no further backup may be deleted for it, since full copies came to nothing for which {} went within 30 days; \
+             use a larger disk, or let rotation delete more at the console (`{} order allow-rotation`)",
+            memory.ledger.copies().wasted(seen.lived),
+            hostd::PROGRAM
+        ))),
         Decision::Delete(deletion) => {
             tracing::info!("{} bytes are free, a full copy wants {bytes}", now.free);
-            let is_gone = rotate_away(places, memory.ledger, seen.lived, &deletion).await?;
+            let is_gone = rotate_away(places, memory.ledger, seen.lived, &deletion, true).await?;
             Ok(if is_gone { MadeRoom::Deleted(deletion) } else { MadeRoom::Enough })
         }
         Decision::Stuck(reason) => Ok(MadeRoom::Nothing(format!(
@@ -222,10 +254,16 @@ fn keep_out(places: &Places, monitor: Uuid, id: &str) -> Result<Option<KeptOut>>
 }
 
 /// Deletes one unless it is being downloaded by now; says whether it is gone. What goes for space is counted before.
-async fn rotate_away(places: &Places, ledger: &Ledger, lived: u64, deletion: &Deletion) -> Result<bool> {
+async fn rotate_away(
+    places: &Places,
+    ledger: &Ledger,
+    lived: u64,
+    deletion: &Deletion,
+    for_copy: bool,
+) -> Result<bool> {
     let Some(_lock) = keep_out(places, deletion.monitor, &deletion.id)? else { return Ok(false) };
     if deletion.why == DeletionReason::Space {
-        ledger.goes_for_space(&format!("{}_{}", deletion.id, deletion.monitor), lived)?;
+        ledger.goes_for_space(&format!("{}_{}", deletion.id, deletion.monitor), for_copy, lived)?;
     }
     delete(places, deletion).await?;
     Ok(true)

@@ -127,6 +127,11 @@ impl Scope {
         kills(&fs::read_to_string(self.folder.join("memory.events")).unwrap_or_default())
     }
 
+    /// Holds every process in it, or lets them go on.
+    pub fn freeze(&self, held: bool) -> Result<()> {
+        write(&self.folder.join("cgroup.freeze"), if held { "1" } else { "0" })
+    }
+
     /// Kills every process in it.
     pub fn kill(&self) -> Result<()> {
         kill(&self.folder)

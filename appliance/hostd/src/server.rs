@@ -19,12 +19,12 @@ use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{Change, ReplicaInfo, Reply, Request};
 use nix::unistd::Uid;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -57,6 +57,8 @@ struct Host {
     verifying: Mutex<()>,
     /// What is done with the disks.
     disks: disks::UnderWay,
+    /// Bytes that each backup alone takes, as they were measured last.
+    exclusive: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
 /// Pause after a connection could not be accepted.
@@ -89,6 +91,7 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
         of_observer: Arc::default(),
         verifying: Mutex::default(),
         disks: disks::UnderWay::default(),
+        exclusive: std::sync::Mutex::default(),
     });
     let goes_on = Arc::clone(&host);
     tokio::spawn(async move { disks::go_on(&goes_on.places, &goes_on.disks).await });
@@ -208,8 +211,8 @@ async fn carry_out(
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            let (catalog, generation) = (&host.catalog, &host.generation);
-            let room = Room { places, memory, catalog, generation };
+            let Host { catalog, generation, exclusive, .. } = host;
+            let room = Room { places, memory, catalog, generation, exclusive };
             let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
             full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
@@ -374,6 +377,9 @@ async fn carry_out(
         Request::MeasureUsage { each } => {
             let usage = usage::measure(places).await?;
             let exclusive = if each { Some(usage::of_each_backup(places).await?) } else { None };
+            if let Some(exclusive) = &exclusive {
+                host.exclusive.lock().unwrap_or_else(PoisonError::into_inner).clone_from(exclusive);
+            }
             Ok(Reply::Usage { usage, exclusive })
         }
         Request::ConfirmClock => {

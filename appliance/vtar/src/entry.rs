@@ -1,9 +1,10 @@
 //! What an index holds, and where each entry lies in the tar. Pure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{BLOCK_BYTES, Error, RECORD_BYTES, Reader, header};
+use crate::walk::{NAMES_BYTES, failed, walk};
+use crate::{BLOCK_BYTES, Error, PATH_MAX, RECORD_BYTES, Reader, Stored, header};
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,35 +40,68 @@ impl Entry {
     }
 }
 
-/// A whole tree: what a tar of it looks like, without the contents. See the crate's documentation.
+/// Where entries lie in a tar, one after the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Where the next entry begins, or the end marker.
+    pub end: u64,
+}
+
+impl Layout {
+    /// Puts an entry at the end; gives where its first header begins. `None` when the tar would exceed 2^63 bytes.
+    pub fn place(&mut self, entry: &Entry) -> Option<u64> {
+        let content = entry.content_bytes().checked_next_multiple_of(BLOCK_BYTES)?;
+        let end = self.end.checked_add(header::len(entry))?.checked_add(content)?;
+        // Seek positions are signed: what lies beyond could be recorded but not reached.
+        let start = std::mem::replace(&mut self.end, end);
+        (end < i64::MAX as u64 - 2 * RECORD_BYTES).then_some(start)
+    }
+
+    /// Size of the tar in bytes.
+    pub fn tar_bytes(self) -> u64 {
+        (self.end + 2 * BLOCK_BYTES).next_multiple_of(RECORD_BYTES)
+    }
+}
+
+/// A whole tree in memory: what a tar of it looks like, without the contents. What is as large as it likes is written by
+/// [`write_index`](crate::write_index) and read by [`Stored`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Index {
     entries: Vec<Entry>,
-    /// Where each entry's first header begins in the tar, in bytes; as many as entries.
-    starts: Vec<u64>,
-    /// Where the end marker begins.
-    end: u64,
+    layout: Layout,
     skipped: u64,
 }
 
 impl Index {
+    /// Records a directory tree, which must not change from now on (a read-only snapshot). Follows no symbolic
+    /// links. The same tree always gives the same index. What has a path longer than [`PATH_MAX`] is left out.
+    pub fn build(root: &Path) -> Result<Self, Error> {
+        Self::build_up_to(root, PATH_MAX)
+    }
+
+    /// The same with another limit of a path's bytes.
+    pub fn build_up_to(root: &Path, path_max: usize) -> Result<Self, Error> {
+        let mut entries = Vec::new();
+        let skipped = walk(root, path_max, NAMES_BYTES, |entry| {
+            entries.push(entry);
+            Ok(())
+        })?;
+        Self::place(entries, skipped).ok_or_else(|| too_large(root))
+    }
+
     /// Puts entries, already in order and checked, at their places. `None` when the tar would exceed 2^63 bytes.
     pub(crate) fn place(entries: Vec<Entry>, skipped: u64) -> Option<Self> {
-        let mut starts = Vec::with_capacity(entries.len());
-        let mut end = 0_u64;
+        let mut layout = Layout::default();
         for entry in &entries {
-            starts.push(end);
-            let content = entry.content_bytes().checked_next_multiple_of(BLOCK_BYTES)?;
-            end = end.checked_add(header::len(entry))?.checked_add(content)?;
+            layout.place(entry)?;
         }
-        // Seek positions are signed: what lies beyond could be recorded but not reached.
-        (end < i64::MAX as u64 - 2 * RECORD_BYTES).then_some(Self { entries, starts, end, skipped })
+        Some(Self { entries, layout, skipped })
     }
 
     /// Size of the tar in bytes.
     #[allow(clippy::len_without_is_empty)] // a tar is never empty: it has an end marker
     pub fn len(&self) -> u64 {
-        (self.end + 2 * BLOCK_BYTES).next_multiple_of(RECORD_BYTES)
+        self.layout.tar_bytes()
     }
 
     /// The entries, in the order of the tar.
@@ -87,17 +121,15 @@ impl Index {
 
     /// Opens the tar for reading; `root` is the directory that the index was built from.
     pub fn reader(self: &Arc<Self>, root: impl Into<PathBuf>) -> Result<Reader, Error> {
-        Reader::open(Arc::clone(self), root.into())
+        let mut stored = Vec::new();
+        self.write_to(&mut stored)?;
+        Stored::open(stored)?.reader(root)
     }
+}
 
-    /// Which entry the byte at `offset` belongs to, and where that entry begins. `None` from the end marker on.
-    pub(crate) fn locate(&self, offset: u64) -> Option<(usize, u64)> {
-        if offset >= self.end {
-            return None;
-        }
-        let number = self.starts.partition_point(|start| *start <= offset).checked_sub(1)?;
-        Some((number, *self.starts.get(number)?))
-    }
+/// The tree's tar could not be reached to its end.
+pub(crate) fn too_large(root: &Path) -> Error {
+    failed("put into one tar", root.into(), std::io::ErrorKind::FileTooLarge.into())
 }
 
 /// Whether a path may stand in an index: relative, and no component that would lead elsewhere.
@@ -123,7 +155,6 @@ mod tests {
     fn an_empty_tree_is_one_record_of_end_marker() {
         let index = Index::place(Vec::new(), 0).unwrap();
         assert_eq!(index.len(), RECORD_BYTES);
-        assert_eq!(index.locate(0), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A directory tree as one tar file that does not exist.
 //!
-//! A backup is a read-only snapshot; people want it as one file. Instead of packing it, [`Index`] records once what
+//! A backup is a read-only snapshot; people want it as one file. Instead of packing it, an index records once what
 //! the snapshot holds (names, kinds, modes, times, sizes: never contents) and from that every byte of the tar is
 //! known to be either part of a header that can be computed again, a byte of a file, or padding. So the tar's size is
 //! known, any byte range can be read at once ([`Reader`] is `Read + Seek`), it costs no disk, and two readings are
@@ -8,6 +8,9 @@
 //!
 //! Trade-off: the tree must not change after the index was made. A btrfs read-only snapshot cannot; should a file
 //! be shorter than recorded, reading fails instead of sending something else.
+//!
+//! An index is written ([`write_index`]) and read ([`Stored`]) piece by piece: its memory is the same for a hundred files and
+//! for tens of millions. [`Index`] is one in memory, for what is small.
 //!
 //! # Format
 //! POSIX ustar, with pax extended headers only where ustar has no room: long names and link targets, files from 8
@@ -26,12 +29,15 @@ mod beneath;
 mod entry;
 mod header;
 mod reader;
+mod stored;
 mod walk;
 mod wire;
 
 pub use entry::{Entry, Index, Kind};
 pub use header::{OWNER_ID, OWNER_NAME};
 pub use reader::Reader;
+pub use stored::{ReadAt, Stored};
+pub use wire::{Summary, write_index};
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Reading the tar: any byte range, computed from the index and the files as they are asked for.
 //!
-//! One file is open at a time and nothing but the current entry's header is held in memory, so a reader costs the
-//! same for any size. Files are opened beneath the root only (see `beneath`), one open per file: a snapshot of
+//! One file is open at a time and nothing but the current entry and a piece of the index is held in memory, so a reader
+//! costs the same for any size and number of files. Files are opened beneath the root only (see `beneath`), one open per file: a snapshot of
 //! PostgreSQL has files of up to 1 GiB, and small ones are cheap to open.
 
 use std::ffi::OsStr;
@@ -11,17 +11,18 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{Advice, FileType};
 
-use crate::entry::{Entry, Index, Kind};
-use crate::{Error, beneath, header};
+use crate::entry::{Entry, Kind};
+use crate::stored::Cursor;
+use crate::{Error, Stored, beneath, header};
 
 /// The tar as something to read from and to seek in.
 #[derive(Debug)]
 pub struct Reader {
-    index: Arc<Index>,
+    index: Stored,
+    cursor: Cursor,
     root: OwnedFd,
     root_path: PathBuf,
     position: u64,
@@ -31,7 +32,7 @@ pub struct Reader {
 /// The entry at the position.
 #[derive(Debug)]
 struct Current {
-    number: usize,
+    entry: Entry,
     start: u64,
     header: Vec<u8>,
     content: u64,
@@ -53,13 +54,13 @@ impl Current {
 }
 
 impl Reader {
-    pub(crate) fn open(index: Arc<Index>, root_path: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn open(index: Stored, root_path: PathBuf) -> Result<Self, Error> {
         let root = beneath::open_root(&root_path).map_err(|source| Error::Tree {
             action: "open",
             path: root_path.clone(),
             source,
         })?;
-        Ok(Self { index, root, root_path, position: 0, current: None })
+        Ok(Self { index, cursor: Cursor::default(), root, root_path, position: 0, current: None })
     }
 
     /// Size of the tar in bytes.
@@ -72,8 +73,10 @@ impl Reader {
     fn read_piece(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let known = self.current.as_ref().is_some_and(|now| (now.start..now.end()).contains(&self.position));
         if !known {
-            self.current = match self.index.locate(self.position) {
-                Some((number, start)) => self.enter(number, start),
+            self.current = None;
+            let found = self.index.locate(&mut self.cursor, self.position).map_err(io::Error::other)?;
+            self.current = match found {
+                Some((start, entry)) => Some(enter(entry, start)),
                 None => return Ok(zeros(buffer, self.index.len() - self.position)),
             };
         }
@@ -90,7 +93,7 @@ impl Reader {
             return Ok(zeros(buffer, current.end() - self.position));
         }
         let offset = self.position - current.content_start();
-        let entry = &self.index.entries()[current.number];
+        let entry = &current.entry;
         let file = match &current.file {
             Some(file) => file,
             None => current.file.insert(open_content(&self.root, &self.root_path, entry)?),
@@ -101,17 +104,10 @@ impl Reader {
             count => Ok(count),
         }
     }
+}
 
-    fn enter(&self, number: usize, start: u64) -> Option<Current> {
-        let entry = self.index.entries().get(number)?;
-        Some(Current {
-            number,
-            start,
-            header: header::blocks(entry),
-            content: entry.content_bytes(),
-            file: None,
-        })
-    }
+fn enter(entry: Entry, start: u64) -> Current {
+    Current { header: header::blocks(&entry), content: entry.content_bytes(), entry, start, file: None }
 }
 
 impl Read for Reader {

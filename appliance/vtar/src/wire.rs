@@ -12,32 +12,42 @@
 //! listing needs the tar's size only and must not read the rest. The checksums find damage before anything is
 //! believed; the bounds hold even for a file that was made on purpose.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::Error;
-use crate::entry::{Entry, Index, Kind, path_is_sound};
+use crate::entry::{Entry, Index, Kind, Layout, path_is_sound, too_large};
+use crate::walk::{NAMES_BYTES, walk};
+use crate::{Error, PATH_MAX};
 
 const MAGIC: &[u8; 8] = b"vtarix01";
-const HEAD_BYTES: usize = 48;
-const DIGEST_BYTES: usize = 32;
+pub(crate) const HEAD_BYTES: usize = 48;
+pub(crate) const DIGEST_BYTES: usize = 32;
 
-/// Largest body accepted, in bytes: some ten million files.
-const BODY_BYTES_MAX: u64 = 256 << 20;
+/// Largest body accepted, in bytes: some fifty million files.
+pub(crate) const BODY_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes of the body that are written at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Longest path or link target accepted, in bytes. Linux gives a link at most 4095; paths can only exceed that when
 /// made step by step.
 const NAME_BYTES_MAX: usize = 64 << 10;
 
+/// No entry of a body takes more: kind and mode, two names, four numbers.
+pub(crate) const ENTRY_BYTES_MAX: usize = 2 + 2 * NAME_BYTES_MAX + 5 * 10;
+
 /// Bits 12 and up of the first field say the kind, below lies the mode.
 const KIND_SHIFT: u32 = 12;
 
-struct Head {
-    tar_bytes: u64,
-    entries: u64,
-    skipped: u64,
-    body_bytes: u64,
+/// The head of a stored index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub tar_bytes: u64,
+    pub entries: u64,
+    pub skipped: u64,
+    pub body_bytes: u64,
 }
 
 impl Head {
@@ -53,7 +63,7 @@ impl Head {
         bytes
     }
 
-    fn read(bytes: &[u8; HEAD_BYTES]) -> Result<Self, Error> {
+    pub fn read(bytes: &[u8; HEAD_BYTES]) -> Result<Self, Error> {
         if &bytes[..8] != MAGIC {
             return Err(Error::Damaged("no tar index of version 1"));
         }
@@ -96,33 +106,18 @@ impl Index {
         result.map_err(|source| Error::IndexIo { action: "write", source })
     }
 
-    /// Reads an index back. Whatever the input, it ends with an index that could have been built, or with an error.
+    /// Reads an index back into memory. Whatever the input, it ends with an index that could have been built, or with an
+    /// error.
     pub fn read_from(mut input: impl Read) -> Result<Self, Error> {
-        let head = read_head(&mut input)?;
-        if head.body_bytes > BODY_BYTES_MAX {
-            return Err(Error::Damaged("it is too large"));
-        }
-        let mut rest = Vec::new();
+        let mut bytes = Vec::new();
         // One byte more than there may be, to notice what follows.
-        let limit = head.body_bytes + DIGEST_BYTES as u64 + 1;
+        let limit = HEAD_BYTES as u64 + BODY_BYTES_MAX + DIGEST_BYTES as u64 + 1;
         input
+            .by_ref()
             .take(limit)
-            .read_to_end(&mut rest)
+            .read_to_end(&mut bytes)
             .map_err(|source| Error::IndexIo { action: "read", source })?;
-        if rest.len() as u64 + 1 != limit {
-            return Err(Error::Damaged("its length differs from the head"));
-        }
-        let (body, digest) = rest.split_at(rest.len() - DIGEST_BYTES);
-        if digest != &Sha256::digest(body)[..] {
-            return Err(Error::Damaged("the body's checksum differs"));
-        }
-        let entries = read_body(body).ok_or(Error::Damaged("an entry is malformed"))?;
-        if entries.len() as u64 != head.entries {
-            return Err(Error::Damaged("the number of entries differs"));
-        }
-        Self::place(entries, head.skipped)
-            .filter(|index| index.len() == head.tar_bytes)
-            .ok_or(Error::Damaged("the tar's size differs"))
+        crate::Stored::open(bytes)?.load()
     }
 
     /// Reads only the tar's size in bytes from a stored index.
@@ -144,54 +139,119 @@ fn write_body(entries: &[Entry]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut previous: &[u8] = b"";
     for entry in entries {
-        let kind: u16 = match entry.kind {
-            Kind::Directory => 0,
-            Kind::File(_) => 1,
-            Kind::Symlink(_) => 2,
-        };
-        body.extend_from_slice(&(kind << KIND_SHIFT | entry.mode).to_le_bytes());
-        push_number(&mut body, zigzag(entry.mtime));
-        let shared = entry.path.iter().zip(previous).take_while(|(a, b)| a == b).count();
-        push_number(&mut body, shared as u64);
-        push_bytes(&mut body, &entry.path[shared..]);
-        match &entry.kind {
-            Kind::Directory => {}
-            Kind::File(size) => push_number(&mut body, *size),
-            Kind::Symlink(target) => push_bytes(&mut body, target),
-        }
+        push_entry(&mut body, previous, entry);
         previous = &entry.path;
     }
     body
 }
 
-fn read_body(mut body: &[u8]) -> Option<Vec<Entry>> {
-    let mut entries: Vec<Entry> = Vec::new();
-    while !body.is_empty() {
-        let (first, rest) = body.split_first_chunk::<2>()?;
-        body = rest;
-        let first = u16::from_le_bytes(*first);
-        let mtime = unzigzag(take_number(&mut body)?);
-        let previous: &[u8] = entries.last().map_or(b"", |entry| &entry.path);
-        let shared = previous.get(..usize::try_from(take_number(&mut body)?).ok()?)?;
-        let path = [shared, take_bytes(&mut body)?].concat();
-        if path.len() > NAME_BYTES_MAX || *path <= *previous || !path_is_sound(&path) {
-            return None;
-        }
-        let kind = match first >> KIND_SHIFT {
-            0 => Kind::Directory,
-            1 => Kind::File(take_number(&mut body)?),
-            2 => {
-                let target = take_bytes(&mut body)?;
-                if target.is_empty() || target.contains(&0) {
-                    return None;
-                }
-                Kind::Symlink(target.into())
-            }
-            _ => return None,
-        };
-        entries.push(Entry { path: path.into(), kind, mode: first & 0o7777, mtime });
+fn push_entry(body: &mut Vec<u8>, previous: &[u8], entry: &Entry) {
+    let kind: u16 = match entry.kind {
+        Kind::Directory => 0,
+        Kind::File(_) => 1,
+        Kind::Symlink(_) => 2,
+    };
+    body.extend_from_slice(&(kind << KIND_SHIFT | entry.mode).to_le_bytes());
+    push_number(body, zigzag(entry.mtime));
+    let shared = entry.path.iter().zip(previous).take_while(|(a, b)| a == b).count();
+    push_number(body, shared as u64);
+    push_bytes(body, &entry.path[shared..]);
+    match &entry.kind {
+        Kind::Directory => {}
+        Kind::File(size) => push_number(body, *size),
+        Kind::Symlink(target) => push_bytes(body, target),
     }
-    Some(entries)
+}
+
+/// Takes the next entry of a body, which follows the one with the path `previous`.
+pub(crate) fn take_entry(body: &mut &[u8], previous: &[u8]) -> Option<Entry> {
+    let (first, rest) = body.split_first_chunk::<2>()?;
+    *body = rest;
+    let first = u16::from_le_bytes(*first);
+    let mtime = unzigzag(take_number(body)?);
+    let shared = previous.get(..usize::try_from(take_number(body)?).ok()?)?;
+    let path = [shared, take_bytes(body)?].concat();
+    if path.len() > NAME_BYTES_MAX || *path <= *previous || !path_is_sound(&path) {
+        return None;
+    }
+    let kind = match first >> KIND_SHIFT {
+        0 => Kind::Directory,
+        1 => Kind::File(take_number(body)?),
+        2 => {
+            let target = take_bytes(body)?;
+            if target.is_empty() || target.contains(&0) {
+                return None;
+            }
+            Kind::Symlink(target.into())
+        }
+        _ => return None,
+    };
+    Some(Entry { path: path.into(), kind, mode: first & 0o7777, mtime })
+}
+
+/// What is in an index that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Size of the tar in bytes.
+    pub tar_bytes: u64,
+    /// Sum of the files' sizes in bytes.
+    pub content_bytes: u64,
+    /// Number of entries.
+    pub entries: u64,
+    /// How many things were left out, as [`Index::skipped`].
+    pub skipped: u64,
+}
+
+/// Walks the tree at `root` and writes its index into the empty file `output`, with bounded memory whatever the tree: the
+/// same bytes as those of [`Index::build`] and [`Index::write_to`]. Making it durable and putting it at its place are the
+/// caller's.
+///
+/// # Errors
+/// The tree cannot be read, the file not be written, or [`Error::TooLarge`]: it could not be read again.
+pub fn write_index(root: &Path, output: impl Write + Seek) -> Result<Summary, Error> {
+    write_index_with(root, NAMES_BYTES, output)
+}
+
+fn write_index_with(
+    root: &Path,
+    names_bytes: usize,
+    mut output: impl Write + Seek,
+) -> Result<Summary, Error> {
+    let cannot = |source: io::Error| Error::IndexIo { action: "write", source };
+    // The head is known at the end.
+    output.write_all(&[0; HEAD_BYTES]).map_err(cannot)?;
+    let (mut layout, mut content_bytes, mut entries) = (Layout::default(), 0_u64, 0);
+    let (mut piece, mut body_bytes, mut hash) = (Vec::new(), 0, Sha256::new());
+    let mut previous: Box<[u8]> = Box::default();
+    let skipped = walk(root, PATH_MAX, names_bytes, |entry| {
+        layout.place(&entry).ok_or_else(|| too_large(root))?;
+        content_bytes = content_bytes.saturating_add(entry.content_bytes());
+        entries += 1;
+        push_entry(&mut piece, &previous, &entry);
+        previous = entry.path;
+        if piece.len() >= PIECE_BYTES {
+            body_bytes += piece.len() as u64;
+            if body_bytes > BODY_BYTES_MAX {
+                return Err(Error::TooLarge("its index"));
+            }
+            hash.update(&piece);
+            output.write_all(&piece).map_err(cannot)?;
+            piece.clear();
+        }
+        Ok(())
+    })?;
+    body_bytes += piece.len() as u64;
+    hash.update(&piece);
+    let head = Head { tar_bytes: layout.tar_bytes(), entries, skipped, body_bytes };
+    let mut end = || {
+        output.write_all(&piece)?;
+        output.write_all(&hash.finalize_reset())?;
+        output.seek(SeekFrom::Start(0))?;
+        output.write_all(&head.write())?;
+        output.flush()
+    };
+    end().map_err(cannot)?;
+    Ok(Summary { tar_bytes: head.tar_bytes, content_bytes, entries, skipped })
 }
 
 fn push_number(body: &mut Vec<u8>, mut number: u64) {
@@ -298,6 +358,31 @@ mod tests {
         assert!(bytes.len() < 10_000 * 20, "{} bytes", bytes.len());
     }
 
+    #[test]
+    fn an_index_is_written_with_little_memory_as_it_is_from_memory() {
+        let root = tempfile::tempdir().unwrap();
+        // Names around the slash, in an order of their own.
+        for folder in ["a", "a-", "a0", "b/a", "b-", "deep/er/and/deeper"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+            for number in 0..300 {
+                std::fs::write(root.path().join(folder).join(format!("{:x}", number * 7919)), "x").unwrap();
+            }
+        }
+        let mut expected = Vec::new();
+        let index = Index::build(root.path()).unwrap();
+        index.write_to(&mut expected).unwrap();
+        assert!(index.entries().is_sorted_by(|one, other| one.path < other.path));
+        for names_bytes in [0, 40_000, NAMES_BYTES] {
+            let mut written = io::Cursor::new(Vec::new());
+            let summary = write_index_with(root.path(), names_bytes, &mut written).unwrap();
+            assert!(written.into_inner() == expected, "with {names_bytes} bytes for names");
+            let entries = index.entries().len() as u64;
+            let of =
+                Summary { tar_bytes: index.len(), content_bytes: index.content_bytes(), entries, skipped: 0 };
+            assert_eq!(summary, of);
+        }
+    }
+
     proptest! {
         #[test]
         fn numbers_come_back(number: u64, signed: i64) {
@@ -309,8 +394,18 @@ mod tests {
 
         #[test]
         fn no_body_makes_it_fail_otherwise_than_by_an_error(body: Vec<u8>) {
-            if let Some(entries) = read_body(&body) {
-                prop_assert!(entries.iter().all(|entry| path_is_sound(&entry.path)));
+            let head = |entries, tar_bytes| Head { tar_bytes, entries, skipped: 0, body_bytes: body.len() as u64 };
+            for head in [head(0, crate::RECORD_BYTES), head(1, crate::RECORD_BYTES)] {
+                let bytes = [&head.write()[..], &body, &Sha256::digest(&body)].concat();
+                if let Ok(index) = Index::read_from(&bytes[..]) {
+                    prop_assert!(index.entries().iter().all(|entry| path_is_sound(&entry.path)));
+                }
+            }
+            let mut rest = &body[..];
+            let mut previous: Box<[u8]> = Box::default();
+            while let Some(entry) = take_entry(&mut rest, &previous) {
+                prop_assert!(path_is_sound(&entry.path) && entry.path > previous);
+                previous = entry.path;
             }
         }
     }
