@@ -163,6 +163,8 @@ pub struct Shared {
     pairing: watch::Sender<Option<Peer>>,
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
     pairing_lock: tokio::sync::Mutex<()>,
+    /// What hostd knew of the paired monitor at the last look.
+    known: Mutex<pairing::Known>,
     /// When it was told last that a pairing was refused.
     refusal_told: Mutex<Option<Instant>>,
     state: Mutex<(State, Timestamp)>,
@@ -190,15 +192,6 @@ impl Shared {
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
-        if peer
-            .value
-            .as_ref()
-            .is_some_and(|peer: &Peer| peer.signature.is_none() && !peer.configuration.is_empty())
-        {
-            let message = "The paired monitor's configuration files are not signed, so backups are made without them: run \
-                           `monitor-link setup` there and pair again.";
-            events.record(EventKind::Settings, Level::Warn, message, None);
-        }
         for problem in &damage {
             events.record(EventKind::Settings, Level::Fail, status::sentence(problem), None);
         }
@@ -222,6 +215,7 @@ impl Shared {
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
             pairing_lock: tokio::sync::Mutex::new(()),
+            known: Mutex::default(),
             refusal_told: Mutex::default(),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
@@ -276,6 +270,7 @@ impl Shared {
     /// As [`Self::pair_now`].
     pub async fn pair(&self, peer: Peer) -> Result<(), Refusal> {
         let paired = self.pair_now(peer).await;
+        self.look_at_pairing().await;
         if let Err(Refusal::Conflict(why)) = &paired {
             let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.is_none_or(|told| told.elapsed() >= REFUSAL_PERIOD) {
@@ -295,26 +290,28 @@ impl Shared {
     async fn pair_now(&self, mut peer: Peer) -> Result<(), Refusal> {
         let _one_at_a_time = self.pairing_lock.lock().await;
         let paired = self.peer();
-        if paired.as_ref() == Some(&peer) {
-            return Ok(()); // said again
-        }
         if let Some(paired) = &paired {
             // Or another one could be the first that hostd knows, where it has lost or never had what it knew.
-            if let Err(refused) = self.hostd.admit_peer(paired, false).await? {
-                tracing::warn!("the paired monitor is not followed any more: {refused}");
+            match self.hostd.admit_peer(paired, false).await? {
+                Ok(()) if *paired == peer => return Ok(()), // said again
+                Ok(()) => {}
+                Err(refused) => tracing::warn!("the paired monitor is not followed any more: {refused}"),
             }
         }
-        self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
+        // A trial first: what is refused below must not use up what the console has accepted.
+        self.hostd.try_peer(&peer).await?.map_err(Refusal::Conflict)?;
         if let Some(paired) = paired.as_ref().filter(|paired| pairing::is_same(paired, &peer)) {
             peer.signature = pairing::signature(paired, &peer).map_err(Refusal::Conflict)?;
             if !paired.is_reached_like(&peer) {
                 pairing::answers(paired, &peer).await.map_err(Refusal::Conflict)?;
             }
         }
+        self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
         self.peer_document.save(&peer)?;
         if paired.is_some_and(|paired| paired.is_reached_like(&peer)) {
             // What runs, a full copy perhaps, goes on.
-            let message = format!("Monitor {} has another version or other configuration files.", peer.id);
+            let message =
+                format!("Monitor {} has another version, signing key or other configuration files.", peer.id);
             self.events.record(EventKind::Paired, Level::Ok, message, None);
             self.pairing.send_if_modified(|paired| {
                 *paired = Some(peer);
@@ -328,6 +325,23 @@ impl Shared {
         self.publish(State::Connecting);
         self.pairing.send_replace(Some(peer));
         Ok(())
+    }
+
+    /// Asks what hostd knows of the paired monitor. Something that is worse than before is an event.
+    pub async fn look_at_pairing(&self) {
+        let now = self.hostd.pairing().await.map_err(|error| error.to_string());
+        let (peer, is_known) = (self.peer(), now.is_ok());
+        let check = pairing::check(&Some(now.clone()), peer.as_ref());
+        let before = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = pairing::check(&known, peer.as_ref());
+            *known = Some(now);
+            before
+        };
+        // That hostd is started anew is no news of the pairing.
+        if is_known && check.level > before.level {
+            self.events.record(EventKind::Paired, check.level, check.message, None);
+        }
     }
 
     /// The console has let the paired monitor go.
@@ -367,7 +381,8 @@ impl Shared {
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
     pub fn status(&self, is_default_password: Result<bool, String>) -> Status {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let peer = self.peer().map(|peer| peer.info());
+        let paired = self.peer();
+        let peer = paired.as_ref().map(Peer::info);
         let message = status::message(&state, peer.as_ref().map(|peer| peer.endpoint()).as_deref());
         let problem = self.volume_problem();
         let space = if problem.is_none() { self.space() } else { None };
@@ -380,8 +395,10 @@ impl Shared {
         let settings = self.settings();
         let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
         let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let checks = vec![
             status::replication_check(&state, &message),
+            pairing::check(&known, paired.as_ref()),
             status::copy_check(copy_damage.as_deref()),
             status::headroom_check(
                 peer.is_some(),

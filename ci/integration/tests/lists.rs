@@ -166,6 +166,7 @@ fn lists_of_thousands_of_backups() -> anyhow::Result<()> {
             database: "postgres".into(),
             certificate: monitor.certificate.clone(),
             configuration: BTreeMap::new(),
+            signing_key: None,
             signature: None,
         };
         wait_for("backupd", MINUTE, || client.pair(&peer).map(drop).map_err(|error| error.to_string()))?;
