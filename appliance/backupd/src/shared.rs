@@ -387,11 +387,11 @@ impl Shared {
         let problem = self.volume_problem();
         let space = if problem.is_none() { self.space() } else { None };
         let rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let own = match &peer {
-            Some(peer) => self.backups_of(peer.id).map(|(backups, _)| backups),
-            None => Ok(Vec::new()),
-        };
-        let own = own.map_err(|refusal| refusal.to_string());
+        let all = self.backups().map_err(|refusal| refusal.to_string());
+        let own = all.as_ref().map_err(Clone::clone).map(|all| {
+            let is_own = |backup: &&Backup| peer.as_ref().is_some_and(|peer| peer.id == backup.monitor.id);
+            all.backups.iter().filter(is_own).cloned().collect::<Vec<_>>()
+        });
         let settings = self.settings();
         let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
         let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -406,7 +406,7 @@ impl Shared {
             ),
             rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),
-            verification_checks::backups_read(&own, Timestamp::now()),
+            verification_checks::backups_read(&all, peer.as_ref().map(|peer| peer.id), Timestamp::now()),
             status::volume_check(problem),
             rotation_checks::space_check(space, &rotation.limits, rotation.stuck, rotation.failed.as_deref()),
             rotation_checks::retention_check(rotation.retention.as_ref()),
