@@ -327,19 +327,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Asks what hostd knows of the paired monitor. Something that is worse than before is an event.
+    /// Asks what hostd knows of the paired monitor. What needs attention, and is new, is an event.
     pub async fn look_at_pairing(&self) {
         let now = self.hostd.pairing().await.map_err(|error| error.to_string());
-        let (peer, is_known) = (self.peer(), now.is_ok());
-        let check = pairing::check(&Some(now.clone()), peer.as_ref());
-        let before = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = pairing::check(&known, peer.as_ref());
-            *known = Some(now);
-            before
-        };
-        // That hostd is started anew is no news of the pairing.
-        if is_known && check.level > before.level {
+        let peer = self.peer();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.is_err() && matches!(*known, Some(Ok(_))) {
+            return; // hostd is started anew, which changes no pairing
+        }
+        let before = pairing::check(&known, peer.as_ref());
+        *known = Some(now);
+        let check = pairing::check(&known, peer.as_ref());
+        let is_known = matches!(*known, Some(Ok(_)));
+        drop(known);
+        if is_known && check.level > Level::Ok && check != before {
             self.events.record(EventKind::Paired, check.level, check.message, None);
         }
     }

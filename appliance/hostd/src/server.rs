@@ -239,10 +239,12 @@ async fn carry_out(
         Request::AdmitPeer { peer, is_new, is_trial } => {
             peer.check().context("the peer is refused")?;
             let asked = if is_new { Asked::Pair } else { Asked::Follow };
-            let admitted = stored(host).and_then(|stored| match is_trial {
-                true => decisions.try_peer(&peer, asked, &stored),
-                false => decisions.admit(&peer, asked, &stored),
-            });
+            let stored = stored(host)?;
+            let admitted = if is_trial {
+                decisions.try_peer(&peer, asked, &stored)
+            } else {
+                decisions.admit(&peer, asked, &stored)
+            };
             let refused = match admitted {
                 Ok(()) => None,
                 Err(error) => match error.downcast::<Refused>() {
