@@ -14,6 +14,7 @@ mod peer;
 mod rotation;
 mod settings;
 mod status;
+pub mod testing;
 
 pub use backup::{
     Attempt, BEFORE_PAIRING, Backup, BackupList, Checkpoint, Collation, CreateBackup, DIGEST_CHUNK_BYTES,

@@ -32,7 +32,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The monitor's word for what it says of itself in a [`Peer`]: made with the key of its certificate.
+/// The monitor's word for what it says of itself in a [`Peer`], made with its signing key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
@@ -68,6 +68,11 @@ pub struct Peer {
     /// never read here.
     #[serde(default)]
     pub configuration: BTreeMap<String, String>,
+    /// The public key that verifies `signature` (SubjectPublicKeyInfo, base64); it is pinned. PostgreSQL does not
+    /// have the private one: a superuser of the database reads what PostgreSQL reads. A monitor-link of an earlier
+    /// version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
     /// Signs all of it but the way to reach the monitor: address, port and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
@@ -87,6 +92,8 @@ pub struct PeerError {
 const IDENTIFIER_MAX: usize = 63;
 /// A certificate is about 1 KiB; a chain with room to spare.
 const CERTIFICATE_MAX: usize = 64 * 1024;
+/// A public RSA key of 16 384 bits has 2 KiB, base64 makes 3 of it.
+const SIGNING_KEY_MAX: usize = 4096;
 /// An RSA key of 16 384 bits signs with 2 KiB.
 const SIGNATURE_MAX: usize = 4096;
 /// Longest path of a configuration file, in bytes.
@@ -136,6 +143,9 @@ impl Peer {
         {
             return refuse("certificate", "must be the monitor's certificate in PEM form, at most 64 KiB");
         }
+        if self.signing_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > SIGNING_KEY_MAX) {
+            return refuse("signing_key", "must be a public key in base64, of at most 4096 characters");
+        }
         if self.signature.as_ref().is_some_and(|signature| signature.value.len() > SIGNATURE_MAX) {
             return refuse("signature", "must be a signature in base64, of at most 4096 characters");
         }
@@ -147,6 +157,7 @@ impl Peer {
         let way = |peer: &Self| Self {
             version: String::new(),
             configuration: BTreeMap::new(),
+            signing_key: None,
             signature: None,
             ..peer.clone()
         };
@@ -229,28 +240,13 @@ fn is_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn peer() -> Peer {
-        Peer {
-            id: Uuid::from_u128(1),
-            version: "1.0".into(),
-            address: "192.0.2.1".into(),
-            port: 50001,
-            user: "backup_server".into(),
-            password: Secret::new("s3cret"),
-            slot: "backup_server".into(),
-            database: "postgres".into(),
-            certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
-            configuration: BTreeMap::from([("/etc/postgresql/17/main/pg_hba.conf".into(), "local".into())]),
-            signature: Some(Signature { number: 7, value: "AAAA".into() }),
-        }
-    }
+    use crate::testing::peer;
 
     #[test]
     fn new_configuration_files_break_no_connection() {
         let (old, mut new) = (peer(), Peer { version: "2".into(), ..peer() });
         new.configuration.clear();
-        new.signature = None;
+        (new.signing_key, new.signature) = (None, None);
         assert!(old.is_reached_like(&new));
         assert!(!old.is_reached_like(&Peer { port: 1, ..peer() }));
     }
@@ -272,6 +268,8 @@ mod tests {
             ("slot", |p| p.slot = "../x".into()),
             ("database", |p| p.database = "x".repeat(64)),
             ("certificate", |p| p.certificate = "nothing".into()),
+            ("signing_key", |p| p.signing_key = Some("x".repeat(4097))),
+            ("signing_key", |p| p.signing_key = Some(String::new())),
             ("signature", |p| p.signature = Some(Signature { number: 1, value: "x".repeat(4097) })),
             ("configuration", |p| drop(p.configuration.insert("x".into(), String::new()))),
             ("configuration", |p| drop(p.configuration.insert("/etc/../x".into(), String::new()))),

@@ -5,14 +5,14 @@
 use api::{
     Attempt, Backup, BackupList, Check, CreateBackup, DamagedBackup, Deletion, DeletionReason, Depth,
     ErrorBody, Event, EventKind, EventList, Frequency, Kept, KeptReason, Level, Limits, NextByAge, OPENAPI,
-    Peer, PeerInfo, PendingRetention, Progress, Proof, Reading, RetentionState, RotationPlan, Secret,
-    SetComment, SetPin, Settings, Signature, Space, State, Status, StuckReason, Trouble, Usage, Verification,
-    VerifyBackup, Versions,
+    Peer, PeerInfo, PendingRetention, Progress, Proof, Reading, RetentionState, RotationPlan, SetComment,
+    SetPin, Settings, Space, State, Status, StuckReason, Trouble, Usage, Verification, VerifyBackup,
+    Versions,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 fn document() -> Value {
@@ -49,19 +49,7 @@ fn monitor() -> Uuid {
 }
 
 fn peer() -> Peer {
-    Peer {
-        id: monitor(),
-        version: "1".into(),
-        address: "monitor".into(),
-        port: 50001,
-        user: "backup_server".into(),
-        password: Secret::new("x"),
-        slot: "backup_server".into(),
-        database: "postgres".into(),
-        certificate: "PEM".into(),
-        signature: Some(Signature { number: 1, value: "AAAA".into() }),
-        configuration: BTreeMap::from([("/etc/pg_hba.conf".into(), String::new())]),
-    }
+    Peer { id: monitor(), ..api::testing::peer() }
 }
 
 fn backup(verification: Verification) -> Backup {

@@ -48,6 +48,11 @@ impl Key {
         self.0.serialize_pem()
     }
 
+    /// The public key (SubjectPublicKeyInfo, DER).
+    pub fn public_key(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+
     /// A certificate of this key as PEM: server, no authority, `name` as subject and only alternative name.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //! - [`turns`]: whose password is hashed next.
 //! - [`verifier`]: all together, for a network-facing process.
 //! - [`journal`]: how much such a process logs, whoever makes it do so.
-//! - [`pin`]: the keys of the paired monitor, and what they vouch for.
+//! - [`pin`]: the keys of the paired monitor, and what its signing key vouches for.
+//! - [`testing`]: a monitor that signs, for tests.
 //!
 //! The trade-off: the throttle is asked *before* anything is compared, so a source that has guessed too often is
 //! refused even with the right password until its delay is over. In return guessing is slow and costs the machine
@@ -23,6 +24,7 @@ pub mod hash;
 pub mod journal;
 pub mod ledger;
 pub mod pin;
+pub mod testing;
 pub mod throttle;
 pub mod turns;
 pub mod verifier;

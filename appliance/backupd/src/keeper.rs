@@ -29,7 +29,20 @@ const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
 
 /// Runs for ever.
 pub async fn run(shared: Arc<Shared>) {
-    tokio::join!(make_and_rotate(&shared), verify(&shared), look_at_room(&shared), look_at_disks(&shared));
+    tokio::join!(
+        make_and_rotate(&shared),
+        verify(&shared),
+        look_at_room(&shared),
+        look_at_disks(&shared),
+        look_at_pairing(&shared)
+    );
+}
+
+async fn look_at_pairing(shared: &Shared) {
+    loop {
+        shared.look_at_pairing().await;
+        tokio::time::sleep(ROUND).await;
+    }
 }
 
 async fn make_and_rotate(shared: &Shared) {

@@ -170,6 +170,8 @@ pub struct Shared {
     pairing: watch::Sender<Option<Peer>>,
     /// Held while a pairing is checked, saved and made known: two monitors at once must not both be told yes.
     pairing_lock: tokio::sync::Mutex<()>,
+    /// What hostd knew of the paired monitor at the last look.
+    known: Mutex<pairing::Known>,
     /// When it was told last that a pairing was refused.
     refusal_told: Mutex<Option<Instant>>,
     state: Mutex<(State, Timestamp)>,
@@ -202,15 +204,6 @@ impl Shared {
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
-        if peer
-            .value
-            .as_ref()
-            .is_some_and(|peer: &Peer| peer.signature.is_none() && !peer.configuration.is_empty())
-        {
-            let message = "The paired monitor's configuration files are not signed, so backups are made without them: run \
-                           `monitor-link setup` there and pair again.";
-            events.record(EventKind::Settings, Level::Warn, message, None);
-        }
         for problem in &damage {
             events.record(EventKind::Settings, Level::Fail, status::sentence(problem), None);
         }
@@ -237,6 +230,7 @@ impl Shared {
             verifying: Mutex::default(),
             pairing: watch::Sender::new(peer.value),
             pairing_lock: tokio::sync::Mutex::new(()),
+            known: Mutex::default(),
             refusal_told: Mutex::default(),
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
@@ -292,6 +286,7 @@ impl Shared {
     /// As [`Self::pair_now`].
     pub async fn pair(&self, peer: Peer) -> Result<(), Refusal> {
         let paired = self.pair_now(peer).await;
+        self.look_at_pairing().await;
         if let Err(Refusal::Conflict(why)) = &paired {
             let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.is_none_or(|told| told.elapsed() >= REFUSAL_PERIOD) {
@@ -311,27 +306,31 @@ impl Shared {
     async fn pair_now(&self, mut peer: Peer) -> Result<(), Refusal> {
         let _one_at_a_time = self.pairing_lock.lock().await;
         let paired = self.peer();
-        if paired.as_ref() == Some(&peer) {
-            self.pairing_said_again.notify_one();
-            return Ok(());
-        }
         if let Some(paired) = &paired {
             // Or another one could be the first that hostd knows, where it has lost or never had what it knew.
-            if let Err(refused) = self.hostd.admit_peer(paired, false).await? {
-                tracing::warn!("the paired monitor is not followed any more: {refused}");
+            match self.hostd.admit_peer(paired, false).await? {
+                Ok(()) if *paired == peer => {
+                    self.pairing_said_again.notify_one();
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(refused) => tracing::warn!("the paired monitor is not followed any more: {refused}"),
             }
         }
-        self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
+        // A trial first: what is refused below must not use up what the console has accepted.
+        self.hostd.try_peer(&peer).await?.map_err(Refusal::Conflict)?;
         if let Some(paired) = paired.as_ref().filter(|paired| pairing::is_same(paired, &peer)) {
             peer.signature = pairing::signature(paired, &peer).map_err(Refusal::Conflict)?;
             if !paired.is_reached_like(&peer) {
                 pairing::answers(paired, &peer).await.map_err(Refusal::Conflict)?;
             }
         }
+        self.hostd.admit_peer(&peer, true).await?.map_err(Refusal::Conflict)?;
         self.peer_document.save(&peer)?;
         if paired.is_some_and(|paired| paired.is_reached_like(&peer)) {
             // What runs, a full copy perhaps, goes on.
-            let message = format!("Monitor {} has another version or other configuration files.", peer.id);
+            let message =
+                format!("Monitor {} has another version, signing key or other configuration files.", peer.id);
             self.events.record(EventKind::Paired, Level::Ok, message, None);
             self.pairing.send_if_modified(|paired| {
                 *paired = Some(peer);
@@ -345,6 +344,24 @@ impl Shared {
         self.publish(State::Connecting);
         self.pairing.send_replace(Some(peer));
         Ok(())
+    }
+
+    /// Asks what hostd knows of the paired monitor. What needs attention, and is new, is an event.
+    pub async fn look_at_pairing(&self) {
+        let now = self.hostd.pairing().await.map_err(|error| error.to_string());
+        let peer = self.peer();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.is_err() && matches!(*known, Some(Ok(_))) {
+            return; // hostd is started anew, which changes no pairing
+        }
+        let before = pairing::check(&known, peer.as_ref());
+        *known = Some(now);
+        let check = pairing::check(&known, peer.as_ref());
+        let is_known = matches!(*known, Some(Ok(_)));
+        drop(known);
+        if is_known && check.level > Level::Ok && check != before {
+            self.events.record(EventKind::Paired, check.level, check.message, None);
+        }
     }
 
     /// The console has let the paired monitor go.
@@ -384,22 +401,25 @@ impl Shared {
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
     pub fn status(&self, is_default_password: Result<bool, String>) -> Status {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let peer = self.peer().map(|peer| peer.info());
+        let paired = self.peer();
+        let peer = paired.as_ref().map(Peer::info);
         let message = status::message(&state, peer.as_ref().map(|peer| peer.endpoint()).as_deref());
         let problem = self.volume_problem();
         let space = if problem.is_none() { self.space() } else { None };
         let rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let own = match &peer {
-            Some(peer) => self.backups_of(peer.id).map(|(backups, _)| backups),
-            None => Ok(Vec::new()),
-        };
-        let own = own.map_err(|refusal| refusal.to_string());
+        let all = self.backups().map_err(|refusal| refusal.to_string());
+        let own = all.as_ref().map_err(Clone::clone).map(|all| {
+            let is_own = |backup: &&Backup| peer.as_ref().is_some_and(|peer| peer.id == backup.monitor.id);
+            all.backups.iter().filter(is_own).cloned().collect::<Vec<_>>()
+        });
         let settings = self.settings();
         let copy_damage = self.copy_damage.lock().unwrap_or_else(PoisonError::into_inner).reason.clone();
         let copy_failure = self.copy_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let checks = vec![
             status::replication_check(&state, &message),
+            pairing::check(&known, paired.as_ref()),
             status::copy_check(copy_damage.as_deref(), copy_failure.as_deref()),
             status::headroom_check(
                 peer.is_some(),
@@ -407,7 +427,7 @@ impl Shared {
             ),
             rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),
-            verification_checks::backups_read(&own, Timestamp::now()),
+            verification_checks::backups_read(&all, peer.as_ref().map(|peer| peer.id), Timestamp::now()),
             status::volume_check(problem),
             rotation_checks::space_check(space, &rotation.limits, rotation.stuck, rotation.failed.as_deref()),
             rotation_checks::retention_check(rotation.retention.as_ref()),

@@ -2,9 +2,10 @@
 
 use crate::status::{in_words, sentence};
 use crate::verification::{READ_WITHIN, again_at, last_read};
-use api::{Attempt, Backup, Check, Level, Proof, Trouble, Verification};
+use api::{Attempt, Backup, BackupList, Check, Level, Proof, Trouble, Verification};
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
+use uuid::Uuid;
 
 /// Trouble that lasts longer is a failure: nothing is proven meanwhile.
 const TROUBLE_FAILS: SignedDuration = SignedDuration::from_hours(24);
@@ -12,6 +13,8 @@ const TROUBLE_FAILS: SignedDuration = SignedDuration::from_hours(24);
 const WAITING_WARNS: SignedDuration = SignedDuration::from_hours(48);
 /// Verification that has come to nothing for so long has stopped.
 const WAITING_FAILS: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// So many backups are named in a sentence.
+const NAMED_MAX: usize = 3;
 /// So much later than it should be a backup may be read: all that are due are read one after the other.
 const READ_LATE: SignedDuration = SignedDuration::from_hours(24);
 
@@ -108,27 +111,55 @@ fn hindered(id: &str, trouble: &Trouble, now: Timestamp) -> String {
     )
 }
 
-/// Check `backups-read`: every backup is read again over time, and is what it was.
-pub fn backups_read(backups: &Result<Vec<Backup>, String>, now: Timestamp) -> Check {
-    let (level, message) = match backups {
+/// Check `backups-read`: every backup of every monitor is read again over time, and is what it was.
+pub fn backups_read(list: &Result<BackupList, String>, paired: Option<Uuid>, now: Timestamp) -> Check {
+    let (level, message) = match list {
         Err(error) => (Level::Fail, sentence(error)),
-        Ok(backups) => reread(backups, now),
+        Ok(list) => reread(list, paired, now),
     };
     Check { name: "backups-read".into(), level, message }
 }
 
-fn reread(backups: &[Backup], now: Timestamp) -> (Level, String) {
+/// The backups by id, those of other monitors than the paired one with their monitor, and how many more there are.
+fn named<'a>(backups: impl ExactSizeIterator<Item = (&'a str, Option<Uuid>)>) -> String {
+    let more = backups.len().saturating_sub(NAMED_MAX);
+    let name = |(id, other): (&str, Option<Uuid>)| match other {
+        Some(monitor) => format!("{id} of monitor {monitor}"),
+        None => id.to_owned(),
+    };
+    let names: Vec<_> = backups.take(NAMED_MAX).map(name).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.join(", ") + &more
+}
+
+fn reread(list: &BackupList, paired: Option<Uuid>, now: Timestamp) -> (Level, String) {
+    let BackupList { backups, damaged, .. } = list;
+    let other = |backup: &Backup| Some(backup.monitor.id).filter(|monitor| Some(*monitor) != paired);
     let changed: Vec<_> =
         backups.iter().filter(|backup| backup.read.is_some_and(|reading| !reading.same)).collect();
-    if let Some(first) = changed.first() {
-        let more = match changed.len() - 1 {
-            0 => String::new(),
-            more => format!(" So are {more} more."),
+    let mut wrong = Vec::new();
+    if !changed.is_empty() {
+        wrong.push(format!(
+            "Not what they were when they were read first, since the disk has changed them: {}.",
+            named(changed.iter().map(|backup| (backup.id.as_str(), other(backup))))
+        ));
+    }
+    if let Some(first) = damaged.first() {
+        wrong.push(format!(
+            "Damaged, so that they cannot be restored: {} ({}: {}).",
+            named(damaged.iter().map(|damaged| (damaged.id.as_str(), None))),
+            first.id,
+            first.problem.trim_end_matches('.')
+        ));
+    }
+    if !wrong.is_empty() {
+        let count = match changed.len() + damaged.len() {
+            1 => "1 backup is damaged".into(),
+            count => format!("{count} backups are damaged"),
         };
         let message = format!(
-            "Backup {} is not what it was when it was read first: the disk has changed it.{more} Check the disks, and delete \
-             what is damaged at the console.",
-            first.id
+            "{count}. {} Check the disks, and delete what is damaged at the console.",
+            wrong.join(" ")
         );
         return (Level::Fail, message);
     }
@@ -137,11 +168,12 @@ fn reread(backups: &[Backup], now: Timestamp) -> (Level, String) {
     let mut troubled: Vec<_> = backups.iter().filter(of_reading).collect();
     // What the disk refuses first.
     troubled.sort_by_key(|backup| !backup.trouble.as_ref().is_some_and(|trouble| trouble.disk));
-    if let Some((id, trouble)) =
-        troubled.first().and_then(|backup| Some((&backup.id, backup.trouble.as_ref()?)))
+    if let Some((backup, trouble)) =
+        troubled.first().and_then(|backup| Some((backup, backup.trouble.as_ref()?)))
     {
         let disk = if trouble.disk { " Check the disks." } else { "" };
-        return (trouble_level(trouble, now), format!("{}{disk}", hindered(id, trouble, now)));
+        let id = named([(backup.id.as_str(), other(backup))].into_iter());
+        return (trouble_level(trouble, now), format!("{}{disk}", hindered(&id, trouble, now)));
     }
     let Some(oldest) = backups.iter().min_by_key(|backup| last_read(backup)) else {
         return (Level::Ok, "There is no backup to read.".into());
@@ -150,7 +182,7 @@ fn reread(backups: &[Backup], now: Timestamp) -> (Level, String) {
     if age > READ_WITHIN + READ_LATE {
         let said = format!(
             "Backup {} was read {} ago; each is to be read again within {}.",
-            oldest.id,
+            named([(oldest.id.as_str(), other(oldest))].into_iter()),
             in_words(age),
             in_words(READ_WITHIN)
         );
@@ -165,7 +197,7 @@ fn reread(backups: &[Backup], now: Timestamp) -> (Level, String) {
 mod tests {
     use super::*;
     use crate::verification::tests::{backup, failed, hours_ago, now, trouble, verified};
-    use api::{Depth, Reading};
+    use api::{DamagedBackup, Depth, Reading};
 
     fn troubled(backup: Backup, attempt: Attempt, disk: bool, hours: i64) -> Backup {
         let trouble =
@@ -238,27 +270,56 @@ mod tests {
             read: Some(Reading { at: hours_ago(1), same: false }),
             ..backup(sequence, 99, failed())
         };
+        let damaged =
+            |number: u32| DamagedBackup { id: format!("d{number}"), problem: "no manifest.".into() };
+        let list = |backups| BackupList { backups, ..BackupList::default() };
+        let paired = backup(1, 1, Verification::Pending).monitor.id;
+        let of_another = |mut backup: Backup| {
+            backup.monitor.id = Uuid::from_u128(9);
+            backup
+        };
+        let another = "of monitor 00000000-0000-0000-0000-000000000009";
         let table = [
-            (vec![], Level::Ok, "no backup to read"),
-            (vec![good(1, 30 * DAY)], Level::Ok, "within 30 days"),
-            (vec![good(1, 32 * DAY)], Level::Warn, "Backup b1 was read 32 days ago"),
-            (vec![good(1, 1), changed(2)], Level::Fail, "Backup b2 is not what it was"),
-            (vec![changed(1), changed(2)], Level::Fail, "So are 1 more."),
-            (vec![troubled(good(1, 1), Attempt::Read, false, 1)], Level::Warn, "could not be read now"),
+            (list(vec![]), Level::Ok, "no backup to read"),
+            (list(vec![good(1, 30 * DAY)]), Level::Ok, "within 30 days"),
+            (list(vec![good(1, 32 * DAY)]), Level::Warn, "Backup b1 was read 32 days ago"),
+            (list(vec![good(1, 1), changed(2)]), Level::Fail, "1 backup is damaged. Not what they were"),
+            (list(vec![changed(1), changed(2)]), Level::Fail, "2 backups are damaged."),
+            (list(vec![troubled(good(1, 1), Attempt::Read, false, 1)]), Level::Warn, "could not be read now"),
             (
-                vec![
+                list(vec![
                     troubled(good(1, 1), Attempt::Read, false, 1),
                     troubled(good(2, 1), Attempt::Read, true, 1),
-                ],
+                ]),
                 Level::Fail,
                 "Backup b2 could not be read now",
             ),
-            (vec![troubled(good(1, 1), Attempt::Verify, true, 99)], Level::Ok, "within 30 days"),
+            (list(vec![troubled(good(1, 1), Attempt::Verify, true, 99)]), Level::Ok, "within 30 days"),
+            (
+                BackupList { damaged: vec![damaged(1)], ..list(vec![good(1, 1)]) },
+                Level::Fail,
+                "1 backup is damaged. Damaged, so that they cannot be restored: d1 (d1: no manifest).",
+            ),
+            (
+                BackupList { damaged: (1..=2000).map(damaged).collect(), ..list(vec![changed(7)]) },
+                Level::Fail,
+                "first, since the disk has changed them: b7. Damaged, so that they cannot be restored: d1, d2, d3 and 1997 \
+                 more (d1",
+            ),
+            (list(vec![good(1, 1), of_another(changed(2))]), Level::Fail, another),
+            (list(vec![good(1, 1), of_another(good(2, 32 * DAY))]), Level::Warn, another),
+            (
+                list(vec![good(1, 1), of_another(troubled(good(2, 1), Attempt::Read, true, 1))]),
+                Level::Fail,
+                another,
+            ),
         ];
-        for (backups, level, part) in table {
-            let check = backups_read(&Ok(backups), now());
+        for (list, level, part) in table {
+            let check = backups_read(&Ok(list), Some(paired), now());
             assert_eq!(check.level, level, "{check:?}");
             assert!(check.message.contains(part), "{check:?}");
+            assert!(check.message.len() < 500, "{check:?}");
         }
+        assert_eq!(backups_read(&Err("x".into()), None, now()).level, Level::Fail);
     }
 }

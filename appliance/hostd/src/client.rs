@@ -1,8 +1,8 @@
 //! Client of `hostd`, for the processes on the same machine.
 
 use crate::{
-    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, Refused, RefusedPeer, ReplicaInfo, Reply,
-    Request, Tablespace,
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, Pairing, Refused, RefusedPeer, ReplicaInfo,
+    Reply, Request, Tablespace,
 };
 use api::{Backup, Deletion, Depth, FtpSettings, Limits, Peer, RetentionState, RotationPlan, Usage};
 use replica::CopyProgress;
@@ -71,8 +71,31 @@ impl Client {
 
     /// Pairs with `peer`, or says that it was paired before; gives why not.
     pub async fn admit_peer(&self, peer: &Peer, is_new: bool) -> Result<Result<(), String>, ClientError> {
-        match self.ask(&Request::AdmitPeer { peer: Box::new(peer.clone()), is_new }, drop).await? {
+        self.admit(peer, is_new, false).await
+    }
+
+    /// Gives why `peer` could not be paired now, if it could not; nothing changes.
+    pub async fn try_peer(&self, peer: &Peer) -> Result<Result<(), String>, ClientError> {
+        self.admit(peer, true, true).await
+    }
+
+    async fn admit(
+        &self,
+        peer: &Peer,
+        is_new: bool,
+        is_trial: bool,
+    ) -> Result<Result<(), String>, ClientError> {
+        let request = Request::AdmitPeer { peer: Box::new(peer.clone()), is_new, is_trial };
+        match self.ask(&request, drop).await? {
             Reply::Admitted { refused } => Ok(refused.map_or(Ok(()), Err)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// What is known of the paired monitor.
+    pub async fn pairing(&self) -> Result<Pairing, ClientError> {
+        match self.ask(&Request::Pairing, drop).await? {
+            Reply::Pairing(pairing) => Ok(pairing),
             other => Err(self.unexpected(&other)),
         }
     }

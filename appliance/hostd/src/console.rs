@@ -8,7 +8,7 @@ use crate::console_limits::{self, NewLimits};
 use anyhow::{Context, Result};
 use api::{Fingerprint, FtpSettings};
 use clap::Subcommand;
-use hostd::{Access, Change, Client, RefusedPeer, Reply, Request};
+use hostd::{Access, Change, Client, Pairing, RefusedPeer, Reply, Request};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -33,8 +33,8 @@ pub enum Order {
         #[arg(long)]
         system_identifier: u64,
     },
-    /// Let a monitor pair with this server that has another key than the paired one, or is another one; without options,
-    /// list those that were refused lately
+    /// Let a monitor pair with this server that has another key than the paired one, or is another one, or confirm the paired
+    /// one after its record was lost; without options, list those that were refused lately
     AcceptPeer {
         /// Number of one in that list; compare its key with what `monitor-link setup` shows at the monitor
         #[arg(long, conflicts_with_all = ["monitor", "key"])]
@@ -45,6 +45,12 @@ pub enum Order {
         /// Its key, as the refusal says it and `monitor-link setup` shows it at the monitor: compare them
         #[arg(long, requires = "monitor")]
         key: Option<Fingerprint>,
+    },
+    /// Let the monitor say something of itself with this number although the clock, or the number before it, speaks against it
+    ConfirmPeer {
+        /// The number, as the refusal says it
+        #[arg(long)]
+        number: u64,
     },
     /// Let the paired monitor go: it is followed no more, its backups stay, and any monitor may be paired
     ReleasePeer,
@@ -188,7 +194,20 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
                 }
             };
             client.order(&Request::AcceptPeer { monitor, key: key.clone() }).await?;
-            println!("monitor {monitor} may be paired once, with key {key}; pair it now");
+            match client.pairing().await? {
+                Pairing::Paired { monitor: paired, key: pinned, .. }
+                    if (paired, &pinned) == (monitor, &key) =>
+                {
+                    println!("monitor {monitor} is paired, with key {key}");
+                }
+                _ => println!("monitor {monitor} may be paired once, with key {key}; pair it now"),
+            }
+        }
+        Order::ConfirmPeer { number } => {
+            client.order(&Request::ConfirmPeer { number }).await?;
+            println!(
+                "the monitor may use the number {number}; pair it now with what `monitor-link setup` has printed"
+            );
         }
         Order::ReleasePeer => {
             client.order(&Request::ReleasePeer).await?;

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use api::{FtpSettings, Limits, Peer};
-use auth::pin::Keys;
+use auth::pin::Identity;
 use backups::retention::{Period, Retention};
 use files::Document;
 use hostd::{Access, RefusedPeer};
@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::pairing::{self, Accepted, Asked, Known};
+use crate::pairing::{self, Accepted, Asked, Facts, Known, Pin};
 
 /// Version of the file's form.
 const FORMAT: u32 = 1;
@@ -37,12 +39,29 @@ struct Record {
     /// Which one may be paired in its place.
     #[serde(default)]
     accepted_peer: Option<Accepted>,
+    /// The number that the next statement of the monitor may have.
+    #[serde(default)]
+    confirmed_number: Option<u64>,
     /// The retention period that counts, and what the network would like instead.
     #[serde(default)]
     retention: Retention,
     /// What was wrong with the file, until the limits are set anew.
     #[serde(default)]
     problem: Option<String>,
+}
+
+impl Record {
+    fn judge(&self, peer: &Peer, asked: Asked, stored: &[Uuid]) -> Result<Pin, pairing::Refused> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let facts = Facts {
+            known: &self.peer,
+            accepted: self.accepted_peer.as_ref(),
+            confirmed: self.confirmed_number,
+            stored,
+            now: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        };
+        pairing::judge(&facts, peer, asked)
+    }
 }
 
 /// The decisions and their file.
@@ -54,21 +73,29 @@ pub struct Decisions {
     refused: Mutex<Vec<RefusedPeer>>,
     /// How many of them got a number.
     numbered: AtomicU32,
+    /// Changes with what is known of the paired monitor.
+    pairing: watch::Sender<()>,
 }
 
 /// So many refused monitors are remembered.
 const REFUSED_MAX: usize = 32;
 
 impl Decisions {
-    /// Loads them from `folder`. What is damaged there and has no copy counts as never decided.
+    /// Loads them from `folder`. What is damaged there and has no copy counts as never decided, but for which monitor is
+    /// paired: that is lost, and no new one is admitted without the console.
     pub fn load(folder: &Path) -> Result<Self> {
         let document = Document::new(folder.join("decisions.json"), FORMAT, 0o600);
         let loaded = document.load()?;
+        let lost = match loaded.problem {
+            Some(_) => Known::Lost,
+            None => Known::Never,
+        };
         let decisions = Self {
             document,
-            record: Mutex::new(loaded.value.unwrap_or_default()),
+            record: Mutex::new(loaded.value.unwrap_or(Record { peer: lost, ..Record::default() })),
             refused: Mutex::default(),
             numbered: AtomicU32::default(),
+            pairing: watch::Sender::new(()),
         };
         if let Some(problem) = loaded.problem {
             tracing::error!("{problem}");
@@ -175,35 +202,52 @@ impl Decisions {
         })
     }
 
-    /// Decides whether `peer` may be followed, and keeps what is known of it then.
+    /// Decides whether `peer` may be followed, and keeps what is known of it then; `stored` are the monitors of which this
+    /// machine has something.
     ///
     /// # Errors
     /// [`pairing::Refused`]: it may not; any other error: it cannot be kept.
-    pub fn admit(&self, peer: &Peer, asked: Asked) -> Result<()> {
+    pub fn admit(&self, peer: &Peer, asked: Asked, stored: &[Uuid]) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let pin = pairing::judge(&record.peer, record.accepted_peer.as_ref(), peer, asked)?;
-        let is_accepted = |accepted: &Accepted| {
-            accepted.monitor == pin.id && accepted.key == pin.keys.fingerprint().to_string()
-        };
+        let pin = record.judge(peer, asked, stored)?;
         // What was accepted was accepted once.
-        let is_used = asked == Asked::Pair && record.accepted_peer.as_ref().is_some_and(is_accepted);
-        let known = Known::Paired(pin);
-        if record.peer == known && !is_used {
-            return Ok(());
+        let mut changed = record.clone();
+        if asked == Asked::Pair {
+            changed.accepted_peer.take_if(|accepted| accepted.is_pinned(&pin));
+            changed.confirmed_number.take_if(|number| *number == pin.number);
         }
-        let mut changed = Record { peer: known, ..record.clone() };
-        if is_used {
-            changed.accepted_peer = None;
+        changed.peer = Known::Paired(pin);
+        if *record == changed {
+            return Ok(());
         }
         self.document.save(&changed).context("cannot keep which monitor is paired")?;
         *record = changed;
+        drop(record);
+        self.pairing.send_replace(());
         Ok(())
+    }
+
+    /// Whether [`Self::admit`] would take `peer`; nothing changes.
+    ///
+    /// # Errors
+    /// [`pairing::Refused`]: it would not.
+    pub fn try_peer(&self, peer: &Peer, asked: Asked, stored: &[Uuid]) -> Result<()> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.judge(peer, asked, stored)?;
+        Ok(())
+    }
+
+    /// Waits until `peer`, which is followed, may not be followed any more.
+    pub async fn until_refused(&self, peer: &Peer) {
+        let mut changes = self.pairing.subscribe();
+        // The sender lives as long as this.
+        while self.try_peer(peer, Asked::Follow, &[]).is_ok() && changes.changed().await.is_ok() {}
     }
 
     /// Remembers who was refused, for the console to see.
     pub fn remember_refused(&self, peer: &Peer) {
-        let Ok(keys) = Keys::of_pem(&peer.certificate) else { return };
-        let key = keys.fingerprint().to_string();
+        let Ok(identity) = Identity::of(peer) else { return };
+        let key = identity.fingerprint().to_string();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let known = refused.iter().position(|other| (other.monitor, &other.key) == (peer.id, &key));
         let number = match known {
@@ -219,18 +263,34 @@ impl Decisions {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets a monitor pair in the place of the paired one, once.
+    /// Lets a monitor pair in the place of the paired one, once. The paired one itself is confirmed by that.
     pub fn accept_peer(&self, accepted: Accepted) -> Result<()> {
-        self.change(|record| record.accepted_peer = Some(accepted))
+        self.change(|record| match &mut record.peer {
+            Known::Paired(pin) if accepted.is_pinned(pin) => pin.is_derived = false,
+            _ => record.accepted_peer = Some(accepted),
+        })
+    }
+
+    /// Lets the next statement of the monitor have this number: neither the clock nor the one before speaks against it.
+    pub fn confirm_number(&self, number: u64) -> Result<()> {
+        self.change(|record| {
+            record.confirmed_number = Some(number);
+            if let Known::Paired(pin) = &mut record.peer {
+                pin.number = number.saturating_sub(1);
+            }
+        })
     }
 
     /// Lets the paired monitor go; gives its UUID.
     pub fn release_peer(&self) -> Result<Option<Uuid>> {
         let known = self.known();
-        self.change(|record| (record.peer, record.accepted_peer) = (Known::Released, None))?;
+        self.change(|record| {
+            (record.peer, record.accepted_peer, record.confirmed_number) = (Known::Released, None, None);
+        })?;
+        self.pairing.send_replace(());
         Ok(match known {
             Known::Paired(pin) => Some(pin.id),
-            Known::Never | Known::Released => None,
+            Known::Never | Known::Released | Known::Lost => None,
         })
     }
 
@@ -257,6 +317,8 @@ pub fn delay(limits: &Limits) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use auth::testing::Monitor;
+    use hostd::Pairing;
 
     #[test]
     fn decisions_outlive_the_process_and_bad_ones_are_refused() {
@@ -308,5 +370,100 @@ mod tests {
         assert!(other.contains("of 2 days waits"), "{other}");
         again.decide_retention(Some(2)).unwrap();
         assert_eq!(again.retention(Period(Some(2)), 0, true).in_force(), Some(Period(Some(2))));
+    }
+
+    fn damaged(folder: &Path) -> Decisions {
+        for name in ["decisions.json", "decisions.json.last"] {
+            std::fs::write(folder.join(name), "{").unwrap();
+        }
+        Decisions::load(folder).unwrap()
+    }
+
+    #[test]
+    fn a_damaged_record_admits_nobody_new_until_the_console_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (monitor, thief) = (Monitor::new(1), Monitor::new(2));
+        let (peer, foreign) = (monitor.says(5, |_| ()), thief.says(5, |_| ()));
+        let stored = [peer.id];
+        Decisions::load(folder.path()).unwrap().admit(&peer, Asked::Pair, &[]).unwrap();
+        let decisions = damaged(folder.path());
+        // Nor after the limits were set anew, which takes the problem back.
+        decisions.set_limits(Limits::default()).unwrap();
+        let decisions = Decisions::load(folder.path()).unwrap();
+        for stored in [&stored[..], &[]] {
+            assert_eq!(decisions.known().shown(stored), Pairing::Lost);
+            assert!(decisions.admit(&foreign, Asked::Pair, stored).is_err());
+            assert!(decisions.admit(&foreign, Asked::Follow, stored).is_err());
+        }
+        // What runs is followed on, and takes its place; the console confirms it.
+        decisions.admit(&peer, Asked::Follow, &stored).unwrap();
+        assert!(decisions.admit(&foreign, Asked::Pair, &stored).is_err());
+        let is_derived = |decisions: &Decisions| match decisions.known() {
+            Known::Paired(pin) => pin.is_derived,
+            other => panic!("{other:?}"),
+        };
+        let decisions = Decisions::load(folder.path()).unwrap();
+        assert!(is_derived(&decisions));
+        decisions.accept_peer(Accepted { monitor: peer.id, key: monitor.fingerprint() }).unwrap();
+        assert!(!is_derived(&Decisions::load(folder.path()).unwrap()));
+        // Or it says that another one may come.
+        let decisions = damaged(folder.path());
+        decisions.accept_peer(Accepted { monitor: foreign.id, key: thief.fingerprint() }).unwrap();
+        decisions.admit(&foreign, Asked::Pair, &stored).unwrap();
+        assert!(!is_derived(&decisions));
+    }
+
+    #[test]
+    fn a_trial_uses_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (monitor, other) = (Monitor::new(1), Monitor::new(1));
+        let decisions = Decisions::load(folder.path()).unwrap();
+        let peer = monitor.says(5, |_| ());
+        decisions.try_peer(&peer, Asked::Pair, &[]).unwrap();
+        assert_eq!(decisions.known(), Known::Never);
+        decisions.admit(&peer, Asked::Pair, &[]).unwrap();
+        let new = other.says(1, |_| ());
+        decisions.accept_peer(Accepted { monitor: new.id, key: other.fingerprint() }).unwrap();
+        for _ in 0..2 {
+            decisions.try_peer(&new, Asked::Pair, &[]).unwrap();
+        }
+        decisions.admit(&new, Asked::Pair, &[]).unwrap();
+        assert!(decisions.try_peer(&peer, Asked::Pair, &[]).is_err());
+        decisions.admit(&new, Asked::Pair, &[]).unwrap();
+    }
+
+    #[test]
+    fn the_console_sets_the_number_up_and_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let monitor = Monitor::new(1);
+        let far = u64::MAX / 2;
+        let decisions = Decisions::load(folder.path()).unwrap();
+        let pair = |number| decisions.admit(&monitor.says(number, |_| ()), Asked::Pair, &[]);
+        assert!(pair(far).is_err());
+        decisions.confirm_number(far).unwrap();
+        pair(far).unwrap();
+        assert!(pair(far + 1).is_err(), "it was confirmed once");
+        // The monitor's clock is right again.
+        assert!(pair(7).is_err());
+        decisions.confirm_number(7).unwrap();
+        pair(7).unwrap();
+        pair(8).unwrap();
+        assert!(pair(far).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_refusal_is_told_of_a_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let monitor = Monitor::new(1);
+        let decisions = Decisions::load(folder.path()).unwrap();
+        let peer = monitor.says(5, |_| ());
+        decisions.admit(&peer, Asked::Pair, &[]).unwrap();
+        let mut refused = std::pin::pin!(decisions.until_refused(&peer));
+        let soon = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, refused.as_mut()).await.is_err());
+        decisions.admit(&monitor.says(6, |_| ()), Asked::Pair, &[]).unwrap();
+        assert!(tokio::time::timeout(soon, refused.as_mut()).await.is_err(), "it is still the paired one");
+        assert_eq!(decisions.release_peer().unwrap(), Some(peer.id));
+        tokio::time::timeout(soon, refused).await.unwrap();
     }
 }

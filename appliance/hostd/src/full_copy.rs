@@ -33,8 +33,8 @@ const STALL: Duration = Duration::from_secs(1800);
 const ADOPT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Copies the cluster of `peer`, into the place of a replica that is there if `replace` says so. What an earlier attempt
-/// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready: whoever asked is
-/// gone.
+/// left is deleted first; after a failure nothing is left. The copy is given up when `left` is ready, which says
+/// why.
 pub async fn run(
     places: &Places,
     peer: &Peer,
@@ -42,7 +42,7 @@ pub async fn run(
     replace: Option<Replace>,
     room: &Room<'_>,
     replies: &mut Replies,
-    left: Pin<&mut impl Future<Output = ()>>,
+    left: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<()> {
     let replica = places.replica(peer.id);
     let exists = places.has_replica(peer.id)?;
@@ -96,7 +96,7 @@ async fn copy_into(
     copying: &Path,
     watch: &Watch<'_>,
     replies: &mut Replies,
-    left: Pin<&mut impl Future<Output = ()>>,
+    left: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<()> {
     let (uid, gid) = user_ids(&places.cluster_user)?;
     chown(copying, Some(uid.as_raw()), Some(gid.as_raw()))
@@ -168,7 +168,7 @@ async fn receive(
     watch: &Watch<'_>,
     going: &mut UnboundedReceiver<Deletion>,
     replies: &mut Replies,
-    left: Pin<&mut impl Future<Output = ()>>,
+    left: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<()> {
     let mut child = command
         .stdout(Stdio::null())
@@ -209,7 +209,7 @@ async fn follow(
     watch: &Watch<'_>,
     going: &mut UnboundedReceiver<Deletion>,
     replies: &mut Replies,
-    mut left: Pin<&mut impl Future<Output = ()>>,
+    mut left: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<()> {
     let mut lines = Lines::new(child.stderr.take().context("pg_basebackup's output is not connected")?);
     let mut guard = pin!(watch.guard(holder));
@@ -223,7 +223,7 @@ async fn follow(
                 continue;
             }
             stopped = guard.as_mut() => bail!("the full copy was stopped: {}", stopped?),
-            () = left.as_mut() => bail!("the full copy was given up: whoever asked for it has left"),
+            why = left.as_mut() => bail!("the full copy was given up: {why}"),
             () = tokio::time::sleep_until(moved + stall) => {
                 bail!("the full copy was given up: nothing has come for {} s", stall.as_secs())
             }

@@ -11,7 +11,7 @@ mod step;
 
 pub use client::{Client, ClientError, News};
 pub use protocol::{
-    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, PROGRAM, Refused, RefusedPeer, ReplicaInfo,
-    Reply, Request, SOCKET, Scrub, Tablespace,
+    Access, BackupRequest, Change, CopyCheck, Disks, MAX_FRAME, PROGRAM, Pairing, Refused, RefusedPeer,
+    ReplicaInfo, Reply, Request, SOCKET, Scrub, Tablespace,
 };
 pub use step::{KILL_AT, Step, TIME_LIMIT, reached, time_limit};

@@ -68,6 +68,30 @@ impl Places {
         Ok(false)
     }
 
+    /// The monitors of which there is a replica, also one that is being copied, or a backup.
+    ///
+    /// # Errors
+    /// It cannot be told: the data volume is not mounted or cannot be read.
+    pub fn monitors(&self) -> Result<Vec<Uuid>> {
+        let mut found = Vec::new();
+        for name in ["replica", "backups"] {
+            let folder = self.data.join(name);
+            ensure!(
+                folder.is_dir(),
+                "{} is missing: the data volume is not mounted; see `systemctl status infimonitor-firstboot`",
+                folder.display()
+            );
+            for path in entries(&folder)? {
+                // What is beside them has an ending: a copy that is not complete, a list.
+                let name = name_of(&path);
+                found.extend(name.split('.').next().and_then(|name| name.parse::<Uuid>().ok()));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
     /// A full copy that is not complete yet.
     pub fn copying(&self, monitor: Uuid) -> PathBuf {
         self.data.join("replica").join(format!("{monitor}{COPYING_SUFFIX}"))

@@ -40,7 +40,11 @@ pub enum Request {
         peer: Box<Peer>,
         /// It is paired now, and not only followed.
         is_new: bool,
+        /// Only say whether it would be admitted: nothing is kept, and what the console has accepted is not used up.
+        is_trial: bool,
     },
+    /// What is known of the paired monitor. Replies [`Reply::Pairing`].
+    Pairing,
     /// A monitor may be paired once that is not the paired one, or has another key, role, slot or database. Replies
     /// [`Reply::Done`]. For root alone.
     AcceptPeer {
@@ -49,9 +53,15 @@ pub enum Request {
         /// Its key, as `api::Fingerprint` writes it.
         key: String,
     },
+    /// The next statement of the monitor may have this number, whatever the clock and the statement before it say.
+    /// Replies [`Reply::Done`]. For root alone.
+    ConfirmPeer {
+        /// The number, as the refusal says it.
+        number: u64,
+    },
     /// Which monitors were refused lately that the console might accept. Replies [`Reply::RefusedPeers`].
     RefusedPeers,
-    /// Let the paired monitor go: its replica stops, its backups stay. Replies [`Reply::Done`]. For root alone.
+    /// Let the paired monitor go: its replica stops, a copy of it is given up, its backups stay. Replies [`Reply::Done`]. For root alone.
     ReleasePeer,
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
     StartReplica {
@@ -204,6 +214,7 @@ impl Request {
                 | Self::AllowRotation
                 | Self::AcceptDatabase { .. }
                 | Self::AcceptPeer { .. }
+                | Self::ConfirmPeer { .. }
                 | Self::ReleasePeer
                 | Self::SetLimits(_)
                 | Self::SetFtp(_)
@@ -258,6 +269,28 @@ pub struct Access {
     pub peer_only: bool,
     /// Its addresses, as they were when it was followed last.
     pub peer: Vec<IpAddr>,
+}
+
+/// What is known of the paired monitor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pairing {
+    /// None is paired.
+    #[default]
+    None,
+    /// One was paired, and the record of it is lost: no new one is admitted without the console.
+    Lost,
+    /// This one is.
+    Paired {
+        /// Its UUID.
+        monitor: Uuid,
+        /// Its key, as `api::Fingerprint` writes it.
+        key: String,
+        /// Its signing key is pinned; otherwise what it says of itself changes only by the console.
+        has_signing_key: bool,
+        /// The record was lost, and it was followed when that was found; the console has not confirmed it yet.
+        is_derived: bool,
+    },
 }
 
 /// A monitor that wanted to be paired and was refused.
@@ -391,6 +424,8 @@ pub enum Reply {
         /// Why it may not be paired, as a sentence without full stop.
         refused: Option<String>,
     },
+    /// Answer to [`Request::Pairing`].
+    Pairing(Pairing),
     /// Answer to [`Request::RefusedPeers`], the last one first.
     RefusedPeers(Vec<RefusedPeer>),
     /// Answer to [`Request::ReplicaBytes`].
@@ -474,6 +509,8 @@ mod tests {
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
             (Request::AcceptPeer { monitor, key: "sha256//x".into() }, true),
+            (Request::ConfirmPeer { number: 7 }, true),
+            (Request::Pairing, false),
             (Request::ReleasePeer, true),
             (Request::RefusedPeers, false),
             (Request::Limits, false),
@@ -511,6 +548,13 @@ mod tests {
                 endpoint: "192.0.2.7:50001".into(),
             }]),
             Reply::Admitted { refused: Some("no".into()) },
+            Reply::Pairing(Pairing::Lost),
+            Reply::Pairing(Pairing::Paired {
+                monitor: Uuid::from_u128(7),
+                key: "sha256//x".into(),
+                has_signing_key: true,
+                is_derived: false,
+            }),
             Reply::Step { step: "data is scrubbed".into(), percent: Some(12.5) },
             Reply::Grown(vec!["/dev/sda".into()]),
             Reply::CopyVerified(CopyCheck::Nothing),

@@ -206,10 +206,18 @@ async fn carry_out(
     let memory = rotate::Memory { clock, ledger, decisions };
     match request {
         Request::FullCopy { peer, tablespaces, replace } => {
-            checked(decisions, &peer)?;
+            checked(host, &peer)?;
             access::know(decisions, &peer).await;
             // An earlier copy whose client has left is being cleaned up.
             let _one_copy_at_a_time = host.copying.lock().await;
+            // Or the console has released the monitor meanwhile.
+            checked(host, &peer)?;
+            let left = pin!(async {
+                tokio::select! {
+                    () = left => "whoever asked for it has left",
+                    () = decisions.until_refused(&peer) => "the console has released the monitor, or another one is paired",
+                }
+            });
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
             let Host { catalog, generation, exclusive, .. } = host;
             let room = Room { places, memory, catalog, generation, exclusive };
@@ -231,9 +239,15 @@ async fn carry_out(
         Request::AcceptedDatabase { monitor } => {
             Ok(Reply::AcceptedDatabase { system_identifier: decisions.accepted(monitor) })
         }
-        Request::AdmitPeer { peer, is_new } => {
+        Request::AdmitPeer { peer, is_new, is_trial } => {
             peer.check().context("the peer is refused")?;
-            let admitted = decisions.admit(&peer, if is_new { Asked::Pair } else { Asked::Follow });
+            let asked = if is_new { Asked::Pair } else { Asked::Follow };
+            let stored = stored(host)?;
+            let admitted = if is_trial {
+                decisions.try_peer(&peer, asked, &stored)
+            } else {
+                decisions.admit(&peer, asked, &stored)
+            };
             let refused = match admitted {
                 Ok(()) => None,
                 Err(error) => match error.downcast::<Refused>() {
@@ -251,6 +265,11 @@ async fn carry_out(
             decisions.accept_peer(Accepted { monitor, key })?;
             Ok(Reply::Done)
         }
+        Request::ConfirmPeer { number } => {
+            decisions.confirm_number(number)?;
+            Ok(Reply::Done)
+        }
+        Request::Pairing => Ok(Reply::Pairing(decisions.known().shown(&stored(host)?))),
         Request::RefusedPeers => Ok(Reply::RefusedPeers(decisions.refused())),
         Request::ReleasePeer => {
             let released = decisions.release_peer()?;
@@ -258,12 +277,15 @@ async fn carry_out(
             if let Some(server) = released.and_then(|id| servers.get_mut(&id)) {
                 server.postgres.stop().await?;
             }
+            drop(servers);
+            // A copy of it gives up by itself; this waits until it is gone.
+            drop(host.copying.lock().await);
             Ok(Reply::Done)
         }
         Request::StartReplica { peer } => {
             // A copy takes the replica's place: none is started meanwhile.
             let _no_copy = host.copying.lock().await;
-            checked(decisions, &peer)?;
+            checked(host, &peer)?;
             access::know(decisions, &peer).await;
             start_replica(host, &peer).await?;
             Ok(Reply::Done)
@@ -443,9 +465,21 @@ async fn replica_info(host: &Host, monitor: Uuid) -> Result<ReplicaInfo> {
 }
 
 /// The network process checked the peer; here it is checked again, since that process may be compromised.
-fn checked(decisions: &Decisions, peer: &Peer) -> Result<()> {
+fn checked(host: &Host, peer: &Peer) -> Result<()> {
     peer.check().context("the peer is refused")?;
-    decisions.admit(peer, Asked::Follow).context("the peer is refused")
+    host.decisions.admit(peer, Asked::Follow, &stored(host)?).context("the peer is refused")
+}
+
+/// The monitors of which this machine has a replica or backups, where the record does not say which one is paired: that
+/// shows whether it is lost.
+///
+/// # Errors
+/// It cannot be told: the data volume is not mounted or cannot be read.
+fn stored(host: &Host) -> Result<Vec<Uuid>> {
+    match host.decisions.known() {
+        Known::Never | Known::Lost => host.places.monitors(),
+        Known::Released | Known::Paired(_) => Ok(Vec::new()),
+    }
 }
 
 async fn runs(host: &Host, monitor: Uuid) -> bool {

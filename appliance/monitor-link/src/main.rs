@@ -35,8 +35,8 @@ enum Command {
         /// Certificate of the authority that signed PostgreSQL's certificate, PEM
         #[arg(long)]
         ca: Option<PathBuf>,
-        /// Private key that PostgreSQL had when the backup server was paired, PEM: with its signature the server takes the
-        /// new key without its console
+        /// Signing key (`signing.key`) that this monitor had when the backup server was paired: with its signature the
+        /// server takes the new key without its console
         #[arg(long)]
         former_key: Option<PathBuf>,
     },

@@ -2,7 +2,6 @@
 //! password stay, so a paired server goes on working.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use api::{Host, Peer, REPLICATION_PORT, Secret, Signature};
-use auth::pin::{self, Keys, Statement};
+use auth::certificate::Key;
+use auth::pin::{self, Identity, PublicKey, Statement};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,9 +29,9 @@ pub const STATE: &str = "/var/lib/monitor-link";
 pub const RULES_FILE: &str = "rules.json";
 const PEER_FILE: &str = "peer.json";
 const LINK_FILE: &str = "link.json";
-
-/// A private key has a few kilobytes.
-const KEY_MAX: u64 = 64 * 1024;
+/// The private key that signs what this monitor says of itself. No PostgreSQL reads it: a superuser of the database could
+/// sign with what PostgreSQL has.
+pub const SIGNING_KEY_FILE: &str = "signing.key";
 
 /// How long PostgreSQL may take to take over its files, or to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub struct Options {
     pub cluster: Option<String>,
     /// Certificate of the authority that signed PostgreSQL's.
     pub ca: Option<PathBuf>,
-    /// The private key that PostgreSQL had when the backup server was paired.
+    /// The signing key that this monitor had when the backup server was paired.
     pub former_key: Option<PathBuf>,
 }
 
@@ -111,47 +111,54 @@ pub fn run(options: &Options) -> Result<Peer> {
             database: hba::DATABASE.to_owned(),
             certificate: pinned,
             configuration,
+            signing_key: None,
             signature: None,
         };
-        signed(peer, &psql, number, options.former_key.as_deref())
+        signed(peer, Path::new(STATE), number, options.former_key.as_deref())
     })?;
-    note(&format!("the key of this monitor is {}", Keys::of_pem(&peer.certificate)?.fingerprint()));
+    note(&format!("the key of this monitor is {}", Identity::of(&peer)?.fingerprint()));
     note("ready; the backup server may be paired with what is printed here");
     Ok(peer)
 }
 
-/// The peer, signed with PostgreSQL's private key, or with the one that it had before. Where that cannot be, the
-/// configuration files stay out: the backup server takes none that are not signed.
+/// The peer with the signing key in `state`, which is made where there is none, and signed with it, or with the `former`
+/// one.
 ///
 /// # Errors
-/// The key from before cannot be used; PostgreSQL does not say which key it has.
-pub fn signed(mut peer: Peer, psql: &Psql, number: u64, former_key: Option<&Path>) -> Result<Peer> {
-    if let Some(former) = former_key {
-        let keys = Keys::of_pem(&peer.certificate)?;
-        peer.signature = Some(Statement::of(&peer, &keys, number).sign(&key(former)?)?);
-        return Ok(peer);
-    }
-    // A relative path is relative to the data directory.
-    let own = Path::new(&psql.value("show data_directory")?).join(psql.value("show ssl_key_file")?);
-    match key(&own).and_then(|key| Ok(pin::sign(&peer, &key, number)?)) {
-        Ok(signature) => peer.signature = Some(signature),
-        Err(error) => {
-            note(&format!(
-                "the configuration files are not kept with the backups, as they cannot be signed: {error:#}"
-            ));
-            peer.configuration.clear();
+/// A key cannot be used.
+pub fn signed(mut peer: Peer, state: &Path, number: u64, former: Option<&Path>) -> Result<Peer> {
+    let key = signing_key(state)?;
+    peer.signing_key = Some(PublicKey::of(&key).to_string());
+    let signature = match former {
+        None => pin::sign(&peer, &key.to_pem(), number)?,
+        Some(former) => {
+            let text = files::read(former)?;
+            let text =
+                text.with_context(|| format!("there is no former signing key {}", former.display()))?;
+            let identity = Identity::of(&peer)?;
+            let signed = Statement::of(&peer, &identity, number).sign(&text);
+            signed.with_context(|| format!("{} is not a signing key", former.display()))?
         }
-    }
+    };
+    peer.signature = Some(signature);
     Ok(peer)
 }
 
-/// The text of a private key, of a bounded size: what its path leads to may be anything.
-fn key(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path);
-    file.and_then(|file| file.take(KEY_MAX).read_to_string(&mut text))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text)
+/// The signing key, made where there is none.
+fn signing_key(state: &Path) -> Result<Key> {
+    let path = state.join(SIGNING_KEY_FILE);
+    if let Some(text) = files::read(&path)? {
+        return Key::from_pem(&text).with_context(|| {
+            format!(
+                "{} is damaged, and the backup server knows this monitor by it. Restore it; or remove it, run setup again and \
+                 accept the new key at the backup server's console",
+                path.display()
+            )
+        });
+    }
+    let key = Key::generate().context("cannot make a signing key")?;
+    files::write(&path, key.to_pem().as_bytes(), 0o600, None)?;
+    Ok(key)
 }
 
 /// Settings, certificate and access rules of a running server. `restart` is called only if it has to be.
@@ -309,7 +316,7 @@ pub fn credentials(
     };
     psql.run(&sql::role_and_slot(password.reveal())?)?;
     let mut peer = peer(id, password, next_number(last.as_ref(), SystemTime::now()))?;
-    // What was said before is not said anew.
+    // What was said before is not said anew. By another signing key it is something else.
     let said = files::read(&path)?.and_then(|text| serde_json::from_str::<Peer>(&text).ok());
     if let Some(said) = said.filter(|said| said.signature.is_some())
         && (Peer { signature: None, ..said.clone() }) == (Peer { signature: None, ..peer.clone() })
@@ -501,6 +508,38 @@ mod tests {
         ] {
             assert_eq!(next_number(last.as_ref(), now), expected, "{last:?}");
         }
+    }
+
+    #[test]
+    fn the_signing_key_is_made_once_for_root_alone_and_the_former_one_hands_over() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join(SIGNING_KEY_FILE);
+        let said = auth::testing::Monitor::new(1).peer;
+        let sign = |former| signed(said.clone(), state.path(), 7, former);
+        let first = sign(None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(sign(None).unwrap().signing_key, first.signing_key);
+        let is_signed = |peer: &Peer, by: &Peer| {
+            let identity = Identity::of(peer).unwrap();
+            let by = PublicKey::parse(by.signing_key.as_deref().unwrap()).unwrap();
+            Statement::of(peer, &identity, 7).is_signed_by(&by, peer.signature.as_ref().unwrap())
+        };
+        assert!(is_signed(&first, &first));
+        let former = state.path().join("former.key");
+        std::fs::rename(&path, &former).unwrap();
+        let handed = sign(Some(&former)).unwrap();
+        assert_ne!(handed.signing_key, first.signing_key);
+        assert!(is_signed(&handed, &first) && !is_signed(&handed, &handed));
+        for (text, part) in [("rubbish", "is not a signing key"), ("", "is not a signing key")] {
+            std::fs::write(&former, text).unwrap();
+            assert!(format!("{:#}", sign(Some(&former)).unwrap_err()).contains(part));
+        }
+        std::fs::remove_file(&former).unwrap();
+        assert!(sign(Some(&former)).unwrap_err().to_string().contains("there is no former signing key"));
+        // One that is damaged is not replaced unasked.
+        std::fs::write(&path, "rubbish").unwrap();
+        assert!(sign(None).unwrap_err().to_string().contains("is damaged"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "rubbish");
     }
 
     #[test]

@@ -134,6 +134,7 @@ fn peer(server: &Server, certificate: String, id: Uuid, password: Secret) -> Pee
         database: hba::DATABASE.into(),
         certificate,
         configuration: setup::configuration(&server.psql()).unwrap(),
+        signing_key: None,
         signature: None,
     }
 }
@@ -154,13 +155,19 @@ fn a_fresh_cluster_lets_the_backup_server_in_and_a_second_run_changes_nothing() 
         let host = "127.0.0.1".parse().unwrap();
         let pinned = setup::prepare(&psql, &host, &[local], local, None, &restart).unwrap();
         let signed =
-            |id, password, number| setup::signed(peer(&server, pinned, id, password), &psql, number, None);
+            |id, password, number| setup::signed(peer(&server, pinned, id, password), &state, number, None);
         setup::credentials(&state, &psql, signed).unwrap()
     };
     let first = run();
-    let keys = auth::pin::Keys::of_pem(&first.certificate).unwrap();
+    let identity = auth::pin::Identity::of(&first).unwrap();
     let signature = first.signature.as_ref().unwrap();
-    assert!(auth::pin::Statement::of(&first, &keys, signature.number).is_signed_by(&keys, signature));
+    let statement = auth::pin::Statement::of(&first, &identity, signature.number);
+    assert!(statement.is_signed_by(identity.signing.as_ref().unwrap(), signature));
+    // A superuser of the database reads the key of its certificate, and not the one that signs.
+    let read = |path: &str| psql.run(&format!("select pg_read_file('{path}')"));
+    assert!(read(&psql.value("show ssl_key_file").unwrap()).is_ok());
+    let error = read(state.join(setup::SIGNING_KEY_FILE).to_str().unwrap()).unwrap_err();
+    assert!(format!("{error:#}").contains("Permission denied"), "{error:#}");
     assert_eq!(restarts.get(), 1, "listen_addresses needs a restart");
     assert_eq!(psql.value("show ssl").unwrap(), "on");
     assert_eq!(psql.value("show listen_addresses").unwrap(), "*");

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use api::{Fingerprint, Host, Manifest, Peer};
+use api::{Host, Manifest, Peer};
+use auth::pin::Identity;
 use jiff::Timestamp;
 use monitor_link::setup;
 use serde::Serialize;
@@ -181,7 +182,7 @@ pub fn pair(
         former_key: None,
     };
     let peer: Peer = setup::run(&options)?;
-    let key = Fingerprint::of_pem(peer.certificate.as_bytes()).map_err(anyhow::Error::from)?;
+    let key = Identity::of(&peer).map_err(anyhow::Error::from)?.fingerprint();
     tell(Event::Note { text: format!("The key of this monitor is {key}.") });
     let text = match server.pair(&peer, before)? {
         Ok(id) => {

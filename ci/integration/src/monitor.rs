@@ -59,15 +59,24 @@ pub struct Monitor {
     pub peer: Peer,
     process: Option<Process>,
     folder: tempfile::TempDir,
-    /// Its private key, PEM.
-    key: String,
+    /// Its private signing key, PEM.
+    signing_key: String,
 }
 
 impl Monitor {
     /// Signs what the peer says, as `monitor-link setup` does.
     pub fn sign(&mut self, number: u64) -> Result<()> {
-        self.peer.signature = Some(auth::pin::sign(&self.peer, &self.key, number)?);
+        let key = auth::certificate::Key::from_pem(&self.signing_key)?;
+        self.peer.signing_key = Some(auth::pin::PublicKey::of(&key).to_string());
+        self.peer.signature = Some(auth::pin::sign(&self.peer, &self.signing_key, number)?);
         Ok(())
+    }
+
+    /// Takes the UUID and the signing key of another one, as a monitor that was made anew with the state of monitor-link;
+    /// what it says is to be signed anew.
+    pub fn take_identity(&mut self, of: &Self) {
+        self.peer.id = of.peer.id;
+        self.signing_key.clone_from(&of.signing_key);
     }
 
     /// Makes and starts a cluster prepared as `monitor-link setup` does, of the PostgreSQL in `toolbox`'s tree.
@@ -98,10 +107,11 @@ impl Monitor {
             database: "postgres".into(),
             certificate: pinned,
             configuration: BTreeMap::from([("/etc/postgresql.conf".into(), "# the monitor's\n".into())]),
+            signing_key: None,
             signature: None,
         };
-        let mut monitor =
-            Self { toolbox: toolbox.clone(), peer, process: None, folder, key: certificate.key.clone() };
+        let signing_key = auth::certificate::Key::generate()?.to_pem();
+        let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder, signing_key };
         monitor.sign(1)?;
         let data = monitor.data();
         run(monitor
@@ -144,7 +154,6 @@ impl Monitor {
     pub fn set_certificate(&mut self, certificate: &Certificate) -> Result<()> {
         self.write_certificate(certificate)?;
         self.peer.certificate.clone_from(&certificate.certificate);
-        self.key.clone_from(&certificate.key);
         self.sign(1)
     }
 

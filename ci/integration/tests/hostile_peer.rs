@@ -4,11 +4,12 @@
 #![allow(clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
 use anyhow::{Context, Result};
-use api::{CreateBackup, Manifest, Peer, Secret, Signature};
+use api::{CreateBackup, Level, Manifest, Peer, Secret, Signature};
+use auth::pin::{Identity, PublicKey, Statement};
 use hostd::{BackupRequest, Request};
 use integration::{
-    CHECKSUM, Certificate, Monitor, Server, free_port, monitor_with_rows, paired, programs, query_replica,
-    test_folder, wait_until_replayed,
+    CHECKSUM, Certificate, Fault, Monitor, Server, free_port, monitor_with_rows, paired, programs,
+    query_replica, test_folder, wait_until_replayed,
 };
 use recovery::restore::{Host, Restore, Service};
 use std::cell::RefCell;
@@ -62,12 +63,12 @@ fn the_network_password_does_not_change_who_is_followed_or_what_a_restore_applie
         (
             "the thief's key beside",
             other(|peer| peer.certificate += &Certificate::new("x").expect("made").certificate),
-            "another key",
+            "key is not the pinned one",
         ),
         ("another monitor", Peer { id: Uuid::from_u128(7), ..thief.peer.clone() }, "is paired with monitor"),
-        ("another role", other(|peer| peer.user = "postgres".into()), "another role"),
-        ("another slot", other(|peer| peer.slot = "other".into()), "another role, slot"),
-        ("another database", other(|peer| peer.database = "other".into()), "another role, slot"),
+        ("another role", other(|peer| peer.user = "postgres".into()), "role, slot or database is not"),
+        ("another slot", other(|peer| peer.slot = "other".into()), "role, slot or database is not"),
+        ("another database", other(|peer| peer.database = "other".into()), "role, slot or database is not"),
         (
             "another configuration",
             other(|peer| peer.configuration = hostile_configuration()),
@@ -113,7 +114,7 @@ fn the_network_password_does_not_change_who_is_followed_or_what_a_restore_applie
 
     // The console sees who has asked.
     let listed = server.order_in_words(&format!("{} order accept-peer", hostd::PROGRAM))?;
-    let key = api::Fingerprint::of_pem(thief.peer.certificate.as_bytes())?;
+    let key = Identity::of(&thief.peer)?.fingerprint();
     assert!(listed.contains(&format!("key {key}")) && listed.contains("--number"), "{listed}");
 
     // What its key says anew is taken.
@@ -125,6 +126,14 @@ fn the_network_password_does_not_change_who_is_followed_or_what_a_restore_applie
     wait_until_replayed(&toolbox, &server, &monitor)?;
     let backup = client.create_backup(&CreateBackup::default())?;
     assert_eq!(manifest(&server, monitor.peer.id, &backup.id)?.configuration, monitor.peer.configuration);
+
+    // Also another certificate of its PostgreSQL.
+    monitor.stop()?;
+    monitor.set_certificate(&Certificate::new("monitor")?)?;
+    monitor.sign(3)?;
+    monitor.run_server()?;
+    client.pair(&monitor.peer)?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
 
     // The console lets it go, and then anybody may be paired, once.
     server.order_in_words(&format!("{} order release-peer", hostd::PROGRAM))?;
@@ -160,7 +169,7 @@ fn a_compromised_network_process_follows_nobody_else_and_replaces_no_replica() -
         Request::FullCopy { peer: boxed(&thief.peer), tablespaces: Vec::new(), replace: true },
     ] {
         let refused = format!("{:#}", server.order(&request).err().context("it was followed")?);
-        assert!(refused.contains("another key"), "{refused}");
+        assert!(refused.contains("key is not the pinned one"), "{refused}");
     }
 
     // A backup with a configuration of its own.
@@ -185,7 +194,7 @@ fn a_compromised_network_process_follows_nobody_else_and_replaces_no_replica() -
 
     // Another database of the same key in the replica's place.
     let mut other = Monitor::start_with(&toolbox, &certificate)?;
-    other.peer.id = id;
+    other.take_identity(&monitor);
     other.sign(2)?;
     server.order(&Request::StopReplica { monitor: id })?;
     let copy = Request::FullCopy { peer: boxed(&other.peer), tablespaces: Vec::new(), replace: true };
@@ -203,6 +212,164 @@ fn a_compromised_network_process_follows_nobody_else_and_replaces_no_replica() -
     server.order_in_words(refused.split('`').nth(1).context("no order is named")?)?;
     let copy = Request::FullCopy { peer: boxed(&other.peer), tablespaces: Vec::new(), replace: true };
     server.order(&copy).map_err(|error| error.context(server.logs()))
+}
+
+/// A superuser of the database reads the key of PostgreSQL's certificate, and knows the network password.
+#[test]
+fn who_controls_the_database_takes_nothing_over() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox, 1000)?;
+    let thief = Monitor::start(&toolbox)?;
+    let client = server.client()?;
+    let key = monitor.sql("select pg_read_file('server.key')")?;
+    let own = PublicKey::of(&auth::certificate::Key::from_pem(&key)?).to_string();
+    let signed = |change: &dyn Fn(&mut Peer)| -> Result<Peer> {
+        let mut peer = monitor.peer.clone();
+        change(&mut peer);
+        let identity = Identity::of(&peer)?;
+        peer.signature = Some(Statement::of(&peer, &identity, 9).sign(&key)?);
+        Ok(peer)
+    };
+    let take_over = |peer: &mut Peer| {
+        peer.port = thief.peer.port;
+        peer.certificate.clone_from(&thief.peer.certificate);
+    };
+    let no_key = |peer: &mut Peer| peer.signing_key = None;
+    let own_key = |peer: &mut Peer| peer.signing_key = Some(own.clone());
+    let configure = |peer: &mut Peer| peer.configuration = hostile_configuration();
+    for (name, peer, words) in [
+        ("a takeover", signed(&take_over)?, "key is not the pinned one"),
+        ("a configuration", signed(&configure)?, "signature is not"),
+        ("the same", signed(&|_| ())?, "signature is not"),
+        ("PostgreSQL's key as signing key", signed(&own_key)?, "key is not the pinned one"),
+        ("as an earlier version", signed(&no_key)?, "key is not the pinned one"),
+        (
+            "a takeover as an earlier version",
+            signed(&|peer| {
+                take_over(peer);
+                no_key(peer);
+                configure(peer);
+            })?,
+            "key is not the pinned one",
+        ),
+    ] {
+        let refused = client.pair(&peer).err().with_context(|| format!("{name}: it was paired"))?.to_string();
+        assert!(refused.contains(words), "{name}: {refused}");
+        let request = Request::StartReplica { peer: Box::new(peer.clone()) };
+        let is_same = Identity::of(&peer)? == Identity::of(&monitor.peer)?;
+        assert_eq!(server.order(&request).is_ok(), is_same, "{name}: hostd");
+    }
+    monitor.sql("insert into t values (-1)")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    let backup = client.create_backup(&CreateBackup::default())?;
+    assert_eq!(manifest(&server, monitor.peer.id, &backup.id)?.configuration, monitor.peer.configuration);
+    Ok(())
+}
+
+/// A number of the far future locks the monitor out no longer than until the console says so.
+#[test]
+fn a_number_far_ahead_of_the_clock_needs_the_console() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, server) = paired(&toolbox, 10)?;
+    let client = server.client()?;
+    let far = u64::MAX / 2;
+    for number in [far, 5] {
+        monitor.peer.version = format!("of {number}");
+        monitor.sign(number)?;
+        let refused = client.pair(&monitor.peer).err().context("it was paired")?.to_string();
+        let order = format!("{} order confirm-peer --number {number}", hostd::PROGRAM);
+        assert!(refused.contains(&format!("`{order}`")), "{refused}");
+        server.order_in_words(&order)?;
+        client.pair(&monitor.peer)?;
+    }
+    monitor.peer.version = "3".into();
+    monitor.sign(6)?;
+    client.pair(&monitor.peer)?;
+    assert_eq!(client.status()?.peer, Some(monitor.peer.info()));
+    Ok(())
+}
+
+#[test]
+fn a_copy_of_a_monitor_does_not_outlive_its_release() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = Monitor::start(&toolbox)?;
+    let mut server = Server::start_sick(&toolbox, 16 << 30)?;
+    server.faults()?.set("pg_basebackup", Fault::Hang, "", None)?;
+    server.client()?.pair(&monitor.peer)?;
+    server.wait_for_state(&["initial-sync"], MINUTE)?;
+    // The network process is compromised and does not care.
+    server.stop_backupd()?;
+    let client = server.hostd_client();
+    let (peer, copying) =
+        (monitor.peer.clone(), server.data().join(format!("replica/{}.copying", monitor.peer.id)));
+    let copy = std::thread::spawn(move || -> Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let copied = runtime.block_on(client.full_copy(&peer, Vec::new(), false, drop));
+        Ok(copied.err().context("it was copied")?.to_string())
+    });
+    integration::wait_for("the copy", MINUTE, || {
+        if copying.exists() { Ok(()) } else { Err("there is none".into()) }
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    server.order_in_words(&format!("{} order release-peer", hostd::PROGRAM))?;
+    assert!(!copying.exists(), "{}", server.logs());
+    let refused = copy.join().ok().context("the copy panicked")??;
+    assert!(refused.contains("released the monitor"), "{refused}");
+    let again =
+        Request::FullCopy { peer: Box::new(monitor.peer.clone()), tablespaces: Vec::new(), replace: false };
+    let refused = format!("{:#}", server.order(&again).err().context("it was copied")?);
+    assert!(refused.contains("was released"), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_lost_record_of_the_pairing_admits_nobody_and_what_runs_goes_on() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, mut server) = paired(&toolbox, 1000)?;
+    let mut thief = Monitor::start(&toolbox)?;
+    let client = server.client()?;
+    for is_damaged in [false, true] {
+        server.stop("TERM")?;
+        for name in ["decisions.json", "decisions.json.last"] {
+            let path = server.hostd_state(name);
+            if is_damaged { fs::write(path, "\0\0")? } else { fs::remove_file(path)? }
+        }
+        server.start_hostd()?;
+        // Before the network process has said anything.
+        thief.peer.id = Uuid::new_v4();
+        thief.sign(9)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        for is_new in [true, false] {
+            let admitted = runtime.block_on(server.hostd_client().admit_peer(&thief.peer, is_new))?;
+            assert!(admitted.is_err(), "another monitor was admitted");
+        }
+        server.start_backupd()?;
+        server.wait_for_state(&["synchronized"], MINUTE)?;
+        monitor.sql("insert into t values (-1)")?;
+        wait_until_replayed(&toolbox, &server, &monitor)?;
+        assert!(client.pair(&thief.peer).is_err(), "another monitor was paired");
+        let check = || -> Result<api::Check> {
+            let checks = client.status()?.checks;
+            checks.into_iter().find(|check| check.name == "pairing").context("there is no check")
+        };
+        let lost = integration::wait_for("the check", MINUTE, || match check() {
+            Ok(check) if check.level == Level::Fail && check.message.contains("--key") => Ok(check),
+            other => Err(format!("{other:?}")),
+        })?;
+        let events = client.events(None)?.events;
+        assert!(events.iter().any(|event| event.message == lost.message), "{events:?}");
+        let key = Identity::of(&monitor.peer)?.fingerprint().to_string();
+        let order = lost.message.split('`').find(|words| words.contains("accept-peer"));
+        let order = order.with_context(|| format!("no order is named: {}", lost.message))?;
+        assert!(order.contains(&key), "{order}");
+        server.order_in_words(order)?;
+        integration::wait_for("the check", MINUTE, || match check() {
+            Ok(check) if check.level == Level::Ok => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+        assert!(client.pair(&Peer { id: Uuid::new_v4(), ..thief.peer.clone() }).is_err());
+    }
+    Ok(())
 }
 
 fn backups_of(server: &Server, monitor: Uuid) -> Result<Vec<String>> {

@@ -34,6 +34,7 @@ fn unreachable_peer() -> anyhow::Result<Peer> {
         slot: "backup_server".into(),
         database: "postgres".into(),
         configuration: std::collections::BTreeMap::new(),
+        signing_key: None,
         signature: None,
         certificate: Certificate::new("monitor")?.certificate,
     })
@@ -51,7 +52,8 @@ fn a_wrong_certificate_is_refused_before_the_password_is_sent() -> anyhow::Resul
     let monitor = Monitor::start(&toolbox)?;
     let mut peer = Peer { certificate: Certificate::new("monitor")?.certificate, ..monitor.peer.clone() };
     // Nothing that a restore would apply: only the key at the other end vouches for that.
-    (peer.configuration, peer.signature) = (std::collections::BTreeMap::new(), None);
+    peer.configuration.clear();
+    (peer.signing_key, peer.signature) = (None, None);
     expect(&toolbox, &peer, "failed", &["shows another certificate than the one that was paired"])
 }
 
