@@ -7,6 +7,7 @@
 
 mod catalog;
 pub mod clock;
+pub mod delayed;
 mod disarm;
 pub mod download;
 pub mod forecast;
