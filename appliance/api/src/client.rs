@@ -32,6 +32,8 @@ pub enum ClientError {
         status: u16,
         /// The server's sentence.
         message: String,
+        /// Seconds until it may be tried again, where the server says so.
+        retry_after: Option<u64>,
     },
     /// No answer, or not from the server that was pinned.
     #[error("backup server {endpoint}: {cause}")]
@@ -170,12 +172,15 @@ impl Client {
         let mut answer = answer.map_err(|error| no_answer(error.to_string()))?;
         let status = answer.status();
         if !status.is_success() {
+            let retry_after = answer.headers().get("retry-after");
+            let retry_after = retry_after.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
             let text = answer.body_mut().read_to_string().map_err(|error| no_answer(error.to_string()))?;
             let message = serde_json::from_str::<ErrorBody>(&text).map_or(text, |body| body.error);
             return Err(ClientError::Refused {
                 endpoint: self.endpoint.clone(),
                 status: status.as_u16(),
                 message,
+                retry_after,
             });
         }
         answer.body_mut().read_json().map_err(|error| no_answer(format!("unreadable answer: {error}")))

@@ -2,6 +2,7 @@
 //! certificates that peers pin.
 //!
 //! - [`certificate`]: self-signed certificates.
+//! - [`crowd`]: whose connections have places before a login.
 //! - [`hash`]: the password file, one Argon2id PHC string, and how it is written.
 //! - [`throttle`]: how many wrong passwords a source may try.
 //! - [`ledger`]: where they are counted, so that the control API and FTP count together.
@@ -20,6 +21,7 @@
 //! guess by as much as it saves, and is not needed, as measured in `tests/crowd.rs`.
 
 pub mod certificate;
+pub mod crowd;
 pub mod hash;
 pub mod journal;
 pub mod ledger;
@@ -31,4 +33,5 @@ pub mod verifier;
 
 pub use hash::{AuthError, DEFAULT_PASSWORD, hash_password, validate_hash, write_password_file};
 pub use ledger::Ledgers;
-pub use verifier::{Outcome, Verifier};
+pub use turns::{Asking, Wanted};
+pub use verifier::{Outcome, PasswordVersion, Verifier};

@@ -6,9 +6,11 @@
 //! round ([`Rule`]): to the one whose neighbours have failed least, to the one that waits longest, to the newest. The
 //! first helps against a crowd from one network, the second bounds the wait while guessers wait for their answers, the
 //! third lets somebody in while they come faster than can be hashed. None alone decides, so none can be turned against
-//! a client, say by guesses from its own network.
+//! a client, say by guesses from its own network. Whoever hangs up gives the place in the queue back, so guessers have to
+//! hold a connection for each password that waits.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,11 +43,11 @@ pub struct Turns(Mutex<Queue>);
 pub struct Turn<'a>(&'a Turns);
 
 impl Turns {
-    /// Waits for the turn of `source`. `None`: there is too much to do, it shall come again.
-    pub fn wait(&self, source: IpAddr, standing: Standing) -> Option<Turn<'_>> {
+    /// Waits for the turn of `source`, as long as it is `wanted`. `None`: there is too much to do, it shall come again.
+    pub fn wait(&self, source: IpAddr, standing: Standing, wanted: &Wanted) -> Option<Turn<'_>> {
         let deadline = Instant::now() + LONGEST;
         let mut queue = self.lock();
-        let (number, told) = queue.enter(source, standing)?;
+        let (number, told) = queue.enter(source, standing, wanted)?;
         queue.serve_next();
         loop {
             if queue.serving == Some(number) {
@@ -85,6 +87,44 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Whether somebody still waits for the answer. Clones are one.
+#[derive(Debug, Clone)]
+pub struct Wanted(Arc<AtomicBool>);
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Wanted {
+    /// Nobody waits any more.
+    fn give_up(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn holds(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Somebody who asks; dropped when the connection ends, which gives up what is asked.
+#[derive(Debug, Default)]
+pub struct Asking(Wanted);
+
+impl Asking {
+    /// What is asked.
+    pub fn wanted(&self) -> Wanted {
+        self.0.clone()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
 /// Who waits, and who is served.
 #[derive(Debug, Default)]
 struct Queue {
@@ -100,20 +140,28 @@ struct Ticket {
     number: u64,
     source: IpAddr,
     standing: Standing,
+    wanted: Wanted,
     /// Wakes the one that waits with this ticket.
     told: Arc<Condvar>,
 }
 
 impl Queue {
     /// Lets `source` wait; the one that is worth least makes room, which may be this one.
-    fn enter(&mut self, source: IpAddr, standing: Standing) -> Option<(u64, Arc<Condvar>)> {
-        let same = |ticket: &&Ticket| group(ticket.source) == group(source);
-        if self.tickets.iter().filter(same).count() >= MOST_OF_ONE {
+    fn enter(&mut self, source: IpAddr, standing: Standing, wanted: &Wanted) -> Option<(u64, Arc<Condvar>)> {
+        let is_full = |queue: &Self| {
+            let same = queue.tickets.iter().filter(|ticket| group(ticket.source) == group(source)).count();
+            (same >= MOST_OF_ONE, queue.tickets.len() >= MOST_WAITING)
+        };
+        if is_full(self) != (false, false) {
+            self.forget_unwanted();
+        }
+        if is_full(self).0 {
             return None;
         }
         let (number, told) = (self.next, Arc::<Condvar>::default());
         self.next += 1;
-        self.tickets.push(Ticket { number, source, standing, told: Arc::clone(&told) });
+        let (wanted, told_to) = (wanted.clone(), Arc::clone(&told));
+        self.tickets.push(Ticket { number, source, standing, wanted, told: told_to });
         if self.tickets.len() > MOST_WAITING {
             let worst = self.tickets.iter().map(Ticket::own).max()?;
             let worst: Vec<_> = self.equals(worst).map(|ticket| ticket.number).collect();
@@ -129,6 +177,7 @@ impl Queue {
 
     /// Serves the next one, unless somebody is served.
     fn serve_next(&mut self) {
+        self.forget_unwanted();
         if self.serving.is_none()
             && let Some(next) = self.choose()
         {
@@ -136,6 +185,13 @@ impl Queue {
             self.turns = self.turns.wrapping_add(1);
             self.leave(next);
         }
+    }
+
+    /// Whoever has hung up is not hashed.
+    fn forget_unwanted(&mut self) {
+        let unwanted = self.tickets.iter().filter(|ticket| !ticket.wanted.holds());
+        unwanted.for_each(|ticket| ticket.told.notify_all());
+        self.tickets.retain(|ticket| ticket.wanted.holds());
     }
 
     fn choose(&self) -> Option<u64> {
@@ -210,7 +266,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            queue.enter(source(n as u32), standing).unwrap();
+            queue.enter(source(n as u32), standing, &Wanted::default()).unwrap();
         }
         // Known; oldest, newest, neighbours; oldest, newest; failed.
         assert_eq!(serve(&mut queue), [6, 0, 5, 4, 2, 3, 1]);
@@ -219,9 +275,9 @@ mod tests {
     #[test]
     fn one_at_a_time_and_who_has_failed_waits_behind_who_has_not() {
         let turns = Turns::default();
-        let turn = turns.wait(source(0), Standing::default()).unwrap();
+        let turn = turns.wait(source(0), Standing::default(), &Wanted::default()).unwrap();
         for n in 1..3 {
-            turns.lock().enter(source(n), standing(true, [0, 0, 0])).unwrap();
+            turns.lock().enter(source(n), standing(true, [0, 0, 0]), &Wanted::default()).unwrap();
             turns.lock().serve_next();
         }
         assert_eq!(turns.lock().serving, Some(0));
@@ -233,18 +289,20 @@ mod tests {
     #[test]
     fn a_turn_is_handed_over_and_who_is_pushed_out_is_told() {
         let turns = Turns::default();
-        let turn = turns.wait(source(0), Standing::default()).unwrap();
+        let turn = turns.wait(source(0), Standing::default(), &Wanted::default()).unwrap();
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| turns.wait(source(1), standing(true, [9, 9, 9])).is_some());
+            let waits = scope
+                .spawn(|| turns.wait(source(1), standing(true, [9, 9, 9]), &Wanted::default()).is_some());
             while turns.lock().tickets.is_empty() {
                 std::thread::yield_now();
             }
             for n in 2..=MOST_WAITING as u32 + 1 {
-                turns.lock().enter(source(n), Standing::default()).unwrap();
+                turns.lock().enter(source(n), Standing::default(), &Wanted::default()).unwrap();
             }
             assert!(!waits.join().unwrap());
             turns.lock().tickets.clear();
-            let waits = scope.spawn(|| turns.wait(source(1), Standing::default()).is_some());
+            let waits =
+                scope.spawn(|| turns.wait(source(1), Standing::default(), &Wanted::default()).is_some());
             while turns.lock().tickets.is_empty() {
                 std::thread::yield_now();
             }
@@ -253,12 +311,27 @@ mod tests {
         });
     }
 
+    /// Guessers who hang up at once fill no queue: a client is next, however many there were.
+    #[test]
+    fn who_has_hung_up_is_not_hashed() {
+        let mut queue = Queue { serving: Some(u64::MAX), ..Queue::default() };
+        for n in 0..1000 {
+            let wanted = Wanted::default();
+            queue.enter(source(n), Standing::default(), &wanted).unwrap();
+            wanted.give_up();
+        }
+        let (rightful, _) =
+            queue.enter(source(u32::MAX), standing(true, [3, 9, 9]), &Wanted::default()).unwrap();
+        queue.serving = None;
+        assert_eq!(serve(&mut queue), [rightful]);
+    }
+
     #[test]
     fn one_source_fills_no_queue() {
         let mut queue = Queue::default();
-        let entered = (0..100).filter(|_| queue.enter(source(1), Standing::default()).is_some()).count();
-        assert_eq!(entered, MOST_OF_ONE);
-        assert!(queue.enter(source(2), Standing::default()).is_some());
+        let mut enter = |n| queue.enter(source(n), Standing::default(), &Wanted::default()).is_some();
+        assert_eq!((0..100).filter(|_| enter(1)).count(), MOST_OF_ONE);
+        assert!(enter(2));
     }
 
     /// A crowd with an unlimited supply of unseen addresses, `at_once` of which wait at any time and `more` come in each
@@ -268,14 +341,15 @@ mod tests {
         for turn in 0..before + 1000 {
             while queue.tickets.len() < at_once {
                 address += 1;
-                queue.enter(source(address), Standing::default());
+                queue.enter(source(address), Standing::default(), &Wanted::default());
             }
             for _ in 0..more {
                 address += 1;
-                queue.enter(source(address), Standing::default());
+                queue.enter(source(address), Standing::default(), &Wanted::default());
             }
             if turn == before {
-                rightful = queue.enter(source(u32::MAX), standing(false, own)).map(|(number, _)| number);
+                let entered = queue.enter(source(u32::MAX), standing(false, own), &Wanted::default());
+                rightful = entered.map(|(number, _)| number);
             }
             queue.serve_next();
             if rightful.is_some() && queue.serving == rightful {
@@ -305,10 +379,11 @@ mod tests {
         fn a_client_without_failures_is_next(guesses in proptest::collection::vec((0..1000_u32, 1..5_u32), 0..500)) {
             let mut queue = Queue::default();
             for (n, failures) in guesses {
-                queue.enter(source(n), standing(true, [failures, failures, failures]));
+                queue.enter(source(n), standing(true, [failures, failures, failures]), &Wanted::default());
                 prop_assert!(queue.tickets.len() <= MOST_WAITING);
             }
-            let (rightful, _) = queue.enter(source(u32::MAX), standing(true, [0, 9, 9])).unwrap();
+            let own = standing(true, [0, 9, 9]);
+            let (rightful, _) = queue.enter(source(u32::MAX), own, &Wanted::default()).unwrap();
             let served = serve(&mut queue);
             prop_assert_eq!(served.first(), Some(&rightful));
         }

@@ -21,7 +21,7 @@ use api::USER;
 use crate::hash::{self, AuthError, DEFAULT_PASSWORD, Memory};
 use crate::ledger::{Ledger, Ledgers, Other, since_boot};
 use crate::throttle::Throttle;
-use crate::turns::Turns;
+use crate::turns::{Turns, Wanted};
 
 /// Longer passwords are wrong without being looked at, in bytes.
 pub const MAXIMUM_PASSWORD_BYTES: usize = 1024;
@@ -43,9 +43,10 @@ pub enum Outcome {
     },
 }
 
-/// Tells one version of the password file from another.
+/// Tells one version of the password file from another, and so whether a login was made with the password of now. The
+/// same password, set again, is another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Version {
+pub struct PasswordVersion {
     device: u64,
     inode: u64,
     size: u64,
@@ -54,7 +55,7 @@ struct Version {
 
 #[derive(Debug, Clone)]
 struct Loaded {
-    version: Version,
+    version: PasswordVersion,
     hash: String,
     accepted: Option<[u8; 32]>,
     is_default: Option<bool>,
@@ -115,7 +116,13 @@ impl Verifier {
     /// Blocks for the time of an Argon2 hash if this password was not seen before: call it from a thread that may
     /// block.
     pub fn verify(&self, user: &str, password: &str, from: IpAddr) -> Outcome {
-        self.verify_at(user, password, from, since_boot)
+        self.verify_while(user, password, from, &Wanted::default())
+    }
+
+    /// The same, for somebody who may hang up meanwhile: a password that waits for its turn is then given up, and counts
+    /// neither as right nor as wrong.
+    pub fn verify_while(&self, user: &str, password: &str, from: IpAddr, wanted: &Wanted) -> Outcome {
+        self.verify_at(user, password, from, wanted, since_boot)
     }
 
     /// Whether user and password are those that were accepted last: for a connection that gave them before, which goes on
@@ -124,6 +131,12 @@ impl Verifier {
         let mut state = lock(&self.state);
         let accepted = self.load(&mut state).ok().and_then(|loaded| loaded.accepted);
         user == USER && accepted.is_some_and(|accepted| bool::from(accepted.ct_eq(&self.digest(password))))
+    }
+
+    /// The version of the password that counts now; `None`: it cannot be told. For a session it is to be asked before the
+    /// password is checked: one that is replaced in between is then taken for the old one, and never the other way round.
+    pub fn version(&self) -> Option<PasswordVersion> {
+        version(&self.path).ok()
     }
 
     /// Whether `from` gave the right password within a day.
@@ -169,12 +182,19 @@ impl Verifier {
         own
     }
 
-    fn verify_at(&self, user: &str, password: &str, from: IpAddr, now: impl Fn() -> Duration) -> Outcome {
+    fn verify_at(
+        &self,
+        user: &str,
+        password: &str,
+        from: IpAddr,
+        wanted: &Wanted,
+        now: impl Fn() -> Duration,
+    ) -> Outcome {
         if let Some(outcome) = self.settle(user, password, from, now()) {
             return outcome;
         }
         let standing = lock(&self.state).throttle.standing(from, now());
-        let Some(turn) = self.turns.wait(from, standing) else {
+        let Some(turn) = self.turns.wait(from, standing, wanted) else {
             return Outcome::Throttled { retry_after: BUSY };
         };
         // While this one waited, another may have been accepted, or the source may have run into the throttle.
@@ -252,9 +272,9 @@ fn conclude(throttle: &mut Throttle, right: bool, from: IpAddr, now: Duration) -
     }
 }
 
-fn version(path: &Path) -> io::Result<Version> {
+fn version(path: &Path) -> io::Result<PasswordVersion> {
     let metadata = fs::metadata(path)?;
-    Ok(Version {
+    Ok(PasswordVersion {
         device: metadata.dev(),
         inode: metadata.ino(),
         size: metadata.size(),
@@ -295,7 +315,7 @@ mod tests {
         }
 
         fn at(&self, seconds: u64, user: &str, password: &str, from: IpAddr) -> Outcome {
-            self.verifier.verify_at(user, password, from, || Duration::from_secs(seconds))
+            self.verifier.verify_at(user, password, from, &Wanted::default(), || Duration::from_secs(seconds))
         }
     }
 

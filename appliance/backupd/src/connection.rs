@@ -4,7 +4,9 @@
 //! every second. It does not care what the connection is stuck in: a TLS handshake, half a header, half a body, or an
 //! answer that nobody takes.
 
-use crate::gate::{Gate, Number, TooMany};
+use crate::gate::{Gate, Gone};
+use auth::PasswordVersion;
+use auth::crowd::Number;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -45,6 +47,8 @@ const MOST_REFUSALS: u32 = 3;
 struct Marks {
     connected: Instant,
     logged_in: bool,
+    /// The password that was right then, where that could be told.
+    password: Option<PasswordVersion>,
     refusals: u32,
     /// Requests that are not answered to the end.
     open: u32,
@@ -60,17 +64,26 @@ pub struct Connection {
     /// Who is connected.
     pub from: SocketAddr,
     number: Number,
+    /// It is the paired monitor's.
+    reserved: bool,
     gate: Arc<Mutex<Gate>>,
     marks: Mutex<Marks>,
 }
 
 impl Connection {
-    /// A connection that begins now, with its place.
-    pub fn new(from: SocketAddr, number: Number, gate: Arc<Mutex<Gate>>) -> Self {
+    /// A connection that begins now, with its place; `reserved`: it is the paired monitor's.
+    pub fn new(from: SocketAddr, number: Number, reserved: bool, gate: Arc<Mutex<Gate>>) -> Self {
         let now = Instant::now();
-        let marks =
-            Marks { connected: now, logged_in: false, refusals: 0, open: 0, answered: now, blocked: None };
-        Self { from, number, gate, marks: Mutex::new(marks) }
+        let marks = Marks {
+            connected: now,
+            logged_in: false,
+            password: None,
+            refusals: 0,
+            open: 0,
+            answered: now,
+            blocked: None,
+        };
+        Self { from, number, reserved, gate, marks: Mutex::new(marks) }
     }
 
     /// Its number at the gate.
@@ -83,13 +96,14 @@ impl Connection {
         self.marks().logged_in
     }
 
-    /// It carries the right password; gives the connection that has to be closed for it.
+    /// It carries the right password, which had this version; gives the connection that has to be closed for it.
     ///
     /// # Errors
-    /// Its source holds too many already.
-    pub fn log_in(&self) -> Result<Option<Number>, TooMany> {
-        let closes = lock(&self.gate).log_in(self.number)?;
-        self.marks().logged_in = true;
+    /// Its place was given to another.
+    pub fn log_in(&self, password: Option<PasswordVersion>) -> Result<Option<Number>, Gone> {
+        let closes = lock(&self.gate).log_in(self.number, self.reserved)?;
+        let mut marks = self.marks();
+        (marks.logged_in, marks.password) = (true, password);
         Ok(closes)
     }
 
@@ -100,13 +114,13 @@ impl Connection {
         !marks.logged_in && marks.refusals >= MOST_REFUSALS
     }
 
-    /// A request that costs memory begins.
+    /// A request that costs memory begins; gives the connection that has to be closed for it, too.
     ///
     /// # Errors
-    /// Too many are under way.
-    pub fn begin(self: &Arc<Self>) -> Result<Busy, TooMany> {
-        lock(&self.gate).begin(self.number)?;
-        Ok(Busy(Arc::clone(self)))
+    /// Its place was given to another.
+    pub fn begin(self: &Arc<Self>) -> Result<(Busy, Option<Number>), Gone> {
+        let closes = lock(&self.gate).begin(self.number)?;
+        Ok((Busy(Arc::clone(self)), closes))
     }
 
     /// A request begins.
@@ -115,9 +129,9 @@ impl Connection {
         Open(Arc::clone(self))
     }
 
-    /// Why the connection has to end now.
-    pub fn verdict(&self, deadlines: &Deadlines) -> Option<Why> {
-        verdict(&self.marks(), Instant::now(), deadlines)
+    /// Why the connection has to end now, where `password` is the version that counts.
+    pub fn verdict(&self, deadlines: &Deadlines, password: Option<PasswordVersion>) -> Option<Why> {
+        verdict(&self.marks(), Instant::now(), deadlines, password)
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
@@ -164,6 +178,8 @@ pub enum Why {
     Stalled,
     /// Its place was needed for another.
     ForAnother,
+    /// It logged in with a password that counts no more.
+    OtherPassword,
 }
 
 impl std::fmt::Display for Why {
@@ -173,13 +189,22 @@ impl std::fmt::Display for Why {
             Self::Idle => "no request in time",
             Self::Stalled => "the client takes nothing of an answer",
             Self::ForAnother => "its place was needed for another",
+            Self::OtherPassword => "the password was changed",
         })
     }
 }
 
-fn verdict(marks: &Marks, now: Instant, deadlines: &Deadlines) -> Option<Why> {
+fn verdict(
+    marks: &Marks,
+    now: Instant,
+    deadlines: &Deadlines,
+    password: Option<PasswordVersion>,
+) -> Option<Why> {
     let over = |since: Instant, limit| now.saturating_duration_since(since) > limit;
+    // A file that cannot be looked at now is no other password.
+    let other_password = marks.logged_in && password.is_some() && password != marks.password;
     let reasons = [
+        (other_password, Why::OtherPassword),
         (!marks.logged_in && over(marks.connected, deadlines.login), Why::NoLogin),
         (marks.blocked.is_some_and(|since| over(since, deadlines.stall)), Why::Stalled),
         (marks.open == 0 && over(marks.answered, deadlines.idle), Why::Idle),
@@ -267,6 +292,7 @@ mod tests {
         let fresh = Marks {
             connected: start,
             logged_in: false,
+            password: None,
             refusals: 0,
             open: 0,
             answered: start,
@@ -286,7 +312,40 @@ mod tests {
             (stuck, 31, Some(Why::Stalled)),
         ] {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(verdict(&marks, now, &Deadlines::default()), expected, "{marks:?} after {seconds} s");
+            let verdict = verdict(&marks, now, &Deadlines::default(), None);
+            assert_eq!(verdict, expected, "{marks:?} after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn a_login_with_a_password_that_counts_no_more_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let version = |text: &str| {
+            let path = folder.path().join("password");
+            std::fs::write(&path, text).unwrap();
+            auth::Verifier::new(&path).unwrap().version()
+        };
+        let (old, new) = (version("a"), version("other"));
+        let now = Instant::now();
+        let marks = Marks {
+            connected: now,
+            logged_in: true,
+            password: old,
+            refusals: 0,
+            open: 1,
+            answered: now,
+            blocked: None,
+        };
+        for (logged_in, login, current, expected) in [
+            (true, old, old, None),
+            (true, old, new, Some(Why::OtherPassword)),
+            // The file cannot be looked at now, or could not be looked at then.
+            (true, old, None, None),
+            (true, None, new, Some(Why::OtherPassword)),
+            (false, None, new, None),
+        ] {
+            let marks = Marks { logged_in, password: login, ..marks };
+            assert_eq!(verdict(&marks, now, &Deadlines::default(), current), expected);
         }
     }
 }

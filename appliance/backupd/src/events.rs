@@ -6,6 +6,7 @@
 
 use api::{EVENTS_KEPT, Event, EventKind, Level};
 use jiff::Timestamp;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -111,15 +112,64 @@ impl Log {
     fn push(&mut self, event: Event) {
         self.next = self.next.max(event.number.saturating_add(1));
         self.kept.push_back(event);
-        if self.kept.len() > EVENTS_KEPT {
-            self.kept.pop_front();
+        if self.kept.len() > EVENTS_KEPT
+            && let Some(at) = outnumbered(&self.kept)
+        {
+            self.kept.remove(at);
         }
     }
+}
+
+/// Which event goes first: the oldest of the class that has most.
+fn outnumbered(kept: &VecDeque<Event>) -> Option<usize> {
+    let class = |event: &Event| (event.kind, event.level);
+    // The number and the oldest of each; there are few classes.
+    let mut classes: Vec<((EventKind, Level), usize, usize)> = Vec::new();
+    for (at, event) in kept.iter().enumerate() {
+        match classes.iter_mut().find(|(named, ..)| *named == class(event)) {
+            Some((_, count, _)) => *count += 1,
+            None => classes.push((class(event), 1, at)),
+        }
+    }
+    classes.into_iter().max_by_key(|(_, count, oldest)| (*count, Reverse(*oldest))).map(|(.., oldest)| oldest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_one_class_pushes_out_only_its_own() {
+        let mut log = Log { next: 1, ..Log::default() };
+        let event = |number, kind, level| Event {
+            number,
+            at: Timestamp::UNIX_EPOCH,
+            kind,
+            level,
+            message: String::new(),
+            backup: None,
+        };
+        let important = [
+            (EventKind::Verification, Level::Fail),
+            (EventKind::FullCopy, Level::Fail),
+            (EventKind::Paired, Level::Warn),
+            (EventKind::Rotation, Level::Ok),
+            (EventKind::Settings, Level::Warn),
+        ];
+        for (number, (kind, level)) in (1..).zip(important) {
+            log.push(event(number, kind, level));
+        }
+        for number in 6..6 + 5 * EVENTS_KEPT as u64 {
+            let kind = if number % 3 == 0 { EventKind::Backup } else { EventKind::Settings };
+            log.push(event(number, kind, Level::Ok));
+        }
+        assert_eq!(log.kept.len(), EVENTS_KEPT);
+        let numbers: Vec<u64> = log.kept.iter().map(|event| event.number).collect();
+        assert_eq!(numbers[..5], [1, 2, 3, 4, 5]);
+        assert!(numbers.is_sorted());
+        let backups = log.kept.iter().filter(|event| event.kind == EventKind::Backup).count();
+        assert!((400..600).contains(&backups), "two floods share the room: {backups}");
+    }
 
     #[test]
     fn the_log_is_bounded_and_numbers_go_on_after_a_restart() {

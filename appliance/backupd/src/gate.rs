@@ -1,24 +1,28 @@
 //! Who may be connected, and who has to go so that somebody else gets in. Pure: no clock, no sockets.
 //!
-//! Connections have three pools of places: those before a login, those before a login from an address that is known or
-//! the paired monitor's, and those that have carried a valid login. Who cannot log in fills the first at most. It
-//! stays open to newcomers: when it is full, one is closed, of the source that holds most of it; among equals one whose
-//! source has wasted places or failed before, and then the oldest. So a client that comes for the first time gets in
-//! before all who hold places again and again.
+//! Before a login, connections are a [`Crowd`]. Those that have carried a valid login have places of their own, and some
+//! of them a request under way that costs memory. Whoever knows the password gets in, and may have stolen it; so nobody
+//! is told to come again, but another one is closed:
+//!
+//! 1. A source (an IPv4 address, an IPv6 /64) with too many loses one of its own.
+//! 2. Else one of the source that holds most, the paired monitor's aside; among equals the one that has done nothing for
+//!    longest.
+//!
+//! So one address keeps no other one out, and nobody the paired monitor. What many addresses with the password can do is
+//! to have a connection closed that is the oldest of all: its client connects again.
 
-use std::collections::HashMap;
+use auth::crowd::{self, Crowd, Entered, Guest, Number};
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 /// How many places there are.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Before a login.
-    pub early: usize,
-    /// Before a login, from known addresses.
-    pub known: usize,
+    pub crowd: crowd::Limits,
     /// After a login.
     pub logged_in: usize,
-    /// Of one source in each of these.
+    /// Of one source among these.
     pub of_one: usize,
     /// Requests under way together, without listeners to events; the paired monitor has as many more as `of_one_busy`.
     pub busy: usize,
@@ -28,291 +32,260 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { early: 64, known: 32, logged_in: 128, of_one: 16, busy: 12, of_one_busy: 6 }
+        Self { crowd: crowd::Limits::default(), logged_in: 128, of_one: 16, busy: 12, of_one_busy: 6 }
     }
 }
-
-/// Sources whose wasted places are remembered.
-const MOST_REMEMBERED: usize = 4096;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pool {
-    Early,
-    Known,
-    LoggedIn,
-}
-
-/// A connection's number; later ones are greater.
-pub type Number = u64;
 
 #[derive(Debug, Clone, Copy)]
 struct Place {
     number: Number,
     /// The IPv4 address or IPv6 /64.
     source: IpAddr,
-    pool: Pool,
-    /// Failed logins of the source when it came.
-    failures: u32,
+    /// It is the paired monitor's.
     reserved: bool,
     busy: bool,
+    /// The turn in which it logged in, or in which its last request began or ended.
+    used: u64,
     /// It was told to go: its place is free, though its socket is not yet.
     goes: bool,
-}
-
-/// What came of somebody who wants in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entered {
-    /// The new connection.
-    pub number: Number,
-    /// The one that has to be closed for it; itself, when nobody is worth less.
-    pub closes: Option<Number>,
-}
-
-/// Who comes.
-#[derive(Debug, Clone, Copy)]
-pub struct Guest {
-    /// The IPv4 address or IPv6 /64.
-    pub source: IpAddr,
-    /// It gave the right password lately, or is the paired monitor.
-    pub known: bool,
-    /// It is the paired monitor.
-    pub reserved: bool,
-    /// Its failed logins.
-    pub failures: u32,
 }
 
 /// All connections.
 #[derive(Debug, Default)]
 pub struct Gate {
     limits: Limits,
-    next: Number,
+    crowd: Crowd,
     places: Vec<Place>,
-    wasted: HashMap<IpAddr, u32>,
+    /// Grows with each use.
+    turn: u64,
 }
 
 impl Gate {
     /// Nobody is connected.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        Self { limits, crowd: Crowd::new(limits.crowd), ..Self::default() }
     }
 
     /// Somebody connects.
     pub fn enter(&mut self, guest: Guest) -> Entered {
-        let Guest { source, known, reserved, failures } = guest;
-        let (number, pool) = (self.next, if known { Pool::Known } else { Pool::Early });
-        self.next += 1;
-        self.places.push(Place { number, source, pool, failures, reserved, busy: false, goes: false });
-        Entered { number, closes: self.victim(pool, source) }
+        self.crowd.enter(guest)
     }
 
-    /// A connection has carried a valid login. An error says that its source holds too many; else, which one has to be
-    /// closed for it.
-    pub fn log_in(&mut self, number: Number) -> Result<Option<Number>, TooMany> {
-        let of_one = self.limits.of_one;
-        let Some(place) = self.places.iter().find(|place| place.number == number).copied() else {
-            return Err(TooMany);
-        };
-        let same =
-            |other: &&Place| other.pool == Pool::LoggedIn && other.source == place.source && !other.goes;
-        if place.pool == Pool::LoggedIn {
-            return Ok(None);
+    /// A connection has carried a valid login; `reserved`: it is the paired monitor's. Gives which one has to be closed for
+    /// it.
+    ///
+    /// # Errors
+    /// It was itself told to go.
+    pub fn log_in(&mut self, number: Number, reserved: bool) -> Result<Option<Number>, Gone> {
+        if let Some(place) = self.places.iter().find(|place| place.number == number) {
+            return if place.goes { Err(Gone) } else { Ok(None) };
         }
-        if self.places.iter().filter(same).count() >= of_one {
-            return Err(TooMany);
-        }
-        self.wasted.remove(&place.source);
-        self.places
-            .iter_mut()
-            .filter(|place| place.number == number)
-            .for_each(|place| place.pool = Pool::LoggedIn);
-        Ok(self.victim(Pool::LoggedIn, place.source))
+        let Guest { source, .. } = self.crowd.log_in(number).ok_or(Gone)?;
+        let used = self.turn();
+        self.places.push(Place { number, source, reserved, busy: false, used, goes: false });
+        let Limits { logged_in, of_one, .. } = self.limits;
+        Ok(self.displace(number, |_| true, logged_in, of_one))
     }
 
-    /// A request of a connection begins that costs memory until it is answered.
-    pub fn begin(&mut self, number: Number) -> Result<(), TooMany> {
-        let Some(place) = self.places.iter().find(|place| place.number == number).copied() else {
-            return Err(TooMany);
-        };
-        let busy = |test: &dyn Fn(&Place) -> bool| self.places.iter().filter(|p| p.busy && test(p)).count();
-        let of_one = busy(&|other| other.source == place.source);
-        let full = if place.reserved { false } else { busy(&|other| !other.reserved) >= self.limits.busy };
-        if full || of_one >= self.limits.of_one_busy {
-            return Err(TooMany);
-        }
-        self.set_busy(number, true);
-        Ok(())
+    /// A request of a connection begins that costs memory until it is answered. Gives which one has to be closed for it.
+    ///
+    /// # Errors
+    /// The connection was told to go.
+    pub fn begin(&mut self, number: Number) -> Result<Option<Number>, Gone> {
+        let turn = self.turn();
+        let place = self.places.iter_mut().find(|place| place.number == number && !place.goes).ok_or(Gone)?;
+        (place.busy, place.used) = (true, turn);
+        let Limits { busy, of_one_busy, .. } = self.limits;
+        Ok(self.displace(number, |place| place.busy, busy, of_one_busy))
     }
 
     /// A request is answered.
     pub fn end(&mut self, number: Number) {
-        self.set_busy(number, false);
+        let turn = self.turn();
+        if let Some(place) = self.places.iter_mut().find(|place| place.number == number) {
+            (place.busy, place.used) = (false, turn);
+        }
     }
 
     /// A connection has ended.
     pub fn leave(&mut self, number: Number) {
-        let Some(at) = self.places.iter().position(|place| place.number == number) else { return };
-        let place = self.places.remove(at);
-        if place.pool == Pool::Early {
-            if self.wasted.len() >= MOST_REMEMBERED {
-                self.wasted.clear();
-            }
-            let wasted = self.wasted.entry(place.source).or_default();
-            *wasted = wasted.saturating_add(1);
-        }
+        self.crowd.leave(number);
+        self.places.retain(|place| place.number != number);
     }
 
     /// Connections in all.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.crowd.len() + self.places.len()
     }
 
-    fn set_busy(&mut self, number: Number, busy: bool) {
-        self.places.iter_mut().filter(|place| place.number == number).for_each(|place| place.busy = busy);
+    fn turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
     }
 
-    /// Who has to go after `newcomer` has come into `pool`.
-    fn victim(&mut self, pool: Pool, newcomer: IpAddr) -> Option<Number> {
-        let victim = self.worst(pool, newcomer)?;
+    /// Who has to go now that `newcomer` is among those that `counts` names, of whom there may be `most` beside the paired
+    /// monitor's, and `of_one` of one source.
+    fn displace(
+        &mut self,
+        newcomer: Number,
+        counts: impl Fn(&Place) -> bool,
+        most: usize,
+        of_one: usize,
+    ) -> Option<Number> {
+        let own = *self.places.iter().find(|place| place.number == newcomer)?;
+        let all = || self.places.iter().filter(|place| counts(place) && !place.goes);
+        let of = |source: IpAddr| all().filter(|place| place.source == source).count();
+        let others = || all().filter(|place| place.number != newcomer);
+        let oldest_use = |place: &&Place| (place.busy, place.used);
+        let victim = if of(own.source) > of_one {
+            others().filter(|place| place.source == own.source).min_by_key(oldest_use)
+        } else if !own.reserved && all().filter(|place| !place.reserved).count() > most {
+            let strangers = others().filter(|place| !place.reserved);
+            strangers.min_by_key(|place| (Reverse(of(place.source)), oldest_use(place)))
+        } else {
+            None
+        };
+        let victim = victim?.number;
         self.places.iter_mut().filter(|place| place.number == victim).for_each(|place| place.goes = true);
         Some(victim)
     }
-
-    fn worst(&self, pool: Pool, newcomer: IpAddr) -> Option<Number> {
-        let capacity = match pool {
-            Pool::Early => self.limits.early,
-            Pool::Known => self.limits.known,
-            Pool::LoggedIn => self.limits.logged_in,
-        };
-        let in_pool = || self.places.iter().filter(|place| place.pool == pool && !place.goes);
-        let of = |source: IpAddr| in_pool().filter(|place| place.source == source).count();
-        if in_pool().count() <= capacity && of(newcomer) <= self.limits.of_one {
-            return None;
-        }
-        let worth = |place: &&Place| {
-            let wasted = self.wasted.get(&place.source).copied().unwrap_or(0);
-            (of(place.source), wasted.saturating_add(place.failures), std::cmp::Reverse(place.number))
-        };
-        in_pool().max_by_key(worth).map(|place| place.number)
-    }
 }
 
-/// A source has too much at once.
+/// The connection's place was given to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooMany;
+pub struct Gone;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
-    const LIMITS: Limits = Limits { early: 4, known: 2, logged_in: 4, of_one: 3, busy: 2, of_one_busy: 2 };
+    const LIMITS: Limits = Limits {
+        crowd: crowd::Limits { early: 4, known: 2, of_one: 3 },
+        logged_in: 4,
+        of_one: 3,
+        busy: 3,
+        of_one_busy: 2,
+    };
 
     fn source(n: u32) -> IpAddr {
         IpAddr::V4(Ipv4Addr::from_bits(n))
     }
 
-    fn stranger(n: u32) -> Guest {
-        Guest { source: source(n), known: false, reserved: false, failures: 0 }
-    }
-
-    /// Enters and closes whoever has to go; gives the number and who was closed.
-    fn enter(gate: &mut Gate, guest: Guest) -> (Number, Option<Number>) {
-        let entered = gate.enter(guest);
-        entered.closes.into_iter().for_each(|number| gate.leave(number));
-        (entered.number, entered.closes)
+    /// Logs in from a source, 0 being the paired monitor's; closes whoever has to go. Gives the number and who was closed.
+    fn log_in(gate: &mut Gate, n: u32) -> (Number, Option<Number>) {
+        let Entered { number, .. } = gate.enter(Guest { source: source(n), known: n == 0, failures: 0 });
+        let closed = gate.log_in(number, n == 0).unwrap();
+        closed.into_iter().for_each(|number| gate.leave(number));
+        (number, closed)
     }
 
     #[test]
-    fn a_full_pool_closes_the_oldest_of_the_source_that_holds_most() {
+    fn a_login_is_always_taken_and_another_goes_for_it() {
         let mut gate = Gate::new(LIMITS);
-        let numbers: Vec<_> = [1, 2, 2, 3].map(|n| enter(&mut gate, stranger(n)).0).into();
-        assert_eq!(enter(&mut gate, stranger(4)).1, Some(numbers[1]));
-        // All hold one: of the source that lost a place before, and then the oldest.
-        assert_eq!(enter(&mut gate, stranger(5)).1, Some(numbers[2]));
-        assert_eq!(enter(&mut gate, stranger(6)).1, Some(numbers[0]));
-        assert_eq!(gate.len(), 4);
+        let numbers: Vec<_> = [1, 1, 1, 2].map(|n| log_in(&mut gate, n)).into();
+        assert!(numbers.iter().all(|(_, closed)| closed.is_none()));
+        // Of its own: the one that has done nothing for longest.
+        gate.begin(numbers[0].0).unwrap();
+        gate.end(numbers[0].0);
+        assert_eq!(log_in(&mut gate, 1).1, Some(numbers[1].0));
+        // All four places are taken: of the source that holds most.
+        assert_eq!(log_in(&mut gate, 3).1, Some(numbers[2].0));
+        // Again, and one with a request under way stays.
+        gate.begin(numbers[0].0).unwrap();
+        let last_of_1 = numbers[3].0 + 1;
+        assert_eq!(log_in(&mut gate, 4).1, Some(last_of_1));
+        // Each holds one.
+        assert_eq!(log_in(&mut gate, 5).1, Some(numbers[3].0));
+        assert_eq!(gate.log_in(numbers[0].0, false), Ok(None), "it has logged in already");
+        assert_eq!(gate.log_in(4711, false), Err(Gone));
     }
 
     #[test]
-    fn another_one_goes_while_the_first_has_not_gone_yet() {
+    fn who_was_told_to_go_gets_nothing_more() {
         let mut gate = Gate::new(LIMITS);
-        let entered: Vec<_> = (0..8).map(|n| gate.enter(stranger(n))).collect();
-        let closed: Vec<_> = entered.iter().filter_map(|entered| entered.closes).collect();
-        assert_eq!(closed, [0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn one_source_holds_so_many_at_most() {
-        let mut gate = Gate::new(LIMITS);
-        let numbers: Vec<_> = [1, 1, 1].map(|n| enter(&mut gate, stranger(n)).0).into();
-        assert_eq!(enter(&mut gate, stranger(1)).1, Some(numbers[0]));
-        assert_eq!(gate.len(), 3);
-    }
-
-    #[test]
-    fn who_comes_for_the_first_time_stays_before_those_that_waste_places_or_failed() {
-        let mut gate = Gate::new(LIMITS);
-        // They have come before.
-        for n in 0..100 {
-            enter(&mut gate, stranger(n));
+        let first = log_in(&mut gate, 1).0;
+        for n in 2..=5 {
+            let Entered { number, .. } = gate.enter(Guest { source: source(n), known: false, failures: 0 });
+            gate.log_in(number, false).unwrap();
         }
-        let (rightful, closed) = enter(&mut gate, stranger(1000));
-        assert!(closed.is_some_and(|closed| closed != rightful));
-        for n in (0..96).cycle().take(1000) {
-            let (_, closed) = enter(&mut gate, stranger(n));
-            assert!(closed.is_some_and(|closed| closed != rightful));
-        }
-        let failed = Guest { failures: 3, ..stranger(2000) };
-        let mut gate = Gate::new(LIMITS);
-        let numbers: Vec<_> =
-            [stranger(1), failed, stranger(3), stranger(4)].map(|g| enter(&mut gate, g).0).into();
-        assert_eq!(enter(&mut gate, stranger(5)).1, Some(numbers[1]));
+        assert_eq!((gate.log_in(first, false), gate.begin(first)), (Err(Gone), Err(Gone)));
     }
 
     #[test]
-    fn strangers_take_no_place_of_known_ones_or_of_those_logged_in() {
+    fn the_paired_monitor_has_places_of_its_own() {
         let mut gate = Gate::new(LIMITS);
-        let known = enter(&mut gate, Guest { known: true, ..stranger(1) }).0;
-        let logged_in = enter(&mut gate, stranger(2)).0;
-        assert_eq!(gate.log_in(logged_in), Ok(None));
-        for n in 3..1000 {
-            let (_, closed) = enter(&mut gate, stranger(n));
-            assert!(closed.is_none_or(|closed| closed != known && closed != logged_in));
-            assert!(gate.len() <= 6);
+        let monitor = log_in(&mut gate, 0).0;
+        for n in 1..100 {
+            let (number, closed) = log_in(&mut gate, n);
+            assert_ne!(closed, Some(monitor));
+            assert_ne!(gate.begin(number).unwrap(), Some(monitor));
         }
-        assert_eq!(gate.log_in(known), Ok(None));
+        assert_eq!(gate.begin(monitor), Ok(None));
+        // Whoever sits behind its address takes its places, and does not keep it out.
+        let more: Vec<_> = (0..3).map(|_| log_in(&mut gate, 0).0).collect();
+        assert_eq!(gate.begin(more[0]), Err(Gone), "closed for one of its own source");
+        assert_eq!(gate.begin(more[1]), Ok(None));
+        assert_eq!(gate.begin(more[2]), Ok(Some(monitor)));
     }
 
     #[test]
-    fn logins_have_limits_too() {
+    fn the_first_request_of_a_source_has_a_place() {
         let mut gate = Gate::new(LIMITS);
-        for (n, expected) in [(1, Ok(None)), (1, Ok(None)), (1, Ok(None)), (1, Err(TooMany)), (2, Ok(None))] {
-            let number = enter(&mut gate, stranger(n)).0;
-            assert_eq!(gate.log_in(number), expected);
-            if expected.is_err() {
-                gate.leave(number);
+        let numbers: Vec<_> = [1, 1, 1, 2].map(|n| log_in(&mut gate, n).0).into();
+        for number in &numbers[..2] {
+            assert_eq!(gate.begin(*number), Ok(None));
+        }
+        assert_eq!(gate.begin(numbers[2]), Ok(Some(numbers[0])), "of its own");
+        gate.leave(numbers[0]);
+        assert_eq!(gate.begin(numbers[3]), Ok(None));
+        let third = log_in(&mut gate, 3).0;
+        assert_eq!(gate.begin(third), Ok(Some(numbers[1])), "of the source with most");
+        gate.leave(numbers[1]);
+        gate.end(numbers[2]);
+        let fourth = log_in(&mut gate, 4).0;
+        assert_eq!(gate.begin(fourth), Ok(None));
+    }
+
+    proptest! {
+        /// Whoever knows the password and does whatever: the bounds hold, every login and request is taken, and one source
+        /// closes nothing of a source that holds less than it.
+        #[test]
+        fn everybody_gets_in_and_the_bounds_hold(steps in proptest::collection::vec((0..7_u32, 0..4), 0..200)) {
+            let mut gate = Gate::new(LIMITS);
+            for (n, what) in steps {
+                let here: Vec<Number> = gate.places.iter().map(|place| place.number).collect();
+                let chosen = here.get(n as usize % here.len().max(1)).copied();
+                let held = |gate: &Gate, of: IpAddr, busy: bool| {
+                    gate.places.iter().filter(|place| place.source == of && (place.busy || !busy)).count()
+                };
+                let before = gate.places.clone();
+                let (closed, newcomer) = match (what, chosen) {
+                    (1, Some(number)) => (gate.begin(number).unwrap(), number),
+                    (2, Some(number)) => { gate.end(number); continue; }
+                    (3, Some(number)) => { gate.leave(number); continue; }
+                    _ => {
+                        let Entered { number, .. } =
+                            gate.enter(Guest { source: source(n), known: n == 0, failures: 0 });
+                        (gate.log_in(number, n == 0).unwrap(), number)
+                    }
+                };
+                let own = gate.places.iter().find(|place| place.number == newcomer).unwrap().source;
+                if let Some(closed) = closed {
+                    prop_assert_ne!(closed, newcomer);
+                    let gone = before.iter().find(|place| place.number == closed).unwrap().source;
+                    prop_assert!(held(&gate, gone, what == 1) >= held(&gate, own, what == 1) || gone == own);
+                    gate.leave(closed);
+                }
+                let strangers = || gate.places.iter().filter(|place| !place.reserved);
+                prop_assert!(strangers().count() <= LIMITS.logged_in);
+                prop_assert!(strangers().filter(|place| place.busy).count() <= LIMITS.busy);
+                for n in 0..7 {
+                    prop_assert!(held(&gate, source(n), false) <= LIMITS.of_one);
+                    prop_assert!(held(&gate, source(n), true) <= LIMITS.of_one_busy);
+                }
             }
         }
-        // All four places are taken: the oldest of the source with most goes.
-        let number = enter(&mut gate, stranger(3)).0;
-        assert_eq!(gate.log_in(number), Ok(Some(0)));
-        assert_eq!(gate.log_in(number), Ok(None));
-        assert_eq!(gate.log_in(4711), Err(TooMany));
-    }
-
-    #[test]
-    fn requests_under_way_are_bounded_and_the_monitor_has_its_own() {
-        let mut gate = Gate::new(LIMITS);
-        let numbers: Vec<_> = [1, 1, 1, 2].map(|n| enter(&mut gate, stranger(n)).0).into();
-        let monitor = enter(&mut gate, Guest { known: true, reserved: true, ..stranger(3) }).0;
-        assert_eq!(gate.begin(numbers[0]), Ok(()));
-        assert_eq!(gate.begin(numbers[1]), Ok(()));
-        assert_eq!(gate.begin(numbers[2]), Err(TooMany));
-        assert_eq!(gate.begin(numbers[3]), Err(TooMany));
-        assert_eq!(gate.begin(monitor), Ok(()));
-        gate.end(numbers[0]);
-        assert_eq!(gate.begin(numbers[3]), Ok(()));
-        gate.leave(numbers[1]);
-        assert_eq!(gate.begin(numbers[2]), Ok(()));
     }
 }

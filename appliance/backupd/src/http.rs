@@ -2,7 +2,7 @@
 
 use crate::connection::{Busy, Connection, Open};
 use crate::events::MOST_LISTENERS;
-use crate::gate::TooMany;
+use crate::gate::Gone;
 use crate::serve::Door;
 use crate::shared::{Made, Refusal, Shared};
 use crate::{metrics, pinned};
@@ -10,7 +10,7 @@ use api::{
     Backup, BackupList, CreateBackup, ErrorBody, EventList, Peer, PeerInfo, Reason, RotationPlan, SetComment,
     SetPin, Settings, Status, VerifyBackup,
 };
-use auth::{Outcome, Verifier};
+use auth::{Asking, Outcome, Verifier};
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -38,6 +38,8 @@ const SMALL_BODY_MAX: usize = 16 * 1024;
 const LARGE_BODIES: usize = 2;
 /// How long a request with a large body waits for its turn.
 const LARGE_WAIT: Duration = Duration::from_secs(10);
+/// Answers that are put together at once.
+static WORK: Semaphore = Semaphore::const_new(8);
 /// The path of the call with a large body.
 const PEER: &str = "/v1/peer";
 /// The kind of an answer that goes on for ever.
@@ -196,7 +198,7 @@ async fn set_settings(State(app): State<App>, body: Bytes) -> Result<Json<Settin
 }
 
 async fn rotation_plan(State(app): State<App>) -> Result<Json<RotationPlan>, ApiError> {
-    Ok(Json(app.shared.rotation_plan().await?))
+    Ok(Json(app.shared.paced_plan().await?))
 }
 
 /// Query of `GET /v1/events`.
@@ -272,23 +274,24 @@ async fn check(app: &App, connection: &Connection, headers: &HeaderMap) -> Resul
     };
     let from = connection.from.ip().to_canonical();
     let (verifier, logged_in) = (Arc::clone(&app.verifier), connection.is_logged_in());
+    let password_version = verifier.version();
+    // Dropped with the connection: who guesses and hangs up makes nobody wait.
+    let asking = Asking::default();
+    let wanted = asking.wanted();
     let checked = tokio::task::spawn_blocking(move || {
         // Somebody else who guesses from the same address does not cut this one off.
         if logged_in && verifier.still_right(&user, &password) {
             return Outcome::Accepted;
         }
-        verifier.verify(&user, &password, from)
+        verifier.verify_while(&user, &password, from, &wanted)
     });
     match checked.await {
-        Ok(Outcome::Accepted) => match connection.log_in() {
+        Ok(Outcome::Accepted) => match connection.log_in(password_version) {
             Ok(closes) => {
                 closes.into_iter().for_each(|number| app.door.close(number));
                 Ok(())
             }
-            Err(TooMany) => {
-                let error = "your address has too many connections; close one of them";
-                Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, error).into_response())
-            }
+            Err(Gone) => Err(displaced().into_response()),
         },
         Ok(Outcome::Rejected) => {
             tracing::warn!("wrong password from {from}");
@@ -311,12 +314,8 @@ async fn admit(
     connection: &Arc<Connection>,
     request: Request,
 ) -> Result<(Request, Busy), ApiError> {
-    let busy = connection.begin().map_err(|TooMany| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests are under way; try again in a second",
-        )
-    })?;
+    let (busy, closes) = connection.begin().map_err(|Gone| displaced())?;
+    closes.into_iter().for_each(|number| app.door.close(number));
     let (parts, body) = request.into_parts();
     let large = parts.method == Method::PUT && parts.uri.path() == PEER;
     let (limit, _turn) = if large {
@@ -340,6 +339,12 @@ async fn admit(
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
     })?;
     Ok((Request::from_parts(parts, Body::from(body)), busy))
+}
+
+/// The answer on a connection that is about to be closed for another one.
+fn displaced() -> ApiError {
+    let why = "this connection is closed for another one; connect again";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// An answer, which ends its request when it has been sent.
@@ -419,6 +424,12 @@ fn field_of(path: &str, problem: &str) -> Option<String> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, ApiError> {
+    // Work goes on when its connection has ended: whoever asks and hangs up must not make it pile up.
+    let turn = WORK.acquire().await.map_err(|error| ApiError::internal(&error.into()))?;
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(refusal)) => Err(refusal.into()),

@@ -50,6 +50,7 @@ async fn make_and_rotate(shared: &Shared) {
     let mut rotation = Failing::default();
     let mut rotated: Option<Instant> = None;
     loop {
+        shared.changes.look();
         if shared.volume_problem().is_none() {
             let made = make_scheduled(shared).await;
             if let Some(error) = schedule.news(made.map(drop)) {

@@ -3,6 +3,7 @@
 //! Runs as its own user without privileges; what needs root is asked of `hostd`.
 
 mod bounded;
+mod changes;
 mod connection;
 mod engine;
 mod events;
@@ -12,6 +13,7 @@ mod http;
 mod keeper;
 mod metrics;
 mod monitor;
+mod paced;
 mod pairing;
 mod pinned;
 mod room;

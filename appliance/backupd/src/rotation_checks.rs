@@ -1,7 +1,8 @@
 //! The checks about backups that come and go: free space, the last backup, the clock, the retention period. Pure.
 
+use crate::changes::interval_hours;
 use crate::status::{in_words, sentence};
-use api::{Backup, Check, Frequency, Level, Limits, RetentionState, Settings, Space, StuckReason};
+use api::{Backup, Check, Level, Limits, RetentionState, Settings, Space, StuckReason};
 use jiff::{SignedDuration, Timestamp};
 
 /// A backup whose date is so much ahead of the clock has a date that is wrong: less is a clock that was just set.
@@ -84,11 +85,7 @@ pub fn backup_check(
     backups: &Result<Vec<Backup>, String>,
     now: Timestamp,
 ) -> Check {
-    let period = SignedDuration::from_hours(match settings.frequency {
-        Frequency::Hours { hours } => i64::from(hours),
-        Frequency::Day { .. } => 24,
-        Frequency::Week { .. } => 7 * 24,
-    });
+    let period = SignedDuration::from_hours(interval_hours(settings.frequency).into());
     let is_ahead = |backup: &&Backup| is_ahead(backup, now);
     let (level, message) = match backups {
         _ if !is_paired => (Level::Ok, "No monitor is paired, so no backup is due.".into()),

@@ -4,9 +4,10 @@
 //! the place. There is always a place for a newcomer; accepting pauses only until those have gone that were told to.
 
 use crate::connection::{Connection, Deadlines, Watched, Why, lock};
-use crate::gate::{Gate, Guest, Limits, Number};
+use crate::gate::{Gate, Limits};
 use anyhow::{Context as _, Result};
 use auth::Verifier;
+use auth::crowd::{Guest, Number};
 use auth::throttle::group;
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -85,9 +86,9 @@ impl Door {
         let reserved = lock(&self.reserved).contains(&address);
         let known = reserved || self.verifier.is_known(address);
         let failures = self.verifier.failures(address);
-        let guest = Guest { source: group(address), known, reserved, failures };
+        let guest = Guest { source: group(address), known, failures };
         let entered = lock(&self.gate).enter(guest);
-        let connection = Arc::new(Connection::new(from, entered.number, Arc::clone(&self.gate)));
+        let connection = Arc::new(Connection::new(from, entered.number, reserved, Arc::clone(&self.gate)));
         let (closer, closed) = oneshot::channel();
         lock(&self.closers).insert(entered.number, closer);
         if let Some(number) = entered.closes {
@@ -218,7 +219,7 @@ async fn serve(
                 served.as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep(LOOK) => {
-                match connection.verdict(&door.deadlines) {
+                match connection.verdict(&door.deadlines, door.verifier.version()) {
                     None => {}
                     // A client that has done its work and keeps the connection is no news.
                     Some(Why::Idle) => return None,

@@ -1,14 +1,16 @@
 //! What the loops and the API share: the pairing, the settings, the state, and the ways to make and change backups.
 
+use crate::changes::Changes;
 use crate::events::Events;
+use crate::paced::Paced;
 use crate::room::Room;
 use crate::standby::Standby;
 use crate::{hardware_checks, pairing, rotation_checks, status, verification_checks};
 use anyhow::{Context, Result};
 use api::{
-    Attempt, Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Level, Limits, MonitorRef, Peer,
-    Reason, RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason, Verification,
-    Versions,
+    Attempt, Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Frequency, Level, Limits,
+    MonitorRef, Peer, Reason, RetentionState, RotationPlan, Settings, Space, State, Status, StuckReason,
+    Verification, Versions,
 };
 use backups::{BackupId, Entry};
 use files::Document;
@@ -27,6 +29,8 @@ const FORMAT: u32 = 1;
 const ASKED_MAX: usize = 16;
 /// Between two events about refused pairings.
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
+/// Between two rotation plans for the network: while hostd makes one, it makes no room.
+const PLAN_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +160,10 @@ pub struct Shared {
     /// What was damaged when it was read, as sentences without full stop.
     damage: Vec<String>,
     rotation: Mutex<Rotation>,
+    /// What rotation would do, for the network.
+    plans: Paced<RotationPlan>,
+    /// What the network has changed for the worse.
+    pub changes: Changes,
     /// What takes the room.
     pub room: Room,
     /// How the disks were at the last look.
@@ -207,7 +215,9 @@ impl Shared {
         for problem in &damage {
             events.record(EventKind::Settings, Level::Fail, status::sentence(problem), None);
         }
-        Ok(Self {
+        let shared = Self {
+            plans: Paced::new(PLAN_PERIOD),
+            changes: Changes::load(folder)?,
             hostd,
             events,
             settings_changed: Notify::new(),
@@ -236,7 +246,19 @@ impl Shared {
             copy_damage: Mutex::default(),
             copy_failure: Mutex::default(),
             backup: tokio::sync::Mutex::new(()),
-        })
+        };
+        // A power cut may have come between the settings and what was noted of them.
+        shared.note_frequency(shared.settings().frequency);
+        Ok(shared)
+    }
+
+    /// Notes which frequency counts; a lower one is an event.
+    fn note_frequency(&self, frequency: Frequency) {
+        // Backups that cannot be looked at now may be there.
+        let has_backups = self.backups().map_or(true, |list| !list.backups.is_empty());
+        if let Some(message) = self.changes.asked(frequency, has_backups) {
+            self.events.record(EventKind::Settings, Level::Warn, message, None);
+        }
     }
 
     /// The settings.
@@ -249,9 +271,11 @@ impl Shared {
         let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         if *current != settings {
             self.settings_document.save(&settings)?;
+            let frequency = settings.frequency;
             *current = settings;
             drop(current);
             self.events.record(EventKind::Settings, Level::Ok, "The settings were changed.", None);
+            self.note_frequency(frequency);
             self.settings_changed.notify_one();
         }
         Ok(())
@@ -431,6 +455,7 @@ impl Shared {
             status::volume_check(problem),
             rotation_checks::space_check(space, &rotation.limits, rotation.stuck, rotation.failed.as_deref()),
             rotation_checks::retention_check(rotation.retention.as_ref()),
+            self.changes.check(),
             hardware_checks::size_check(size(space.as_ref()).as_ref()),
             hardware_checks::disks_check(disks.as_ref()),
             hardware_checks::scrub_check(disks.as_ref(), Timestamp::now()),
@@ -870,6 +895,11 @@ impl Shared {
         let message = format!("Backup {id} was deleted: {why}.");
         self.events.record(EventKind::Rotation, Level::Ok, message, Some(id));
         self.backups_changed.notify_one();
+    }
+
+    /// What rotation would do, for the network: at most once in [`PLAN_PERIOD`].
+    pub async fn paced_plan(&self) -> Result<RotationPlan, Refusal> {
+        self.plans.get(async || self.rotation_plan().await).await
     }
 
     /// What rotation would do.

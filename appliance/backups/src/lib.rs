@@ -8,6 +8,7 @@
 mod catalog;
 pub mod clock;
 pub mod copy_tries;
+pub mod delayed;
 mod disarm;
 pub mod download;
 pub mod forecast;

@@ -1,15 +1,10 @@
 //! The retention period that is in force, when the network asks for another one. Pure.
 //!
 //! A longer period counts at once. A shorter one would delete backups, and whoever has the network password may ask for
-//! it; so it counts only after a delay, in which the console can confirm or refuse it:
-//!
-//! 1. `in force` stays, and the shorter period is `pending`; a check says how many backups would go, and when.
-//! 2. A still shorter one begins the delay anew. A longer one than is pending does not.
-//! 3. What is as long as the one in force, or longer, ends what is pending.
-//! 4. What the console has refused stays refused until the network asks for something else.
-//!
-//! The delay is time that the machine ran (`ClockRecord::lived`), so no clock shortens it.
+//! it; so it counts only after a delay, in which the console can confirm or refuse it ([`Delayed`]). A check says how many
+//! backups would go, and when.
 
+use crate::delayed::Delayed;
 use serde::{Deserialize, Serialize};
 
 /// Days that a backup is kept; `None`: as long as there is space.
@@ -35,81 +30,8 @@ impl Ord for Period {
     }
 }
 
-/// A shorter period that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
-    /// What would count.
-    pub period: Period,
-    /// For how long the machine had been running when it was asked for, in seconds.
-    pub since: u64,
-}
-
 /// What counts, and what waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Retention {
-    /// What counts; `None`: nothing was asked for yet.
-    in_force: Option<Period>,
-    /// What waits.
-    pending: Option<Pending>,
-    /// What the console has refused.
-    refused: Option<Period>,
-}
-
-impl Retention {
-    /// The network asks for a period, `now` by the machine's running time, under a delay of so many seconds. Where there are
-    /// no backups, nothing has to be protected.
-    #[must_use]
-    pub fn asked(self, period: Period, now: u64, delay: u64, has_backups: bool) -> Self {
-        let Self { in_force, pending, refused } = self.at(now, delay);
-        let settled = Self { in_force: Some(period), pending: None, refused: None };
-        let Some(current) = in_force.filter(|current| has_backups && period < *current) else {
-            return settled;
-        };
-        if refused == Some(period) {
-            return Self { in_force: Some(current), pending: None, refused };
-        }
-        let since = pending.filter(|pending| period >= pending.period).map_or(now, |pending| pending.since);
-        Self { in_force: Some(current), pending: Some(Pending { period, since }), refused: None }
-    }
-
-    /// The same at a later time: what has waited long enough counts.
-    #[must_use]
-    pub fn at(self, now: u64, delay: u64) -> Self {
-        let Some(mut pending) = self.pending else { return self };
-        // The machine's time was lost: the delay begins anew.
-        pending.since = pending.since.min(now);
-        if now - pending.since >= delay {
-            return Self { in_force: Some(pending.period), pending: None, refused: None };
-        }
-        Self { pending: Some(pending), ..self }
-    }
-
-    /// What counts, where something was ever asked for.
-    pub fn in_force(&self) -> Option<Period> {
-        self.in_force
-    }
-
-    /// What waits.
-    pub fn pending(&self) -> Option<Pending> {
-        self.pending
-    }
-
-    /// What the console has refused, and the network still asks for.
-    pub fn refused(&self) -> Option<Period> {
-        self.refused
-    }
-
-    /// The console confirms what waits; `None`: nothing does.
-    pub fn confirmed(self) -> Option<Self> {
-        Some(Self { in_force: Some(self.pending?.period), pending: None, refused: None })
-    }
-
-    /// The console refuses what waits; `None`: nothing does.
-    pub fn refuse(self) -> Option<Self> {
-        Some(Self { refused: Some(self.pending?.period), pending: None, ..self })
-    }
-}
+pub type Retention = Delayed<Period>;
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use auth::PasswordVersion;
 use tokio_rustls::TlsAcceptor;
 
 use crate::commands::{Known, Step, Style, decide, parse, reply};
 use crate::lines::Lines;
+use crate::login::Login;
 use crate::session::Session;
 use crate::tls::Tls;
 
@@ -29,15 +31,17 @@ pub(crate) struct LoggedIn {
     pub(crate) lines: Lines,
     pub(crate) known: Known,
     pub(crate) tls: Option<Tls>,
+    /// The version of the password.
+    pub(crate) password: Option<PasswordVersion>,
 }
 
 /// Talks to a client until it has logged in; `None`: it goes without. `load` gives the settings of TLS where it is asked
-/// for, `is_right` checks user and password.
-pub(crate) async fn log_in<F: Future<Output = bool>>(
+/// for, `check` looks at user and password.
+pub(crate) async fn log_in<F: Future<Output = Login>>(
     mut lines: Lines,
     mut known: Known,
     load: impl Fn() -> Option<Tls>,
-    is_right: impl Fn(Vec<u8>, Vec<u8>) -> F,
+    check: impl Fn(Vec<u8>, Vec<u8>) -> F,
 ) -> io::Result<Option<LoggedIn>> {
     answer(&mut lines, if known.clear_allowed { GREETING_CLEAR } else { GREETING }).await?;
     let (mut user, mut wrong, mut tls) = (Vec::new(), 0, None);
@@ -65,9 +69,17 @@ pub(crate) async fn log_in<F: Future<Output = bool>>(
                 answer(&mut lines, "331 Password required").await?;
             }
             Step::Password => {
-                if is_right(std::mem::take(&mut user), argument.to_vec()).await {
-                    let known = Known { logged_in: true, ..known };
-                    return Ok(Some(LoggedIn { lines, known, tls }));
+                match check(std::mem::take(&mut user), argument.to_vec()).await {
+                    Login::Right(password) => {
+                        let known = Known { logged_in: true, ..known };
+                        return Ok(Some(LoggedIn { lines, known, tls, password }));
+                    }
+                    Login::Later(seconds) => {
+                        let text = format!("421 Too many wrong passwords; try again in {seconds} s");
+                        refuse(lines, &text).await?;
+                        return Ok(None);
+                    }
+                    Login::Wrong => {}
                 }
                 known.user = false;
                 wrong += 1;

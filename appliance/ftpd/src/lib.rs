@@ -10,9 +10,10 @@
 //! ```
 //!
 //! - Before the login a connection is a task with a deadline and a place in a pool of its own (`waiting`); libunftp does
-//!   not see it. A newcomer always gets a place: the oldest connection of whoever has most of them ends for it.
-//! - A login takes one of a few places for sessions, each a thread and a runtime of its own, watched from there. Ending
-//!   it drops the runtime and with it every task and socket, whatever the session got stuck in ([`session`]).
+//!   not see it. A newcomer always gets a place, and time to log in ([`auth::crowd`]).
+//! - A login takes one of a few places for sessions; one too many ends another session, which can resume (`places`). Each
+//!   has a thread and a runtime of its own, and is watched from there. Ending it drops the runtime and with it every task
+//!   and socket, whatever the session got stuck in ([`session`]). Another password ends all of them.
 //! - A data connection counts only when it comes from the client's address and resumes the TLS session of its control
 //!   connection (`tls`); all others are closed, and accepting goes on until the right one comes (`data`).
 //!
@@ -35,7 +36,7 @@
 //! | passive ports are tried at random, nine times | all are tried, in turn (`ports`) |
 //! | PASV on an IPv6 connection closes it | it is asked for EPSV alone; PASV gets 425 there (`commands`) |
 //! | unknown users are not counted, locked-out logins are still checked | the login is ours: `auth` decides, and there is one answer (`login`) |
-//! | no limit of connections, none per address | `waiting`, [`server`] |
+//! | no limit of connections, none per address | `waiting`, `places` |
 //! | TLS is demanded of PASV but not of EPSV, so EPSV after PROT C would send a backup in clear | TLS and PROT are ours (`commands`) |
 //! | a line without end fills the memory, before any login | lines are bounded (`lines`) |
 //! | a TLS handshake on the control connection may take for ever | deadline for the login ([`server`]) |
@@ -53,6 +54,7 @@ mod lines;
 mod login;
 mod pace;
 pub mod path;
+mod places;
 mod ports;
 pub mod server;
 pub mod session;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -17,10 +17,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use api::FtpSettings;
 use auth::Verifier;
+use auth::crowd::{self, Guest};
+use auth::throttle::group;
 use libunftp::ServerBuilder;
 use libunftp::options::SiteMd5;
 use rustix::net::sockopt;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use unftp_core::auth::DefaultUser;
 
 use crate::backend::Backend;
@@ -30,6 +33,7 @@ use crate::control::{self, LoggedIn};
 use crate::lines::Lines;
 use crate::login::{self, AlreadyLoggedIn};
 use crate::pace::Pace;
+use crate::places::{Number, Places};
 use crate::ports::PassivePorts;
 use crate::session::{Client, Limits, Session};
 use crate::socket;
@@ -42,6 +46,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Passwords that are checked or wait for it: more than `auth` lets wait, so that those it answers at once find a
 /// thread.
 const BLOCKING_THREADS: usize = 64;
+/// Sessions that may be about to end beside those that have a place.
+const MOST_ENDING: usize = 8;
+/// How long a login waits for one of those to end.
+const ENDING: Duration = Duration::from_secs(5);
 /// How often what lasts longer than a session is looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -85,7 +93,16 @@ struct Shared {
     unfinished: Arc<Unfinished>,
     waiting: Arc<Waiting>,
     catalog: Catalog,
-    sessions: Mutex<HashMap<IpAddr, usize>>,
+    sessions: Mutex<Sessions>,
+    /// Threads of sessions, those that are about to end with them.
+    threads: Arc<Semaphore>,
+}
+
+/// The sessions that have a place.
+#[derive(Debug)]
+struct Sessions {
+    places: Places,
+    here: HashMap<Number, Arc<Session>>,
 }
 
 impl Server {
@@ -114,15 +131,23 @@ impl Server {
         if let Err(error) = verifier.check() {
             tracing::error!("nobody can log in: {error}"); // the file may still come; until then say why
         }
+        let limits = &config.limits;
+        let crowd = crowd::Limits {
+            early: limits.waiting,
+            known: limits.waiting_known,
+            of_one: limits.waiting_per_address,
+        };
+        let places = Places::new(limits.sessions, limits.sessions_per_address);
         let shared = Shared {
+            threads: Arc::new(Semaphore::new(limits.sessions + MOST_ENDING)),
+            sessions: Mutex::new(Sessions { places, here: HashMap::new() }),
+            waiting: Arc::new(Waiting::new(crowd)),
             catalog: Catalog::new(&config.backups),
             config,
             verifier: Arc::new(verifier),
             passive_turn: Arc::default(),
             pace: Arc::default(),
             unfinished: Arc::default(),
-            waiting: Arc::default(),
-            sessions: Mutex::default(),
         };
         shared.tls()?;
         for listener in &listeners {
@@ -165,9 +190,12 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let limits = &shared.config.limits;
-                let network = network(from.ip());
-                let place = shared.waiting.admit(network, limits.waiting, limits.waiting_per_address);
+                let address = from.ip().to_canonical();
+                let place = shared.waiting.admit(Guest {
+                    source: group(address),
+                    known: shared.verifier.is_known(address),
+                    failures: shared.verifier.failures(address),
+                });
                 let (number, visitor) = (place.number(), Arc::clone(&shared));
                 let task = tokio::spawn(async move {
                     if let Err(error) = meet(stream, from.ip(), place, &visitor).await {
@@ -201,20 +229,22 @@ async fn meet(
     let settings = shared.settings();
     let tls = || shared.tls().inspect_err(|error| tracing::error!("there is no TLS: {error:#}")).ok();
     let known = Known { clear_allowed: settings.allow_clear, ipv6: from.is_ipv6(), ..Known::default() };
-    let is_right = |user: Vec<u8>, password: Vec<u8>| async move {
-        login::is_right(&shared.verifier, &user, &password, from).await
+    let check = |user: Vec<u8>, password: Vec<u8>| async move {
+        login::check(&shared.verifier, &user, &password, from).await
     };
-    let log_in = control::log_in(Lines::new(Box::new(stream), stall), known, tls, is_right);
+    let log_in = control::log_in(Lines::new(Box::new(stream), stall), known, tls, check);
     let Some(client) = tokio::time::timeout(time, log_in).await.context("not logged in in time")?? else {
         return Ok(());
     };
+    // While it still has its place before the login: so those that wait here are few.
+    let thread = tokio::time::timeout(ENDING, Arc::clone(&shared.threads).acquire_owned()).await;
     ensure!(place.leave(), "its place was given to another");
-    let Some(place) = Place::take(shared, from) else {
-        tracing::warn!("{from}: refused, too many sessions");
-        let text = "421 Too many sessions; end one or try again in a minute";
+    let Ok(thread) = thread else {
+        tracing::warn!("{from}: refused, too many sessions are about to end");
+        let text = "421 Too many sessions are about to end; try again in a few seconds";
         return Ok(control::refuse(client.lines, text).await?);
     };
-    serve(client, from, reached, settings, place, shared).await
+    serve(client, from, reached, settings, thread?, shared).await
 }
 
 /// Runs one session to its end.
@@ -223,7 +253,7 @@ async fn serve(
     address: IpAddr,
     reached: IpAddr,
     settings: FtpSettings,
-    place: Place,
+    thread: OwnedSemaphorePermit,
     shared: &Arc<Shared>,
 ) -> Result<()> {
     shared.pace.set(settings.bytes_per_second);
@@ -231,8 +261,10 @@ async fn serve(
         address,
         reached,
         tls: client.tls.clone(),
+        password: client.password,
         unproven_allowed: settings.allow_unproven_data,
     }));
+    let place = Place::take(shared, &session);
     let (inner, outer) = socket::pair().context("cannot connect within the machine")?;
     let (of_thread, shared_with_thread) = (Arc::clone(&session), Arc::clone(shared));
     thread::Builder::new()
@@ -241,7 +273,7 @@ async fn serve(
             if let Err(error) = run(inner, &of_thread, &shared_with_thread) {
                 tracing::error!("{address}: {error:#}");
             }
-            drop(place);
+            drop((place, thread));
         })
         .context("cannot start a session")?;
     let mut inner = Lines::new(Box::new(tokio::net::TcpStream::from_std(outer)?), shared.config.limits.stall);
@@ -257,7 +289,7 @@ fn run(stream: TcpStream, session: &Arc<Session>, shared: &Shared) -> Result<()>
         let stream = tokio::net::TcpStream::from_std(stream)?;
         tokio::select! {
             result = ftp.service(stream) => result.map(|()| None).map_err(io::Error::other),
-            reason = session.watch(&shared.config.limits) => Ok(Some(reason)),
+            reason = session.watch(&shared.config.limits, || shared.counts(session)) => Ok(Some(reason)),
         }
     });
     // Without waiting: a thread stuck in reading a disk must not keep the session's place.
@@ -302,7 +334,13 @@ impl Shared {
         })
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    /// Whether the password that a session logged in with still counts. A file that cannot be looked at now is no other
+    /// password.
+    fn counts(&self, session: &Session) -> bool {
+        self.verifier.version().is_none_or(|now| session.client.password == Some(now))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -311,54 +349,29 @@ impl Shared {
 #[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
-    network: IpAddr,
+    number: Number,
 }
 
 impl Place {
-    fn take(shared: &Arc<Shared>, from: IpAddr) -> Option<Self> {
-        let network = network(from);
+    /// Gives a session a place; whichever has to go for it ends.
+    fn take(shared: &Arc<Shared>, session: &Arc<Session>) -> Self {
         let mut sessions = shared.sessions();
-        let limits = &shared.config.limits;
-        let (all, here) = (sessions.values().sum::<usize>(), sessions.get(&network).copied().unwrap_or(0));
-        if all >= limits.sessions || here >= limits.sessions_per_address {
-            return None;
+        let Sessions { places, here } = &mut *sessions;
+        let idle = |number| here.get(&number).map_or(Duration::MAX, |session: &Arc<Session>| session.idle());
+        let admitted = places.admit(group(session.client.address), idle);
+        if let Some(displaced) = admitted.ends.and_then(|number| here.remove(&number)) {
+            displaced.displace();
         }
-        sessions.insert(network, here + 1);
+        here.insert(admitted.number, Arc::clone(session));
         drop(sessions);
-        Some(Self { shared: Arc::clone(shared), network })
+        Self { shared: Arc::clone(shared), number: admitted.number }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut sessions = self.shared.sessions();
-        if let Some(count) = sessions.get_mut(&self.network) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                sessions.remove(&self.network);
-            }
-        }
-    }
-}
-
-/// What counts as one address: hosts choose freely within an IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ipv6_network_counts_as_one_address() {
-        for (address, expected) in
-            [("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"), ("::1", "::")]
-        {
-            assert_eq!(network(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
-        }
+        sessions.places.leave(self.number);
+        sessions.here.remove(&self.number);
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use auth::PasswordVersion;
 use tokio::sync::oneshot;
 
 use crate::data::DataStream;
@@ -21,7 +22,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Connections at once that have not logged in.
     pub waiting: usize,
-    /// The same from one IPv4 address or IPv6 /64 network.
+    /// More of them, of addresses from which somebody has logged in within a day.
+    pub waiting_known: usize,
+    /// Either from one IPv4 address or IPv6 /64 network.
     pub waiting_per_address: usize,
     /// From connecting to having logged in, TLS handshake included.
     pub login: Duration,
@@ -45,6 +48,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             waiting: 48,
+            waiting_known: 16,
             waiting_per_address: 4,
             login: Duration::from_secs(25),
             sessions: 8,
@@ -57,6 +61,15 @@ impl Default for Limits {
         }
     }
 }
+
+/// How often the password is looked at.
+const PASSWORD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a session ends whose place another login has taken.
+const DISPLACED: &str = "Another login has taken this session's place; log in again and resume";
+
+/// Why a session ends after the password was changed.
+const OTHER_PASSWORD: &str = "The password was changed; log in with the new one";
 
 /// How long a session that is given up lives on, so that a reply can be sent.
 const LAST_REPLY: Duration = Duration::from_secs(1);
@@ -72,6 +85,7 @@ struct Marks {
     used: Instant,
     data_connection_offered: Option<Instant>,
     given_up: Option<(Instant, &'static str)>,
+    displaced: bool,
     ended: Option<&'static str>,
 }
 
@@ -84,6 +98,8 @@ pub(crate) struct Client {
     pub(crate) reached: IpAddr,
     /// TLS of the control connection, if there is.
     pub(crate) tls: Option<Tls>,
+    /// The version of the password that it gave.
+    pub(crate) password: Option<PasswordVersion>,
     /// Data connections need no proof.
     pub(crate) unproven_allowed: bool,
 }
@@ -116,6 +132,7 @@ impl Session {
                 used: now,
                 data_connection_offered: None,
                 given_up: None,
+                displaced: false,
                 ended: None,
             }),
             protected: Mutex::default(),
@@ -191,6 +208,16 @@ impl Session {
         locked(&self.marks).given_up.get_or_insert((Instant::now(), reason));
     }
 
+    /// Another session gets this one's place: it ends.
+    pub(crate) fn displace(&self) {
+        locked(&self.marks).displaced = true;
+    }
+
+    /// For how long nothing was done. Commands that do nothing count as nothing.
+    pub(crate) fn idle(&self) -> Duration {
+        locked(&self.marks).used.elapsed()
+    }
+
     /// Whether transfers may still be started.
     pub(crate) fn serves(&self) -> bool {
         locked(&self.marks).given_up.is_none()
@@ -201,12 +228,18 @@ impl Session {
         locked(&self.marks).ended
     }
 
-    /// Waits until the session has to end; returns why.
-    pub(crate) async fn watch(&self, limits: &Limits) -> &'static str {
+    /// Waits until the session has to end; returns why. `password_counts` tells whether the password that it logged in with
+    /// still does.
+    pub(crate) async fn watch(&self, limits: &Limits, password_counts: impl Fn() -> bool) -> &'static str {
+        let mut looked = Instant::now();
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
+            let mut counts = true;
+            if looked.elapsed() >= PASSWORD_INTERVAL {
+                (counts, looked) = (password_counts(), Instant::now());
+            }
             let mut marks = locked(&self.marks);
-            if let Some(reason) = verdict(&marks, self.unresumed.tried(), Instant::now(), limits) {
+            if let Some(reason) = verdict(&marks, self.unresumed.tried(), counts, Instant::now(), limits) {
                 marks.ended = Some(reason);
                 return reason;
             }
@@ -214,7 +247,13 @@ impl Session {
     }
 }
 
-fn verdict(marks: &Marks, unresumed: bool, now: Instant, limits: &Limits) -> Option<&'static str> {
+fn verdict(
+    marks: &Marks,
+    unresumed: bool,
+    password_counts: bool,
+    now: Instant,
+    limits: &Limits,
+) -> Option<&'static str> {
     let over = |since: Instant, limit| now.saturating_duration_since(since) > limit;
     let owed = |limit| marks.data_connection_offered.is_some_and(|since| over(since, limit));
     if let Some((since, reason)) = marks.given_up
@@ -223,6 +262,8 @@ fn verdict(marks: &Marks, unresumed: bool, now: Instant, limits: &Limits) -> Opt
         return Some(reason);
     }
     let reasons = [
+        (!password_counts, OTHER_PASSWORD),
+        (marks.displaced, DISPLACED),
         (unresumed && owed(limits.unresumed.min(limits.data_connection)), UNRESUMED),
         (owed(limits.data_connection), "No usable data connection came in time"),
         (over(marks.used.max(marks.asked), limits.idle), "Nothing was asked for a while"),
@@ -239,8 +280,14 @@ mod tests {
     fn each_debt_has_its_deadline() {
         let limits = Limits::default();
         let start = Instant::now();
-        let known =
-            Marks { asked: start, used: start, data_connection_offered: None, given_up: None, ended: None };
+        let known = Marks {
+            asked: start,
+            used: start,
+            data_connection_offered: None,
+            given_up: None,
+            displaced: false,
+            ended: None,
+        };
         let asking = Marks { asked: start + Duration::from_secs(850), ..known };
         let offered = Marks { data_connection_offered: Some(start), ..known };
         let failed = Marks { given_up: Some((start, "a restarted transfer failed")), ..known };
@@ -258,7 +305,11 @@ mod tests {
             (failed, false, 2, Some("a restarted transfer failed")),
         ] {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(verdict(&marks, unresumed, now, &limits), expected, "{marks:?} after {seconds} s");
+            let verdict = verdict(&marks, unresumed, true, now, &limits);
+            assert_eq!(verdict, expected, "{marks:?} after {seconds} s");
         }
+        assert_eq!(verdict(&known, false, false, start, &limits), Some(OTHER_PASSWORD));
+        let displaced = Marks { displaced: true, ..known };
+        assert_eq!(verdict(&displaced, false, true, start, &limits), Some(DISPLACED));
     }
 }

@@ -83,11 +83,164 @@ fn what_waits_for_a_login_takes_no_place_of_a_session_and_no_session_one_of_them
         "{HOLD}
 first, second = login(), login(source='127.0.0.2')
 kept = [held('127.0.0.3', kind) for kind in range(4)]
-said = refused('421', login)
-assert 'Too many sessions' in said, said
 for ftp in [first, second]:
     assert fetch(ftp, MANIFEST).startswith(b'{{')"
     ));
+}
+
+/// Every kind of use that somebody with the password can make of a session, again and again.
+const THIEF: &str = "
+import threading
+done = threading.Event()
+def thief(source, number):
+    while not done.is_set():
+        try:
+            ftp = login(source=source)
+            if number % 3 == 0:
+                data = ftp.transfercmd('RETR ' + TAR)
+                while data.recv(1000):
+                    if done.wait(0.02):
+                        return
+            else:
+                while ftp.sendcmd('PWD' if number % 3 == 1 else 'NOOP'):
+                    if done.wait(0.1):
+                        return
+        except (ftplib.Error, OSError, EOFError, ValueError):
+            done.wait(0.05)
+def thieves(sources, each):
+    for source in sources:
+        for number in range(each):
+            threading.Thread(target=thief, args=(source, number), daemon=True).start()
+    time.sleep(2)
+";
+
+#[test]
+fn a_stolen_password_keeps_no_node_out_and_ends_no_restore() {
+    let server = start(|_| {});
+    fs::write(server.path("expected"), server.tar()).unwrap();
+    let said = server.python(&format!(
+        "{THIEF}
+tar = open({:?}, 'rb').read()
+thieves(['127.0.0.2', '127.0.0.3'], 8)
+for number in range(3):
+    start = time.monotonic()
+    ftp = login(source='127.0.0.9')
+    took = time.monotonic() - start
+    data, got = ftp.transfercmd('RETR ' + TAR), b''
+    while piece := data.recv(65536):
+        got += piece
+        time.sleep(0.02)
+    data.close()
+    assert ftp.voidresp().startswith('226') and got == tar
+    print('login took s:', round(took, 2))
+    ftp.quit()
+done.set()",
+        server.path("expected")
+    ));
+    println!("{said}");
+}
+
+#[test]
+fn a_password_stolen_by_many_addresses_delays_a_restore_that_resumes() {
+    let server = start(|_| {});
+    fs::write(server.path("expected"), server.tar()).unwrap();
+    let said = server.python(&format!(
+        "{THIEF}
+tar = open({:?}, 'rb').read()
+thieves([f'127.0.1.{{number + 1}}' for number in range(24)], 1)
+got, logins, start = b'', 0, time.monotonic()
+while len(got) < len(tar):
+    assert time.monotonic() - start < 60, len(got)
+    try:
+        ftp = login(source='127.0.0.9')
+        logins += 1
+        data = ftp.transfercmd('RETR ' + TAR, rest=len(got) or None)
+        while piece := data.recv(65536):
+            got += piece
+        data.close()
+    except (ftplib.Error, OSError, EOFError):
+        pass
+done.set()
+assert got == tar
+print(logins, 'logins,', round(time.monotonic() - start, 2), 's')",
+        server.path("expected")
+    ));
+    println!("{said}");
+}
+
+#[test]
+fn another_password_ends_all_sessions_of_the_old_one() {
+    let server = start(|_| {});
+    fs::File::create(server.snapshot().join("sparse")).unwrap().set_len(256 << 20).unwrap();
+    support::complete(&server.backups(), ID);
+    let hash = auth::hash_password("another").unwrap();
+    auth::write_password_file(&server.path("next"), &hash, None).unwrap();
+    server.python(&format!(
+        "import os
+idle, busy = login(), login()
+data = busy.transfercmd('RETR ' + TAR)
+assert data.recv(1000)
+os.replace({:?}, {:?})
+idle.sock.settimeout(10)
+said = idle.getmultiline()
+assert said.startswith('421') and 'password' in said, said
+data.settimeout(10)
+try:
+    while data.recv(65536):
+        pass
+except ConnectionError:
+    pass
+assert ended(busy, 10) < 10
+refused('530', login)
+after = login(password='another')
+time.sleep(2.5)
+assert fetch(after, MANIFEST).startswith(b'{{')",
+        server.path("next"),
+        server.path("password")
+    ));
+}
+
+#[test]
+fn a_known_address_has_a_place_before_the_login_apart_from_strangers() {
+    let server = start(|_| {});
+    server.python(&format!(
+        "{HOLD}
+login(source='127.0.0.9').quit()
+half = connect('127.0.0.9')
+kept = [held(f'127.0.3.{{number + 1}}', number % 2) for number in range(100)]
+half.login('backup', PASSWORD)
+half.prot_p()
+assert fetch(half, MANIFEST).startswith(b'{{')"
+    ));
+}
+
+#[test]
+fn a_client_that_has_failed_has_time_to_log_in() {
+    let server = start(|_| {});
+    server.python(&format!(
+        "{HOLD}
+for number in range(3):
+    refused('530', lambda: login(password='wrong', source='127.0.0.9'))
+kept = [held(f'127.0.3.{{number + 1}}', number % 2) for number in range(100)]
+slow = connect('127.0.0.9')
+kept += [held(f'127.0.4.{{number + 1}}', number % 2) for number in range(20)]
+slow.login('backup', PASSWORD)
+slow.prot_p()
+assert fetch(slow, MANIFEST).startswith(b'{{')"
+    ));
+}
+
+#[test]
+fn who_guessed_too_often_is_told_to_wait_and_not_that_the_password_is_wrong() {
+    let server = start(|_| {});
+    server.python(
+        "for number in range(5):
+    refused('530', lambda: login(password=f'wrong {number}', source='127.0.0.9'))
+said = refused('421', lambda: login(source='127.0.0.9'))
+assert 'try again in' in said, said
+time.sleep(2)
+assert fetch(login(source='127.0.0.9'), MANIFEST).startswith(b'{')",
+    );
 }
 
 /// The address, kind and number of strangers who are at the port before the client.

@@ -21,6 +21,7 @@ use suppaftp::types::FileType;
 use suppaftp::{FtpError, Mode, RustlsConnector, RustlsFtpStream, Status, TlsConnector, TransferStream};
 
 use crate::Failure;
+use crate::server::THROTTLED;
 use crate::trust::{self, Fingerprint};
 
 /// How long a server that was reached once may stay away.
@@ -63,6 +64,8 @@ pub struct Tar {
 /// What goes wrong on the way: worth another try, or not.
 enum Trouble {
     Passing(String),
+    /// The password was not looked at: somebody at this address has tried too many wrong ones.
+    Throttled(String),
     Final(Failure),
 }
 
@@ -106,25 +109,42 @@ impl Source {
             FtpError::UnexpectedResponse(answer) if answer.status == Status::NotLoggedIn => {
                 Trouble::Final(Failure::Password { endpoint: self.endpoint() })
             }
+            FtpError::UnexpectedResponse(answer) if answer.status == Status::NotAvailable => {
+                Trouble::Throttled(String::from_utf8_lossy(&answer.body).trim().to_owned())
+            }
             other => passing(&other),
         })?;
         ftp.transfer_type(FileType::Binary).map_err(|error| passing(&error))?;
         Ok(Session { ftp, control, transfer: None })
     }
 
+    fn throttled(&self, message: String) -> Failure {
+        Failure::TooManyTries { endpoint: self.endpoint(), message }
+    }
+
     /// Whether the server has the right key and takes the password.
     ///
     /// # Errors
-    /// [`Failure::Unreachable`], [`Failure::OtherKey`], [`Failure::Password`]
+    /// [`Failure::Unreachable`], [`Failure::OtherKey`], [`Failure::Password`]; [`Failure::TooManyTries`] after
+    /// [`THROTTLED`], or the patience where that is shorter.
     pub fn check(&self) -> Result<(), Failure> {
-        // Over FTP's own port the certificate comes after AUTH TLS: the session itself refuses another key.
-        match self.session() {
-            Ok(session) => {
-                drop(session);
-                Ok(())
+        let (began, patience) = (Instant::now(), THROTTLED.min(self.patience));
+        let mut pause = Duration::from_secs(1);
+        loop {
+            // Over FTP's own port the certificate comes after AUTH TLS: the session itself refuses another key.
+            match self.session() {
+                Ok(session) => {
+                    drop(session);
+                    return Ok(());
+                }
+                Err(Trouble::Final(failure)) => return Err(failure),
+                Err(Trouble::Passing(cause)) => return Err(self.unreachable(cause)),
+                Err(Trouble::Throttled(message)) if began.elapsed() + pause > patience => {
+                    return Err(self.throttled(message));
+                }
+                Err(Trouble::Throttled(_)) => thread::sleep(pause),
             }
-            Err(Trouble::Final(failure)) => Err(failure),
-            Err(Trouble::Passing(cause)) => Err(self.unreachable(cause)),
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -171,7 +191,10 @@ impl Source {
                 Err(Trouble::Passing(cause)) if began.elapsed() + pause > self.patience => {
                     return Err(self.unreachable(cause));
                 }
-                Err(Trouble::Passing(_)) => thread::sleep(pause),
+                Err(Trouble::Throttled(message)) if began.elapsed() + pause > self.patience => {
+                    return Err(self.throttled(message));
+                }
+                Err(Trouble::Passing(_) | Trouble::Throttled(_)) => thread::sleep(pause),
             }
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -303,7 +326,7 @@ impl Fetcher {
             let before = bytes.len();
             source.keep_trying(|| match self.receive(&range, &mut bytes) {
                 // What came counts: the next try is the first one again.
-                Err(Trouble::Passing(_)) if bytes.len() > before => Ok(()),
+                Err(Trouble::Passing(_) | Trouble::Throttled(_)) if bytes.len() > before => Ok(()),
                 other => other,
             })?;
         }

@@ -26,11 +26,22 @@ pub enum Failure {
         /// The one that was confirmed.
         expected: Fingerprint,
     },
-    /// The password is wrong, or there were too many wrong ones.
-    #[error("backup server {endpoint} refuses the password; after several wrong ones it refuses for a while")]
+    /// The password is wrong.
+    #[error("backup server {endpoint} refuses the password: it is wrong")]
     Password {
         /// `address:port`
         endpoint: String,
+    },
+    /// There were too many wrong passwords, so this one was not looked at.
+    #[error(
+        "backup server {endpoint} did not look at the password, which may be right: {message}. Wait, and try again; a wrong \
+         one that somebody at your address tries lengthens the time"
+    )]
+    TooManyTries {
+        /// `address:port`
+        endpoint: String,
+        /// The server's sentence.
+        message: String,
     },
     /// The server has no such file (any more).
     #[error("backup server {endpoint} has no {name}: {cause}")]
@@ -82,7 +93,7 @@ pub enum Failure {
 /// The exit statuses of the program, for its help. The words are those of [`Failure::exit_status`].
 pub const EXIT_STATUSES: &str = "0 done, 1 this machine does not let it, 2 wrong command line,\n\
     3 the server does not answer, 4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged,\n\
-    8 no such backup, 9 the server refuses it now";
+    8 no such backup, 9 the server refuses it now (also after too many wrong passwords)";
 
 impl Failure {
     /// The exit status of the program, which scripts tell kinds by; 2 is clap's for a wrong command line.
@@ -95,7 +106,7 @@ impl Failure {
             Self::Unsuitable { .. } => 6,
             Self::Damaged { .. } => 7,
             Self::NoSuchBackup { .. } | Self::Missing { .. } => 8,
-            Self::Refused { .. } => 9,
+            Self::Refused { .. } | Self::TooManyTries { .. } => 9,
         }
     }
 }

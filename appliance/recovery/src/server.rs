@@ -20,6 +20,8 @@ use crate::trust::{Fingerprint, look};
 const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at that.
 const ROUND: Duration = Duration::from_secs(2);
+/// How long a password that is not looked at, because of too many wrong ones, is shown again and again.
+pub const THROTTLED: Duration = Duration::from_secs(60);
 /// The word for the newest backup.
 pub const LATEST: &str = "latest";
 
@@ -66,7 +68,7 @@ impl Server {
     /// Shows the password to the server with this key, over both ways, and asks for its backups.
     ///
     /// # Errors
-    /// [`Failure::Unreachable`], [`Failure::OtherKey`], [`Failure::Password`]
+    /// [`Failure::Unreachable`], [`Failure::OtherKey`], [`Failure::Password`]; [`Failure::TooManyTries`] after [`THROTTLED`]
     pub fn open(address: Address, expected: Fingerprint, password: Secret) -> Result<Self, Failure> {
         let shown = look(&address.host, address.control_port)?;
         if shown.fingerprint != expected {
@@ -76,7 +78,12 @@ impl Server {
         // By the certificate that was just seen, so that nobody else can come between.
         let client = Client::new(&address.host, address.control_port, &shown.certificate, password.reveal())
             .map_err(|error| refused(&address, error))?;
-        let list = client.backups().map_err(|error| refused(&address, error))?;
+        let list = patiently(|| client.backups()).map_err(|error| match error {
+            ClientError::Refused { endpoint, status: 429, message, .. } => {
+                Failure::TooManyTries { endpoint, message }
+            }
+            error => refused(&address, error),
+        })?;
         let source = Source {
             host: address.host.clone(),
             port: address.ftp_port,
@@ -234,9 +241,28 @@ pub enum Before {
     MayBeLost,
 }
 
+/// Asks again while the server does not look at the password.
+fn patiently<T>(ask: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let began = Instant::now();
+    loop {
+        let answer = ask();
+        match answer.as_ref().err().and_then(|error| pause(error, began.elapsed())) {
+            Some(pause) => thread::sleep(pause),
+            None => return answer,
+        }
+    }
+}
+
+/// After which pause to ask again; `None`: not at all.
+fn pause(error: &ClientError, waited: Duration) -> Option<Duration> {
+    let ClientError::Refused { status: 429, retry_after, .. } = error else { return None };
+    let pause = Duration::from_secs(retry_after.unwrap_or(1).max(1));
+    Some(pause).filter(|pause| waited.saturating_add(*pause) <= THROTTLED)
+}
+
 fn refused(address: &Address, error: ClientError) -> Failure {
     match error {
-        ClientError::Refused { endpoint, status: 401 | 429, .. } => Failure::Password { endpoint },
+        ClientError::Refused { endpoint, status: 401, .. } => Failure::Password { endpoint },
         ClientError::Refused { endpoint, message, .. } => Failure::Refused { endpoint, message },
         ClientError::NoAnswer { cause, .. } => Failure::Unreachable { endpoint: address.endpoint(), cause },
     }
@@ -282,5 +308,38 @@ fn choose<'a>(
     match judged.into_iter().next() {
         Some((newest, obstacles)) => Err(Failure::Unsuitable { id: newest.id.clone(), obstacles }),
         None => Err(none()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(status: u16, retry_after: Option<u64>) -> ClientError {
+        ClientError::Refused { endpoint: "a:1".into(), status, message: "too many".into(), retry_after }
+    }
+
+    #[test]
+    fn only_a_password_that_was_looked_at_is_wrong() {
+        let address = Address::new("a");
+        for (status, expected) in [(401, 5), (429, 9), (409, 9), (503, 9)] {
+            assert_eq!(refused(&address, said(status, None)).exit_status(), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn who_is_told_to_wait_waits_a_minute_at_most() {
+        let s = Duration::from_secs;
+        for (error, waited, expected) in [
+            (said(429, Some(4)), 0, Some(4)),
+            (said(429, Some(0)), 0, Some(1)),
+            (said(429, None), 59, Some(1)),
+            (said(429, Some(33)), 28, None),
+            (said(429, Some(3600)), 0, None),
+            (said(401, None), 0, None),
+            (said(503, Some(1)), 0, None),
+        ] {
+            assert_eq!(pause(&error, s(waited)), expected.map(s), "{error} after {waited} s");
+        }
     }
 }

@@ -67,6 +67,23 @@ fn small_files_are_fetched_and_missing_ones_named() {
     );
 }
 
+/// Somebody at the same address has guessed: the right password is not called wrong, and gets in after a while.
+#[test]
+fn a_right_password_that_is_not_looked_at_waits_and_gets_in() {
+    let server = start(|_| {});
+    let good = source(&server);
+    let wrong = Source { password: Secret::new("wrong"), ..good.clone() };
+    for _ in 0..5 {
+        assert!(matches!(wrong.check(), Err(Failure::Password { .. })));
+    }
+    let impatient = Source { patience: Duration::ZERO, ..good.clone() };
+    let failure = impatient.check().unwrap_err();
+    assert!(matches!(&failure, Failure::TooManyTries { .. }), "{failure}");
+    assert!(failure.to_string().contains("try again in"), "{failure}");
+    assert_eq!(failure.exit_status(), 9);
+    good.check().unwrap();
+}
+
 #[test]
 fn a_wrong_password_a_wrong_key_and_nobody_are_told_apart() {
     let server = start(|_| {});
