@@ -71,7 +71,7 @@ fn places_of_clients_that_are_gone_without_a_word_come_back() {
     let script = server.python_arguments(
         "127.0.0.1",
         "start = time.monotonic()
-back = [login(), login()]
+back = [login(), login(source='127.0.0.2')]
 assert time.monotonic() - start < 10
 assert fetch(back[0], MANIFEST).startswith(b'{')",
     );

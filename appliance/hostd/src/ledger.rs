@@ -25,6 +25,35 @@ const FORMAT: u32 = 1;
 const SCHEDULED_PER_DAY: usize = 48;
 /// The same before full copies.
 const RESYNCS_PER_DAY: usize = 24;
+/// The same before a restored monitor is paired, whatever was made on request: a restore must find one left.
+const BEFORE_PAIRING_PER_DAY: usize = 4;
+/// The network may change so many comments a day.
+const COMMENTS_PER_DAY: usize = 100;
+
+/// What a backup is made for, where that is counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody asks for it.
+    OnDemand,
+    /// It keeps what there is before a restored monitor is paired.
+    BeforePairing,
+    /// It is due.
+    Schedule,
+    /// It keeps what there is before a full copy.
+    BeforeResync,
+}
+
+impl Purpose {
+    /// What a request is for. The network can claim one that it is not; each has its limit.
+    pub fn of(reason: Reason, comment: &str) -> Self {
+        match reason {
+            Reason::OnDemand if comment == api::BEFORE_PAIRING => Self::BeforePairing,
+            Reason::OnDemand => Self::OnDemand,
+            Reason::Schedule => Self::Schedule,
+            Reason::BeforeResync => Self::BeforeResync,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -41,6 +70,10 @@ struct Record {
     copies: CopyTries,
     /// Backups that the network made beside the schedule.
     on_demand: Recent,
+    /// Backups that it made before a restored monitor was paired.
+    before_pairing: Recent,
+    /// Comments that it changed.
+    comments: Recent,
     /// Backups that it made by schedule.
     scheduled: Recent,
     /// Backups that it made before full copies.
@@ -48,11 +81,12 @@ struct Record {
 }
 
 impl Record {
-    fn made(&mut self, reason: Reason) -> &mut Recent {
-        match reason {
-            Reason::OnDemand => &mut self.on_demand,
-            Reason::Schedule => &mut self.scheduled,
-            Reason::BeforeResync => &mut self.before_resync,
+    fn made(&mut self, purpose: Purpose) -> &mut Recent {
+        match purpose {
+            Purpose::OnDemand => &mut self.on_demand,
+            Purpose::BeforePairing => &mut self.before_pairing,
+            Purpose::Schedule => &mut self.scheduled,
+            Purpose::BeforeResync => &mut self.before_resync,
         }
     }
 }
@@ -141,25 +175,29 @@ impl Ledger {
     }
 
     /// Refuses a backup that the network process asks for, where it has made too many.
-    pub fn may_make(&self, reason: Reason, limits: &Limits, lived: u64) -> Result<(), Refused> {
-        let (most, pause) = match reason {
-            Reason::OnDemand => (
+    pub fn may_make(&self, purpose: Purpose, limits: &Limits, lived: u64) -> Result<(), Refused> {
+        let (most, pause) = match purpose {
+            Purpose::OnDemand => (
                 usize::try_from(limits.on_demand_per_day).unwrap_or(usize::MAX),
                 u64::from(limits.on_demand_seconds),
             ),
-            Reason::Schedule => (SCHEDULED_PER_DAY, 0),
-            Reason::BeforeResync => (RESYNCS_PER_DAY, 0),
+            Purpose::BeforePairing => (BEFORE_PAIRING_PER_DAY, 0),
+            Purpose::Schedule => (SCHEDULED_PER_DAY, 0),
+            Purpose::BeforeResync => (RESYNCS_PER_DAY, 0),
         };
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(seconds) = record.made(reason).wait(lived, most, pause) else { return Ok(()) };
+        let Some(seconds) = record.made(purpose).wait(lived, most, pause) else { return Ok(()) };
         Err(Refused {
             error: format!(
                 "{}; try again in {seconds} s, or allow more at the server's console (`{} order limits --help`)",
-                match reason {
-                    Reason::OnDemand =>
+                match purpose {
+                    Purpose::OnDemand =>
                         format!("on request a backup is made every {pause} s at most, and {most} in a day"),
-                    Reason::Schedule => format!("by schedule at most {most} backups are made in a day"),
-                    Reason::BeforeResync =>
+                    Purpose::BeforePairing => format!(
+                        "before restored monitors are paired at most {most} backups are made in a day"
+                    ),
+                    Purpose::Schedule => format!("by schedule at most {most} backups are made in a day"),
+                    Purpose::BeforeResync =>
                         format!("before full copies at most {most} backups are made in a day"),
                 },
                 hostd::PROGRAM
@@ -169,8 +207,22 @@ impl Ledger {
     }
 
     /// The network process has made a backup.
-    pub fn made(&self, reason: Reason, lived: u64) -> Result<()> {
-        self.change(|record| record.made(reason).add(lived))
+    pub fn made(&self, purpose: Purpose, lived: u64) -> Result<()> {
+        self.change(|record| record.made(purpose).add(lived))
+    }
+
+    /// The network process wants to change a comment; refused where it has changed too many.
+    pub fn may_comment(&self, lived: u64) -> Result<(), Refused> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(seconds) = record.comments.wait(lived, COMMENTS_PER_DAY, 0) else { return Ok(()) };
+        let error =
+            format!("the network may change {COMMENTS_PER_DAY} comments in a day; try again in {seconds} s");
+        Err(Refused { error, retry_after: Some(seconds) })
+    }
+
+    /// The network process changes a comment.
+    pub fn commented(&self, lived: u64) -> Result<()> {
+        self.change(|record| record.comments.add(lived))
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
@@ -199,26 +251,63 @@ mod tests {
         for name in ["a", "a", "b", "b"] {
             ledger.goes_for_space(name, name == "b", 100).unwrap();
         }
-        ledger.made(Reason::OnDemand, 100).unwrap();
+        ledger.made(Purpose::OnDemand, 100).unwrap();
 
         let ledger = Ledger::load(folder.path()).unwrap();
         assert_eq!(ledger.next_sequence(monitor, 0).unwrap(), 10);
         assert_eq!(ledger.age(monitor, 9, 160), SignedDuration::from_secs(60));
         assert_eq!(ledger.gone_for_space(101), 2, "a deletion that is tried again counts once");
         assert_eq!((ledger.copies().gone(), ledger.copies().wasted(101)), (1, 1));
-        let refused = ledger.may_make(Reason::OnDemand, &limits, 110).unwrap_err();
+        let refused = ledger.may_make(Purpose::OnDemand, &limits, 110).unwrap_err();
         assert_eq!(refused.retry_after, Some(50));
         assert!(
             refused.error.contains("every 60 s at most, and 24 in a day; try again in 50 s"),
             "{refused}"
         );
-        ledger.may_make(Reason::Schedule, &limits, 110).unwrap();
+        ledger.may_make(Purpose::Schedule, &limits, 110).unwrap();
         for _ in 0..23 {
-            ledger.made(Reason::OnDemand, 1000).unwrap();
+            ledger.made(Purpose::OnDemand, 1000).unwrap();
         }
-        let refused = ledger.may_make(Reason::OnDemand, &limits, 2000).unwrap_err();
+        let refused = ledger.may_make(Purpose::OnDemand, &limits, 2000).unwrap_err();
         assert_eq!(refused.retry_after, Some(24 * 3600 - 1900));
         ledger.allow_more().unwrap();
         assert_eq!((ledger.gone_for_space(101), ledger.copies().wasted(101)), (0, 1));
+    }
+
+    #[test]
+    fn what_is_asked_for_leaves_room_for_a_restore() {
+        let folder = tempfile::tempdir().unwrap();
+        let (limits, ledger) = (Limits::default(), Ledger::load(folder.path()).unwrap());
+        for (reason, comment, expected) in [
+            (Reason::OnDemand, "x", Purpose::OnDemand),
+            (Reason::OnDemand, api::BEFORE_PAIRING, Purpose::BeforePairing),
+            (Reason::Schedule, api::BEFORE_PAIRING, Purpose::Schedule),
+            (Reason::BeforeResync, "", Purpose::BeforeResync),
+        ] {
+            assert_eq!(Purpose::of(reason, comment), expected);
+        }
+        for n in 0..24 {
+            ledger.made(Purpose::OnDemand, 1000 + n).unwrap();
+        }
+        ledger.may_make(Purpose::OnDemand, &limits, 5000).unwrap_err();
+        for n in 0..4 {
+            ledger.may_make(Purpose::BeforePairing, &limits, 5000 + n).unwrap();
+            ledger.made(Purpose::BeforePairing, 5000 + n).unwrap();
+        }
+        let refused = ledger.may_make(Purpose::BeforePairing, &limits, 5010).unwrap_err();
+        assert_eq!(refused.retry_after, Some(24 * 3600 - 10));
+        assert!(refused.error.contains("at most 4 backups are made in a day"), "{refused}");
+    }
+
+    #[test]
+    fn comments_of_the_network_are_few_in_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::load(folder.path()).unwrap();
+        for n in 0..100 {
+            ledger.may_comment(n).unwrap();
+            ledger.commented(n).unwrap();
+        }
+        let refused = Ledger::load(folder.path()).unwrap().may_comment(200).unwrap_err();
+        assert_eq!(refused.retry_after, Some(24 * 3600 - 200));
     }
 }

@@ -5,7 +5,7 @@ use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
 use crate::copy_room::Room;
 use crate::decisions::Decisions;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Purpose};
 use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::places::Places;
 use crate::replace::Replace;
@@ -310,15 +310,16 @@ async fn carry_out(
                 request.configuration.clear();
             }
             let _one_at_a_time = host.catalog.lock().await;
-            let (reason, lived) = (request.reason, clock.look()?.lived);
+            let purpose = Purpose::of(request.reason, &request.comment);
+            let lived = clock.look()?.lived;
             if !is_root {
-                ledger.may_make(reason, &decisions.limits(), lived)?;
+                ledger.may_make(purpose, &decisions.limits(), lived)?;
             }
             let user =
                 host.servers.lock().await.get(&request.monitor.id).map(|server| server.user().to_owned());
             let backup = backup::create(places, ledger, *request, user.as_deref()).await?;
             if !is_root {
-                ledger.made(reason, lived)?;
+                ledger.made(purpose, lived)?;
             }
             Ok(Reply::Backup(Box::new(backup)))
         }
@@ -326,6 +327,11 @@ async fn carry_out(
             let _one_at_a_time = host.catalog.lock().await;
             if !is_root && change == Change::Pinned(true) {
                 rotate::may_pin(places, decisions, monitor, &id)?;
+            }
+            if !is_root && matches!(change, Change::Comment(_)) {
+                let lived = clock.look()?.lived;
+                ledger.may_comment(lived)?;
+                ledger.commented(lived)?;
             }
             Ok(Reply::Backup(Box::new(catalog::change(places, monitor, &id.parse()?, change)?)))
         }

@@ -90,9 +90,72 @@ print(answers)
 assert answers[401] <= 8 and answers[429] > 20, answers
 ";
 
+/// Somebody with the password: requests under way that do not end, and more connections than there are places.
+const THIEF: &str = "
+credentials = base64.b64encode(b'backup:' + sys.argv[2].encode()).decode()
+head = f'Host: x\\r\\nAuthorization: Basic {credentials}\\r\\n'
+half = f'POST /v1/backups HTTP/1.1\\r\\n{head}Content-Length: 9\\r\\n\\r\\n{{'.encode()
+def hold(thread):
+    held = []
+    while True:
+        for number in range(thread, 240, 8):
+            try:
+                stream = connect(f'127.4.0.{1 + number % 30}')
+                if number % 2:
+                    stream.sendall(half)
+                else:
+                    ask(stream, sys.argv[2])
+                held = held[-40:] + [stream]
+            except OSError:
+                pass
+        if thread == 0:
+            print('round', flush=True)
+in_threads(8, hold)
+time.sleep(600)
+";
+
+/// One connection that has logged in and one that listens end when the password is set again.
+const OUTLIVED: &str = "
+credentials = base64.b64encode(b'backup:' + sys.argv[2].encode()).decode()
+listens, idle = connect('127.5.0.1'), connect('127.5.0.1')
+head = f'Host: x\\r\\nAuthorization: Basic {credentials}\\r\\n\\r\\n'
+listens.sendall(f'GET /v1/events/live HTTP/1.1\\r\\n{head}'.encode())
+assert b'200' in listens.recv(1000)
+assert ask(idle, sys.argv[2]) == 200
+print('here', flush=True)
+start = time.monotonic()
+for stream in [listens, idle]:
+    stream.settimeout(10)
+    try:
+        while stream.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+print('ended after s:', round(time.monotonic() - start, 1), flush=True)
+time.sleep(600)
+";
+
+/// Rotation plans without a pause.
+const PLANS: &str = "
+credentials = base64.b64encode(b'backup:' + sys.argv[2].encode()).decode()
+question = f'GET /v1/rotation/plan HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: Basic {credentials}\\r\\n\\r\\n'.encode()
+took, until = [], time.monotonic() + 6
+def plans(thread):
+    stream = connect(f'127.6.0.{1 + thread}')
+    while time.monotonic() < until:
+        start = time.monotonic()
+        stream.sendall(question)
+        assert stream.recv(65536).startswith(b'HTTP/1.1 200')
+        took.append(time.monotonic() - start)
+in_threads(6, plans)
+time.sleep(12)
+print(len(took), 'plans, the slowest took s:', round(max(took), 2))
+assert 6 <= len(took) <= 6 * 9 and max(took) < 6, took
+";
+
 fn script(text: &str, port: u16) -> Command {
     let mut command = Command::new("python3");
-    command.args(["-c", &format!("{COMMON}{text}"), &port.to_string()]);
+    command.args(["-c", &format!("{COMMON}{text}"), &port.to_string(), PASSWORD]);
     command
 }
 
@@ -165,7 +228,7 @@ fn strangers_neither_lock_a_client_out_nor_fill_descriptors_memory_and_logs() ->
     try:
         ftp.login('backup', password)
         return True
-    except ftplib.error_perm:
+    except (ftplib.error_perm, ftplib.error_temp):
         return False
 assert not log_in('127.0.8.8', '{PASSWORD}')
 assert log_in('127.0.9.1', '{PASSWORD}')
@@ -180,6 +243,42 @@ assert not any(log_in('127.0.9.2', 'wrong') for _ in range(6))
     println!("{lines} lines about strangers in {} bytes of log, {} KiB at most", log.len(), peak(backupd)?);
     assert!(lines < 200, "{log}");
     assert!(log.contains(" more lines in the last minute") || lines < 60);
+    assert!(peak(backupd)? < MEMORY, "{} KiB", peak(backupd)?);
+    Ok(())
+}
+
+#[test]
+fn a_stolen_password_keeps_nobody_out_and_another_one_ends_what_it_holds() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let mut server = Server::start(&toolbox)?;
+    let folder = integration::test_folder()?;
+    let backupd =
+        server.processes().into_iter().find(|(name, _)| *name == "backupd").context("no backupd")?.1;
+
+    let output = integration::run(&mut script(PLANS, server.port))?;
+    println!("{}", String::from_utf8_lossy(&output.stdout).trim());
+
+    let mut thief = start(THIEF, server.port, &folder.path().join("thief"), 2)?;
+    // Addresses of its own, and one that the thief uses as well.
+    for from in ["127.2.0.1", "127.2.0.2", "127.2.0.3", "127.4.0.1", "127.4.0.2"] {
+        let (code, took) = log_in(&server, from);
+        println!("while somebody uses the password from 30 addresses: {code:?} after {took:?}");
+        assert_eq!(code.with_context(|| server.logs())?, 200);
+        assert!(took < LOGIN, "{took:?}");
+    }
+    thief.stop("KILL")?;
+
+    let log = folder.path().join("outlived");
+    let outlived = start(OUTLIVED, server.port, &log, 1)?;
+    server.renew_password()?;
+    wait_for("the end of what logged in before", MINUTE, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        if text.lines().count() >= 2 { Ok(()) } else { Err(text) }
+    })?;
+    println!("{}", fs::read_to_string(&log)?.trim());
+    drop(outlived);
+    assert!(server.log_of("backupd")?.contains("the password was changed"), "{}", server.logs());
+    println!("{} KiB at most", peak(backupd)?);
     assert!(peak(backupd)? < MEMORY, "{} KiB", peak(backupd)?);
     Ok(())
 }
