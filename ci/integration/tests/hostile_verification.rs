@@ -291,6 +291,8 @@ fn sql_in_a_clone_cannot_eat_the_volume() -> anyhow::Result<()> {
     )?;
     integration::wait_until_replayed(&toolbox, &server, &monitor)?;
     let second = client.create_backup(&CreateBackup::default())?;
+    // By itself it is only started, as every index was read lately.
+    wait_until(&client, &second.id, "its first proof", is_verified).with_context(|| server.logs())?;
     let proven = verify(&client, &second.id).with_context(|| server.logs())?;
     let Verification::Verified(proof) = &proven.verification else {
         anyhow::bail!("{proven:?}\n{}", server.logs());
