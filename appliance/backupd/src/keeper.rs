@@ -199,7 +199,7 @@ async fn verify(shared: &Shared) {
                 had_last_turn = asked.contains(&backup.id);
                 let tried = shared.verify(&backup, depth).await;
                 // What could not be asked for, as hostd is away, is still wanted.
-                if !matches!(tried, Err(Refusal::Unavailable(_))) {
+                if had_last_turn && !matches!(tried, Err(Refusal::Unavailable(_))) {
                     shared.was_tried(&backup.id);
                 }
                 (tried, ROUND)

@@ -675,9 +675,7 @@ impl Shared {
     /// There is no such backup; too many wait.
     pub fn ask_verification(&self, id: &str) -> Result<Backup, Refusal> {
         let backup = self.find(id)?;
-        if self.verifying.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&backup.id) {
-            return Ok(backup); // it is under way
-        }
+        // Also while it is verified by itself: that may only start it, and who asks wants all of it read.
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is deleted waits for nothing any more.
         asked.retain(|id| self.find(id).is_ok());

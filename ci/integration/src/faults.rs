@@ -10,8 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Programs of PostgreSQL that `hostd` runs.
-const POSTGRESQL: [&str; 7] =
-    ["postgres", "psql", "pg_amcheck", "pg_basebackup", "pg_checksums", "pg_controldata", "pg_verifybackup"];
+const POSTGRESQL: [&str; 8] = [
+    "postgres",
+    "psql",
+    "pg_amcheck",
+    "pg_basebackup",
+    "pg_checksums",
+    "pg_controldata",
+    "pg_ctl",
+    "pg_verifybackup",
+];
 /// Where they are in the tools tree.
 const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql/17/bin";
 

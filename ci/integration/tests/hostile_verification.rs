@@ -75,17 +75,18 @@ fn damage(toolbox: &Toolbox, server: &Server, monitor: &Monitor, id: &str) -> an
 }
 
 /// Each outside program of a verification, by a word of its arguments.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("btrfs", "snapshot"),
     ("btrfs", "quota"),
     ("btrfs", "qgroup"),
     ("pg_controldata", ""),
     ("nice", "disarm"),
     ("postgres", ""),
-    ("psql", "pg_last_wal_replay_lsn"),
-    ("psql", "pg_promote"),
+    ("pg_ctl", "promote"),
+    ("psql", "select 1"),
     ("psql", "create extension"),
     ("pg_amcheck", ""),
+    ("nice", "set-aside"),
     ("pg_checksums", ""),
     ("nice", "digest"),
 ];
@@ -114,7 +115,7 @@ fn trouble_of_the_machine_is_not_a_verdict() -> anyhow::Result<()> {
         for fault in Fault::ALL {
             // Each that hangs takes its time: once for each kind of program is enough.
             let is_hanging = fault == Fault::Hang;
-            if is_hanging && !["qgroup", "pg_promote", "digest"].contains(&argument) {
+            if is_hanging && !["qgroup", "promote", "digest"].contains(&argument) {
                 continue;
             }
             server.faults()?.set(program, fault, argument, None)?;
@@ -145,7 +146,7 @@ fn trouble_of_the_machine_is_not_a_verdict() -> anyhow::Result<()> {
     server.faults()?.clear("btrfs")?;
 
     // New backups: none is failed, and the old proof is the last one.
-    server.faults()?.set("psql", Fault::Kill, "pg_promote", None)?;
+    server.faults()?.set("pg_ctl", Fault::Kill, "promote", None)?;
     let mut new = Vec::new();
     for _ in 0..3 {
         let made = client.create_backup(&CreateBackup::default())?;
@@ -159,7 +160,7 @@ fn trouble_of_the_machine_is_not_a_verdict() -> anyhow::Result<()> {
         said.message.contains(&format!("Backup {} is the newest one that is verified", backup.id)),
         "{said:?}"
     );
-    server.faults()?.clear("psql")?;
+    server.faults()?.clear("pg_ctl")?;
     // Each that is asked for is read whole, and its program killed: none of them is failed.
     server.faults()?.set("pg_amcheck", Fault::Kill, "", None)?;
     for id in &new {
@@ -254,12 +255,11 @@ fn sql_in_a_clone_cannot_eat_the_volume() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
     let monitor = integration::monitor_with_rows(&toolbox, 1000)?;
     let outside = format!("/var/tmp/from-a-clone-{}", monitor.peer.id);
-    // A function in the place of amcheck's, which nobody may call; and an operator class, which the check of
-    // its index calls.
+    // A function in the place of amcheck's, which nobody may call.
     monitor.sql(&format!(
         "create extension amcheck;
          create function eat() returns void language plpgsql as $$ begin
-             if current_setting('cluster_name') = 'verification' then
+             if current_setting('cluster_name') = 'restore' then
                  begin
                      copy (select 1) to '{outside}';
                  exception when others then null;
@@ -280,6 +280,7 @@ fn sql_in_a_clone_cannot_eat_the_volume() -> anyhow::Result<()> {
     // What stands in amcheck's place was not called.
     wait_until(&client, &first.id, "the first proof", is_verified).with_context(|| server.logs())?;
 
+    // An operator class, which the check of its index would call; and a function in the place of one that is asked.
     monitor.sql(
         "create function compare(a integer, b integer) returns integer language plpgsql immutable as $$ begin
              perform public.eat(); return btint4cmp(a, b);
@@ -288,8 +289,23 @@ fn sql_in_a_clone_cannot_eat_the_volume() -> anyhow::Result<()> {
              operator 3 =, operator 4 >=, operator 5 >, function 1 compare(integer, integer);
          create index hostile on t (id hostile)",
     )?;
+    integration::wait_until_replayed(&toolbox, &server, &monitor)?;
+    let second = client.create_backup(&CreateBackup::default())?;
+    // By itself it is only started, as every index was read lately.
+    wait_until(&client, &second.id, "its first proof", is_verified).with_context(|| server.logs())?;
+    let proven = verify(&client, &second.id).with_context(|| server.logs())?;
+    let Verification::Verified(proof) = &proven.verification else {
+        anyhow::bail!("{proven:?}\n{}", server.logs());
+    };
+    let named = "index public.hostile in database postgres, which uses operator class hostile";
+    ensure!(proof.limits.iter().any(|limit| limit.contains(named)), "{:?}", proof.limits);
+    monitor.sql(
+        "alter function pg_catalog.pg_database_collation_actual_version(oid) rename to collation_version;
+         create function pg_catalog.pg_database_collation_actual_version(oid) returns text language plpgsql
+             as $$ begin perform public.eat(); return pg_catalog.collation_version($1); end $$",
+    )?;
     let rows = integration::wait_until_replayed(&toolbox, &server, &monitor)?;
-    let mut ids = vec![first.id.clone()];
+    let mut ids = vec![first.id.clone(), second.id.clone()];
     // Low space is 10 GB here. The clone's 2 GiB bring the volume below.
     server.fill(&server.data().join("filler"), 10_600_000_000)?;
     for _ in 0..3 {
@@ -332,5 +348,48 @@ fn sql_in_a_clone_cannot_eat_the_volume() -> anyhow::Result<()> {
         integration::wait_until_replayed(&toolbox, &server, &monitor)? != rows,
         "the replica stands still"
     );
+    Ok(())
+}
+
+/// Whoever owns the monitor's database may replace the functions by which a recovery is watched. What they say decides
+/// nothing: a whole backup is proven, and one whose WAL ends too early is not.
+#[test]
+fn what_functions_of_the_database_say_of_recovery_is_not_believed() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = integration::monitor_with_rows(&toolbox, 1000)?;
+    let server = Server::start(&toolbox)?;
+    let client = server.client()?;
+    client.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+    let first = first_backup(&client)?;
+    wait_until(&client, &first.id, "the first proof", is_verified).with_context(|| server.logs())?;
+    // On the replica it says what is so: what it says otherwise is another matter.
+    monitor.sql(
+        "alter function pg_catalog.pg_last_wal_replay_lsn() rename to real_replayed;
+         create function pg_catalog.pg_last_wal_replay_lsn() returns pg_lsn language sql as $$
+             select case when pg_catalog.current_setting('cluster_name') = 'replica'
+                 then pg_catalog.real_replayed() else 'FF/0'::pg_lsn end $$;
+         alter function pg_catalog.pg_promote(boolean, integer) rename to real_promote;
+         create function pg_catalog.pg_promote(wait boolean default true, wait_seconds integer default 60)
+             returns boolean language sql as 'select true';
+         alter function pg_catalog.pg_is_in_recovery() rename to really_in_recovery;
+         create function pg_catalog.pg_is_in_recovery() returns boolean language sql as 'select false';
+         insert into t select generate_series(1, 100000)",
+    )?;
+    integration::wait_until_replayed(&toolbox, &server, &monitor)?;
+    let whole = client.create_backup(&CreateBackup::default())?;
+    let after = verify(&client, &whole.id).with_context(|| server.logs())?;
+    ensure!(is_verified(&after), "{after:?}\n{}", server.logs());
+
+    // One that promises more than there is, as one that has lost the end of its WAL.
+    let folder = server.backups(monitor.peer.id);
+    let mut manifest = backups::read_manifest(&folder, &whole.id.parse()?)?;
+    manifest.backup.postgresql.flushed_lsn = "F0/0".into();
+    backups::write_manifest(&folder, &manifest, None)?;
+    let after = verify(&client, &whole.id).with_context(|| server.logs())?;
+    let Verification::Failed { reason, .. } = &after.verification else {
+        anyhow::bail!("{after:?}\n{}", server.logs());
+    };
+    ensure!(reason.contains("its WAL ends at") && reason.contains("before F0/0"), "{reason}");
     Ok(())
 }
