@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(15);
 /// Time that whoever makes, deletes or looks at backups may keep a copy from making room.
 const TURN: Duration = Duration::from_secs(60);
+/// The same before it begins, when nothing waits for it.
+const FIRST_TURN: Duration = Duration::from_secs(600);
 
 /// Longest time that a copy is held. The monitor ends the connection of one that does not answer for 60 s
 /// (`wal_sender_timeout`), by its defaults.
@@ -187,7 +189,7 @@ impl<'a> Watch<'a> {
     pub async fn begin(room: &'a Room<'a>, monitor: Uuid) -> Result<Self> {
         let memory = room.memory;
         let (begin, there) = {
-            let turn = tokio::time::timeout(TURN, room.catalog.lock()).await;
+            let turn = tokio::time::timeout(FIRST_TURN, room.catalog.lock()).await;
             let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
             let known = room.exclusive.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let exclusive = |id: &str| known.get(id).copied().unwrap_or(0);
@@ -288,16 +290,16 @@ impl<'a> Watch<'a> {
                 }
             }
             let (until, lately, is_held) = (Instant::now() + HOLD, seen.lately, copy.hold());
+            // Nothing comes while it is held, and then as much as before.
+            let at_rate = |seen: Seen| Seen { lately: seen.lately.max(lately), ..seen };
             let brought = catalog::bring_to_disk(self.room.places);
-            let settled = settled(brought, LOOK, until, || self.look(&mut before)).await?;
-            let seen = if settled.is_too_little() && is_held {
+            let mut seen = at_rate(settled(brought, LOOK, until, || self.look(&mut before)).await?);
+            if seen.is_too_little() && is_held {
                 self.nothing_may_go.store(false, Ordering::Relaxed);
                 self.ask_now.notify_one();
                 let is_vain = || self.nothing_may_go.load(Ordering::Relaxed);
-                held(until, LOOK, lately, is_vain, || self.look(&mut before)).await?
-            } else {
-                settled
-            };
+                seen = at_rate(held(until, LOOK, lately, is_vain, || self.look(&mut before)).await?);
+            }
             if seen.is_too_little() {
                 self.is_stopped.store(true, Ordering::Relaxed);
                 let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();

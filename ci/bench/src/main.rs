@@ -6,6 +6,7 @@
 mod backup;
 mod database;
 mod ftp;
+mod lists;
 mod media;
 mod peers;
 mod report;
@@ -31,6 +32,8 @@ enum Command {
     Backup(backup::Options),
     /// Downloads of a backup
     Ftp(ftp::Options),
+    /// Lists and status with thousands of backups
+    Lists(lists::Options),
     /// Packages for hypervisors
     Media(media::Options),
     /// The way back
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
     let comparisons = match &arguments.command {
         Command::Backup(options) => backup::run(options),
         Command::Ftp(options) => ftp::run(options),
+        Command::Lists(options) => lists::run(options),
         Command::Media(options) => media::run(options),
         Command::Restore(options) => restore::run(options),
     }?;

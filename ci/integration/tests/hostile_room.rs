@@ -1,7 +1,7 @@
 //! What the monitor announces decides no deletion: a full copy finds room step by step while it is written,
 //! and is stopped where there is none.
 
-use api::{Backup, CreateBackup, EventKind, Reason, SetPin};
+use api::{Backup, CreateBackup, EventKind, Level, Reason, SetPin};
 use hostd::Request;
 use integration::{Server, monitor_with_rows, query_replica, wait_for, wait_until_replayed};
 use std::time::Duration;
@@ -56,6 +56,23 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     assert!(are_there(&server), "{}", server.logs());
     let replica = server.data().join("replica");
     assert!(!replica.join(format!("{}.copying", monitor.peer.id)).exists(), "the partial copy is there");
+
+    // The same again is not begun: nothing is written and nothing goes, also after hostd was started anew.
+    server.stop("KILL")?;
+    server.start_hostd()?;
+    for _ in 0..2 {
+        let refused = format!("{:#}", server.order(&copy).unwrap_err());
+        for part in ["was not begun", "needed more than", "announces 60", "are free", "Add a disk"] {
+            assert!(refused.contains(part), "{part}: {refused}");
+        }
+    }
+    assert!(are_there(&server), "{}", server.logs());
+    // The console lets it be tried again, with what that costs.
+    server.order(&Request::AllowRotation)?;
+    let stopped = server.order(&copy).unwrap_err();
+    assert!(format!("{stopped:#}").contains("was stopped"), "{stopped:#}");
+    let refused = server.order(&copy).unwrap_err();
+    assert!(format!("{refused:#}").contains("was not begun"), "{refused:#}");
     std::fs::remove_file(&filler)?;
 
     // A copy moves the slot on, so the old replica may need another one. The daemon asks for it and is
@@ -74,6 +91,11 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
         events.iter().find(says).map(drop).ok_or_else(|| format!("{events:?}"))
     })
     .map_err(|error| error.context(server.logs()))?;
+    let check = client.status()?.checks.into_iter().find(|check| check.name == "full-copy");
+    assert!(
+        check.as_ref().is_some_and(|check| check.level == Level::Fail && check.message.contains("announces")),
+        "{check:?}"
+    );
     wait_for("the old replica", 2 * MINUTE, || {
         match query_replica(&toolbox, &server, &monitor, "select count(*) from t") {
             Ok(there) if there.parse::<u64>().ok() >= rows.parse::<u64>().ok() => Ok(()),
