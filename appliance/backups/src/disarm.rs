@@ -9,14 +9,19 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// Files that no copy of ours has by itself, and that a start would act on: those of the server that ran, and the mark of another
+/// kind of recovery. A promotion removes `standby.signal` alone where both are there, so the next start would recover again, and
+/// fail. SQL of the monitor's making can write files into a replica.
+const NOT_OF_A_BACKUP: [&str; 3] = ["postmaster.pid", "postmaster.opts", "recovery.signal"];
+
 /// Disarms the tree below `root`: nobody's server runs in it, it holds back no WAL, and it starts as a standby, which
-/// recovers at least to where it was consistent. May be done again.
+/// recovers at least to where it was consistent, and as nothing else afterwards. May be done again.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn disarm(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
-    for name in ["postmaster.pid", "postmaster.opts"] {
+    for name in NOT_OF_A_BACKUP {
         let path = pgdata.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -64,6 +69,7 @@ mod tests {
         fs::create_dir_all(pgdata.join("pg_replslot/slot_1")).unwrap();
         fs::write(pgdata.join("pg_replslot/slot_1/state"), "x").unwrap();
         fs::write(pgdata.join("postmaster.pid"), "1").unwrap();
+        fs::write(pgdata.join("recovery.signal"), "").unwrap();
         fs::write(pgdata.join("backup_label"), "kept").unwrap();
         for _ in 0..2 {
             disarm(root.path()).unwrap();
