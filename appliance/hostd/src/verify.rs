@@ -441,7 +441,9 @@ impl<'a> Asking<'a> {
     /// Enters every database, and checks what is in it where `depth` says so. Gives what could not be
     /// checked.
     async fn check(&self, depth: Depth) -> Result<Vec<String>, Verdict> {
-        let names = "select datname from pg_catalog.pg_database where datallowconn order by oid";
+        // PostgreSQL lets nobody into one whose DROP DATABASE was interrupted (-2), and nothing of it can be restored.
+        let names = "select datname from pg_catalog.pg_database \
+                     where datallowconn and datconnlimit <> -2 order by oid";
         let names = self.ask(EVERY_CLUSTERS_DATABASE, names, ASKING).await?;
         let databases: Vec<&str> = names.split_terminator('\0').collect();
         let limits = self.enter(&databases).await?;
