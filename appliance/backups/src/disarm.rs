@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Disarms the tree below `root`: nobody's server runs in it, it holds back no WAL, and it starts as a standby, which
-/// recovers at least to where it was consistent. May be done again.
+/// recovers at least to where it was consistent, and as nothing else afterwards. May be done again.
 ///
 /// # Errors
 /// Those of the file system.

@@ -10,12 +10,15 @@ use crate::sandbox::{Sandbox, group_id};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result, ensure};
 use api::{Backup, COMMENT_MAX, Checkpoint, MANIFEST_FORMAT, Manifest, PostgresInfo, Sizes, Verification};
+use backups::layout::{self, Fate};
 use backups::{BackupId, Entry, index_path, is_taken, partial_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
 use replica::{ControlData, Identified, promise};
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Instant;
@@ -112,6 +115,21 @@ fn checkpoint(control: &ControlData, before: Option<Checkpoint>, created: Timest
     }
 }
 
+/// Whether the tar has this entry of the snapshot. A tablespace that lies outside is refused before and by a verification, and
+/// stays in the tar, so that a restore says what is missing.
+fn is_taken_by_a_restore(path: &Path, kind: &vtar::Kind) -> bool {
+    let target;
+    let kind = match kind {
+        vtar::Kind::Directory => layout::Kind::Folder,
+        vtar::Kind::File(_) => layout::Kind::File,
+        vtar::Kind::Symlink(link) => {
+            target = Path::new(OsStr::from_bytes(link)).to_owned();
+            layout::Kind::Link(&target)
+        }
+    };
+    layout::fate(path, kind) != Fate::LeftOut
+}
+
 /// What is known of a snapshot.
 struct Made {
     sequence: u64,
@@ -146,7 +164,7 @@ async fn complete(
     let write = move || {
         let mut summary = None;
         files::replace(&file, 0o640, Some(owner), |file| {
-            summary = Some(vtar::write_index(&tree, file).map_err(io::Error::other)?);
+            summary = Some(vtar::write_index_of(&tree, is_taken_by_a_restore, file).map_err(io::Error::other)?);
             Ok(())
         })?;
         anyhow::Ok(summary)

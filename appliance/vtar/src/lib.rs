@@ -37,7 +37,7 @@ pub use entry::{Entry, Index, Kind};
 pub use header::{OWNER_ID, OWNER_NAME};
 pub use reader::Reader;
 pub use stored::{ReadAt, Stored};
-pub use wire::{Summary, write_index};
+pub use wire::{Summary, write_index, write_index_of};
 
 use std::path::PathBuf;
 

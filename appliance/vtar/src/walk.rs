@@ -25,12 +25,13 @@ pub(crate) const NAMES_BYTES: usize = 8 << 20;
 /// The least that a folder gets of it.
 const FOLDER_BYTES_MIN: usize = 32 << 10;
 
-/// Gives all entries of the tree at `root` to `visit`, in the order of the tar, but for those with a path of more than
-/// `path_max` bytes; returns how many things were left out.
+/// Gives all entries of the tree at `root` that `takes` says to `visit`, in the order of the tar, but for those with a path of
+/// more than `path_max` bytes; returns how many things were left out.
 pub(crate) fn walk(
     root: &Path,
     path_max: usize,
     names_bytes: usize,
+    takes: impl Fn(&Entry) -> bool,
     mut visit: impl FnMut(Entry) -> Result<(), Error>,
 ) -> Result<u64, Error> {
     let fd = beneath::open_root(root).map_err(|source| failed("open", root.into(), source))?;
@@ -57,8 +58,8 @@ pub(crate) fn walk(
         }
         if !is_below {
             match if is_too_long { Ok(None) } else { folder.examine(&fd, name, path) }.map_err(named)? {
-                Some(entry) => visit(entry)?,
-                None => skipped += 1,
+                Some(entry) if takes(&entry) => visit(entry)?,
+                _ => skipped += 1,
             }
         }
         folders.push(folder);

@@ -12,7 +12,9 @@
 //! listing needs the tar's size only and must not read the rest. The checksums find damage before anything is
 //! believed; the bounds hold even for a file that was made on purpose.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -209,12 +211,25 @@ pub struct Summary {
 /// # Errors
 /// The tree cannot be read, the file not be written, or [`Error::TooLarge`]: it could not be read again.
 pub fn write_index(root: &Path, output: impl Write + Seek) -> Result<Summary, Error> {
-    write_index_with(root, NAMES_BYTES, output)
+    write_index_of(root, |_, _| true, output)
+}
+
+/// The same of those entries that `takes` says, by their path below `root`. What is below a folder that is not taken is asked for, too.
+///
+/// # Errors
+/// As [`write_index`].
+pub fn write_index_of(
+    root: &Path,
+    takes: impl Fn(&Path, &Kind) -> bool,
+    output: impl Write + Seek,
+) -> Result<Summary, Error> {
+    write_index_with(root, NAMES_BYTES, takes, output)
 }
 
 fn write_index_with(
     root: &Path,
     names_bytes: usize,
+    takes: impl Fn(&Path, &Kind) -> bool,
     mut output: impl Write + Seek,
 ) -> Result<Summary, Error> {
     let cannot = |source: io::Error| Error::IndexIo { action: "write", source };
@@ -223,7 +238,8 @@ fn write_index_with(
     let (mut layout, mut content_bytes, mut entries) = (Layout::default(), 0_u64, 0);
     let (mut piece, mut body_bytes, mut hash) = (Vec::new(), 0, Sha256::new());
     let mut previous: Box<[u8]> = Box::default();
-    let skipped = walk(root, PATH_MAX, names_bytes, |entry| {
+    let takes = |entry: &Entry| takes(Path::new(OsStr::from_bytes(&entry.path)), &entry.kind);
+    let skipped = walk(root, PATH_MAX, names_bytes, takes, |entry| {
         layout.place(&entry).ok_or_else(|| too_large(root))?;
         content_bytes = content_bytes.saturating_add(entry.content_bytes());
         entries += 1;
@@ -374,7 +390,7 @@ mod tests {
         assert!(index.entries().is_sorted_by(|one, other| one.path < other.path));
         for names_bytes in [0, 40_000, NAMES_BYTES] {
             let mut written = io::Cursor::new(Vec::new());
-            let summary = write_index_with(root.path(), names_bytes, &mut written).unwrap();
+            let summary = write_index_with(root.path(), names_bytes, |_, _| true, &mut written).unwrap();
             assert!(written.into_inner() == expected, "with {names_bytes} bytes for names");
             let entries = index.entries().len() as u64;
             let of =
