@@ -269,11 +269,6 @@ impl Interface {
                 return Err(format!("gateway of {hardware}: one of IPv4 and one of IPv6, and no more"));
             }
         }
-        for (index, cidr) in addresses.iter().enumerate() {
-            if addresses.iter().take(index).any(|before| before.address() == cidr.address()) {
-                return Err(format!("{hardware} has the address {} twice", cidr.address()));
-            }
-        }
         if *on_link && gateways.is_empty() {
             return Err(format!("on_link of {hardware} is about a gateway, and there is none"));
         }
@@ -283,9 +278,8 @@ impl Interface {
 
     fn check_gateway(&self, gateway: IpAddr) -> Result<(), String> {
         let Self { hardware, addresses, on_link, .. } = self;
-        let no_host = gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback();
-        if no_host || addresses.iter().any(|cidr| cidr.contains(gateway) && !cidr.has_host(gateway)) {
-            return Err(format!("gateway {gateway} of {hardware} is not the address of a host"));
+        if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
+            return Err(not_a_host(gateway, hardware));
         }
         if addresses.iter().any(|cidr| cidr.address() == gateway) {
             return Err(format!("gateway {gateway} of {hardware} is the interface's own address"));
@@ -449,7 +443,7 @@ impl TryFrom<UncheckedAnswers> for Answers {
             password_hash,
             install,
         } = raw;
-        distinct(&network)?;
+        together(&network)?;
         if install.is_some() && role == Role::Installer {
             return Err("role is installer, and that is what installs the others".into());
         }
@@ -467,13 +461,18 @@ impl TryFrom<UncheckedAnswers> for Answers {
     }
 }
 
-/// Whether no two interfaces claim the same card, VLAN or address.
+fn not_a_host(gateway: IpAddr, hardware: &Hardware) -> String {
+    format!("gateway {gateway} of {hardware} is not the address of a host")
+}
+
+/// Whether interfaces go together: no two claim the same card, VLAN or address, and gateways can be hosts. This is asked of answers
+/// alone: a machine keeps the settings that it has, as long as each of its interfaces can be understood.
 ///
 /// # Errors
-/// Two do; the cause as a sentence's part.
-pub fn distinct(network: &[Interface]) -> Result<(), String> {
+/// They do not; the cause as a sentence's part.
+pub fn together(network: &[Interface]) -> Result<(), String> {
     let (mut cards, mut vlans, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for Interface { hardware, vlan, addresses: cidrs, .. } in network {
+    for Interface { hardware, vlan, addresses: cidrs, gateways, .. } in network {
         let used = match hardware {
             Hardware::Card(mac) => vec![Member::Mac(mac.clone())],
             Hardware::Bond(bond) => bond.members.clone(),
@@ -486,6 +485,12 @@ pub fn distinct(network: &[Interface]) -> Result<(), String> {
         }
         if let Some(vlan) = vlan.filter(|vlan| !vlans.insert(*vlan)) {
             return Err(format!("network names VLAN {vlan} twice"));
+        }
+        let is_no_host = |gateway: &&IpAddr| {
+            cidrs.iter().any(|cidr| cidr.contains(**gateway) && !cidr.has_host(**gateway))
+        };
+        if let Some(gateway) = gateways.iter().find(is_no_host) {
+            return Err(not_a_host(*gateway, hardware));
         }
         if let Some(cidr) = cidrs.iter().find(|cidr| !addresses.insert(cidr.address())) {
             return Err(format!("network names the address {} twice", cidr.address()));
@@ -706,7 +711,7 @@ install:
             (of_card("addresses: [10.0.0.2/32], gateway: 224.0.0.1, on_link: true"), "is not the address of a host"),
             (of_card("addresses: [10.0.0.2/24], gateway: 10.0.0.255"), "is not the address of a host"),
             (of_card("addresses: [10.0.0.2/24], gateway: 10.0.0.0"), "is not the address of a host"),
-            (of_card("addresses: [10.0.0.2/24, 10.0.0.2/8]"), "has the address 10.0.0.2 twice"),
+            (of_card("addresses: [10.0.0.2/24, 10.0.0.2/8]"), "network names the address 10.0.0.2 twice"),
             (of_card("on_link: perhaps"), "true or false belongs here"),
             (of_card("mtu: 1279"), "1279 is not an MTU: 1280 to 9216 are"),
             (of_card("mtu: 9217"), "9217 is not an MTU: 1280 to 9216 are"),
@@ -742,6 +747,17 @@ install:
         for (list, cause) in table {
             let error = network(&list).unwrap_err().to_string();
             assert!(error.contains(cause), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_machine_has_stored_stays_understood() {
+        for stored in [
+            r#"[{"mac":"52:54:00:00:00:01","addresses":["10.0.0.2/24","10.0.0.2/8"]}]"#,
+            r#"[{"mac":"52:54:00:00:00:01","addresses":["10.0.0.2/24"],"gateway":["10.0.0.255"]}]"#,
+        ] {
+            let interfaces = serde_json::from_str::<Vec<Interface>>(stored).unwrap();
+            assert!(together(&interfaces).is_err(), "{stored}");
         }
     }
 

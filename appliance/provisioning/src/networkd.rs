@@ -69,9 +69,10 @@ pub fn render(interfaces: &[Interface]) -> Vec<NetworkFile> {
 fn bond_files(name: &str, bond: &Bond) -> Vec<NetworkFile> {
     let mut files = Vec::new();
     for member in &bond.members {
-        // In a bond all cards show the bond's address; the one that they were made with stays.
+        // In a bond all cards show the bond's address, which is that of the first one here: each of them still finds a file of
+        // this bond.
         let (own, matched) = match member {
-            Member::Mac(mac) => (mac.to_string().replace(':', ""), format!("PermanentMACAddress={mac}")),
+            Member::Mac(mac) => (mac.to_string().replace(':', ""), format!("MACAddress={mac}")),
             Member::Name(name) => (name.clone(), format!("Name={name}")),
         };
         files.push(NetworkFile {
@@ -255,7 +256,7 @@ mod tests {
             ("10-infimonitor-eth0.network", "[Match]\nName=eth0\nKind=!*\n\n[Network]\nBond=bond0\n"),
             (
                 "10-infimonitor-525400000002.network",
-                "[Match]\nPermanentMACAddress=52:54:00:00:00:02\nKind=!*\n\n[Network]\nBond=bond0\n",
+                "[Match]\nMACAddress=52:54:00:00:00:02\nKind=!*\n\n[Network]\nBond=bond0\n",
             ),
             (
                 "15-infimonitor-bond0.netdev",

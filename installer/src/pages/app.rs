@@ -465,9 +465,9 @@ impl App {
 
     /// Cards, VLANs and addresses are told apart over all interfaces, when all of them are known.
     fn continue_from_network(&mut self) {
-        match provisioning::answers::distinct(&self.described().network) {
+        match provisioning::answers::together(&self.described().network) {
             Ok(()) => self.go(Page::System),
-            Err(cause) => self.error = Some(format!("The {cause}.")),
+            Err(cause) => self.error = Some(format!("As it is, {cause}.")),
         }
     }
 
@@ -859,7 +859,7 @@ mod tests {
         });
         press(&mut app, KeyCode::Enter);
         assert_eq!(app.page, Page::Network);
-        assert_eq!(app.error.as_deref(), Some("The network names the address 10.0.0.3 twice."));
+        assert_eq!(app.error.as_deref(), Some("As it is, network names the address 10.0.0.3 twice."));
     }
 
     #[test]

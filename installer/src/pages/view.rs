@@ -295,7 +295,7 @@ fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::app::testing::{app, disk, to_summary};
+    use super::super::app::testing::{app, disk, link, to_summary};
     use super::super::app::{Message, Page};
     use super::*;
     use std::time::{Duration, Instant};
@@ -355,6 +355,32 @@ mod tests {
             }
             assert!(!shown.contains("console-1") && !shown.contains("network-1"));
         }
+    }
+
+    #[test]
+    fn a_bond_is_shown_with_its_cards() {
+        let mut app = app(vec![disk("sda", &[])]);
+        app.links.push((link("eth1", "52:54:00:00:00:02"), None));
+        let answers = provisioning::Answers::from_yaml(
+            "role: monitor\nnetwork:\n  - bond: {mode: 802.3ad, members: [eth0, eth1]}\n    addresses: [10.0.0.2/8]\n",
+        );
+        app.bonds = answers.unwrap().network;
+        (app.page, app.marked) = (Page::Network, 2);
+        let network = shown(&app);
+        for part in [
+            "connected  in bond0",
+            "bond0      802.3ad, 10.0.0.2/8",
+            "the bond of eth0 and eth1: 802.3ad",
+            "Make a bond",
+        ] {
+            assert!(network.contains(part), "{part:?} is not in\n{network}");
+        }
+        app.page = Page::Bond(0);
+        assert!(shown(&app).contains("bond0: network cards that act as one"));
+        let summary = app.summary_lines().into_iter().map(|(_, said)| said).collect::<Vec<_>>();
+        assert!(summary.contains(&"eth1: in bond0".to_owned()), "{summary:?}");
+        assert!(summary.contains(&"bond0: 802.3ad, 10.0.0.2/8".to_owned()), "{summary:?}");
+        assert!(summary.iter().any(|said| said == "UTC, NTP servers: Debian's"), "{summary:?}");
     }
 
     #[test]
