@@ -209,7 +209,6 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
         }
         Order::Disks => show(&client.disks().await?),
         Order::ReplaceDisk { old, new, erase, wipe_old } => {
-            let (old, new) = (old.map(device_file), device_file(new));
             let leaves = old.clone();
             let new = Incoming { device: new, erase };
             change_disks(&client, &Request::ReplaceDisk { old, new, wipe: wipe_old }).await?;
@@ -224,7 +223,7 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             }
         }
         Order::AddDisk { new, erase } => {
-            change_disks(&client, &Request::AddDisk(Incoming { device: device_file(new), erase })).await?;
+            change_disks(&client, &Request::AddDisk(Incoming { device: new, erase })).await?;
             println!("the disk is taken in");
         }
         Order::GrowDisks => {
@@ -287,8 +286,4 @@ async fn change_disks(client: &Client, request: &Request) -> Result<Reply> {
     let reply = client.change_disks(request, |step, percent| teller.tell(step, percent)).await;
     teller.end();
     Ok(reply?)
-}
-/// The device file that a path is or leads to: `/dev/disk/by-id` has names that stay.
-fn device_file(path: PathBuf) -> PathBuf {
-    std::fs::canonicalize(&path).unwrap_or(path)
 }
