@@ -1,11 +1,13 @@
 //! Network interfaces that can be given addresses: real ones with a hardware address, as sysfs shows them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use provisioning::Interface;
-use provisioning::values::Mac;
+use provisioning::answers::{Bond, Hardware};
+use provisioning::values::{Mac, Member};
 
 /// Where the kernel shows them.
 const SYSFS: &str = "/sys/class/net";
@@ -33,18 +35,48 @@ pub fn links() -> Result<Vec<Link>> {
     links_in(Path::new(SYSFS))
 }
 
-/// Whether the interfaces that answers name are there.
+/// What answers say of interfaces, with the address of each card in the place of its name: the installed machine may name it
+/// otherwise.
 ///
 /// # Errors
-/// One is not: installed so, the machine would not be reached where it is expected.
-pub fn known(interfaces: &[Interface], links: &[Link]) -> Result<()> {
-    let there = |interface: &Interface| links.iter().any(|link| link.mac == interface.mac);
-    if let Some(Interface { mac, .. }) = interfaces.iter().find(|interface| !there(interface)) {
-        let all: Vec<String> = links.iter().map(|link| format!("{} ({})", link.mac, link.name)).collect();
-        let all = if all.is_empty() { "none".into() } else { all.join(", ") };
-        bail!("network names the interface {mac}, which this machine does not have; there are: {all}");
+/// A card is not there, or is named twice: installed so, the machine would not be reached where it is expected.
+pub fn resolved(interfaces: &[Interface], links: &[Link]) -> Result<Vec<Interface>> {
+    let mut seen = BTreeSet::new();
+    let mut there = |member: &Member| -> Result<Mac> {
+        let mac = match found(member, links) {
+            Some(link) => link.mac.clone(),
+            None => {
+                let all: Vec<String> =
+                    links.iter().map(|link| format!("{} ({})", link.mac, link.name)).collect();
+                let all = if all.is_empty() { "none".into() } else { all.join(", ") };
+                bail!(
+                    "network names the interface {member}, which this machine does not have; there are: {all}"
+                );
+            }
+        };
+        ensure!(seen.insert(mac.clone()), "network names the interface {mac} twice, by its name too");
+        Ok(mac)
+    };
+    let mut resolved = Vec::new();
+    for interface in interfaces {
+        let hardware = match &interface.hardware {
+            Hardware::Card(mac) => Hardware::Card(there(&Member::Mac(mac.clone()))?),
+            Hardware::Bond(Bond { mode, members }) => {
+                let members = members.iter().map(|member| there(member).map(Member::Mac));
+                Hardware::Bond(Bond { mode: *mode, members: members.collect::<Result<_>>()? })
+            }
+        };
+        resolved.push(Interface { hardware, ..interface.clone() });
     }
-    Ok(())
+    Ok(resolved)
+}
+
+/// The card that a member of a bond is.
+pub fn found<'l>(member: &Member, links: &'l [Link]) -> Option<&'l Link> {
+    links.iter().find(|link| match member {
+        Member::Mac(mac) => link.mac == *mac,
+        Member::Name(name) => link.name == *name,
+    })
 }
 
 fn links_in(folder: &Path) -> Result<Vec<Link>> {
@@ -101,16 +133,42 @@ mod tests {
         make("ens4", "1", "52:54:00:00:00:04", Some("1"), Some("virtio_net"));
         make("vlan20", "1", "52:54:00:00:00:04", Some("1"), None);
         let links = links_in(folder.path()).unwrap();
-        let named = |mac: &str| {
-            let cidr = vec!["10.0.0.2/8".parse().unwrap()];
-            [Interface::checked(mac.parse().unwrap(), None, cidr, Vec::new(), Vec::new()).unwrap()]
+        let of = |list: &str| {
+            let answers = provisioning::Answers::from_yaml(&format!("role: monitor\nnetwork: [{list}]\n"));
+            resolved(&answers.unwrap().network, &links).map_err(|error| error.to_string())
         };
-        assert!(known(&named("52:54:00:00:00:05"), &links).is_ok() && known(&[], &[]).is_ok());
-        assert_eq!(
-            known(&named("52:54:00:00:00:06"), &links).unwrap_err().to_string(),
-            "network names the interface 52:54:00:00:00:06, which this machine does not have; there are: \
-             52:54:00:00:00:04 (ens4), 52:54:00:00:00:05 (ens5)"
-        );
+        let table = [
+            ("{mac: 52:54:00:00:00:05, mtu: 1400}", Ok("52:54:00:00:00:05")),
+            (
+                "{bond: {mode: 802.3ad, members: [ens4, 52:54:00:00:00:05]}}",
+                Ok("the bond of 52:54:00:00:00:04 and 52:54:00:00:00:05"),
+            ),
+            (
+                "{mac: 52:54:00:00:00:06, mtu: 1400}",
+                Err(
+                    "network names the interface 52:54:00:00:00:06, which this machine does not have; there are: \
+                     52:54:00:00:00:04 (ens4), 52:54:00:00:00:05 (ens5)",
+                ),
+            ),
+            (
+                "{bond: {mode: 802.3ad, members: [ens4, ens7]}}",
+                Err("network names the interface ens7, which this machine does not have; there are: \
+                     52:54:00:00:00:04 (ens4), 52:54:00:00:00:05 (ens5)"),
+            ),
+            (
+                "{bond: {mode: 802.3ad, members: [ens4, 52:54:00:00:00:04]}}",
+                Err("network names the interface 52:54:00:00:00:04 twice, by its name too"),
+            ),
+            (
+                "{mac: 52:54:00:00:00:05, mtu: 1400}, {bond: {mode: 802.3ad, members: [ens4, ens5]}}",
+                Err("network names the interface 52:54:00:00:00:05 twice, by its name too"),
+            ),
+        ];
+        for (list, expected) in table {
+            let found = of(list).map(|all| all.last().unwrap().hardware.to_string());
+            assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{list}");
+        }
+        assert!(resolved(&[], &[]).unwrap().is_empty());
         let shown: Vec<_> = links
             .iter()
             .map(|link| (link.name.as_str(), link.mac.to_string(), link.carrier, link.driver.as_str()))

@@ -64,8 +64,9 @@ pub fn unchanged(plan: &Plan, now: &[Disk]) -> Result<()> {
         let before = &planned.disk;
         let found = now.iter().find(|disk| disk.device == before.device);
         let Some(found) = found else { bail!("{} is gone; look at the disks again", before.title()) };
-        // Its health may have been asked too late.
-        if (Disk { health: before.health, ..found.clone() }) != *before {
+        // Its health may have been asked too late, and udev may have made more links to it.
+        let found_then = Disk { health: before.health, links: before.links.clone(), ..found.clone() };
+        if found_then != *before {
             bail!(
                 "{} is not as it was shown: it is {} now, and {}; look at the disks again",
                 before.title(),

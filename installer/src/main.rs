@@ -94,7 +94,7 @@ fn check(answers: &Answers, source: &str) {
         shown(answers.keymap.as_ref().map(ToString::to_string), "us")
     );
     for interface in &answers.network {
-        println!("Interface {}: {}.", interface.mac, pages::told(Some(interface)));
+        println!("Interface {}: {}.", interface.hardware, pages::told(Some(interface)));
     }
     println!("Every {}interface uses DHCP.", if answers.network.is_empty() { "" } else { "other " });
     if answers.root_password_hash.is_none() {

@@ -19,7 +19,8 @@ use crate::report::Report;
 pub fn run(answers: &Answers, install: &Install, report: &mut Report) -> Result<Option<Then>> {
     let machine = Machine::look()?;
     report.say(&format!("role: {}", answers.role.name()));
-    links::known(&answers.network, &links::links()?)?;
+    let network = links::resolved(&answers.network, &links::links()?)?;
+    let answers = &Answers { network, ..answers.clone() };
     let (plan, verdict) = machine.plan(&install.wish())?;
     machine::lines(&plan).iter().for_each(|line| report.say(line));
     report.say(&verdict);

@@ -26,8 +26,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !built.success() {
         bail!("the programs cannot be compiled ({built})");
     }
-    let metadata = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let program = metadata.join("release/bench");
+    let program = paths::target().join("release/bench");
     let status = std::process::Command::new(&program)
         .args(&options.arguments)
         .status()

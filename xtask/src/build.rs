@@ -26,6 +26,7 @@ use tools::mirror::Mirrors;
 use tools::{Cache, Mkosi, Toolbox, Tree};
 
 use crate::jobs::{Graph, Outcome};
+use crate::preflight::Need;
 use crate::{paths, preflight};
 
 /// Version of everything that is built.
@@ -96,6 +97,9 @@ pub struct Options {
     /// Trees that are made beside the tools tree
     #[arg(skip)]
     trees: Vec<Tree>,
+    /// Room that is needed beside the build's own
+    #[arg(skip)]
+    needs: Vec<Need>,
 }
 
 impl Options {
@@ -112,17 +116,23 @@ impl Options {
             json: false,
             for_scenarios,
             trees,
+            needs: Need::of_tests(!tools_only),
         }
     }
 
     /// What the benchmarks need.
     pub fn for_benchmarks() -> Self {
-        Self { trees: vec![Tree::PEERS], ..Self::for_tests(true, false) }
+        Self { trees: vec![Tree::PEERS], needs: Vec::new(), ..Self::for_tests(true, false) }
     }
 
     /// What a release needs.
     pub fn for_release() -> Self {
-        Self { profile: Profile::Release, trees: Vec::new(), ..Self::for_tests(false, false) }
+        Self {
+            profile: Profile::Release,
+            trees: Vec::new(),
+            needs: Vec::new(),
+            ..Self::for_tests(false, false)
+        }
     }
 }
 
@@ -133,7 +143,8 @@ pub fn run(options: &Options) -> Result<()> {
     let targets = packages::chosen(&all_targets, &options.target)?;
     let cache = Cache::locate()?;
     let work = work(options.profile);
-    preflight::run(!options.no_install, &[cache.root(), &work])?;
+    let needs = [Need::of_build(cache.root(), &work), options.needs.clone()].concat();
+    preflight::run(!options.no_install, &needs)?;
     fs::create_dir_all(work.join("logs")).with_context(|| format!("cannot create {}", work.display()))?;
     let _lock = lock(&work)?;
     let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;

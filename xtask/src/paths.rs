@@ -18,6 +18,11 @@ pub fn dist() -> PathBuf {
     root().join("dist")
 }
 
+/// Where cargo compiles.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
+}
+
 /// The system disk that `cargo xtask build` makes.
 pub fn system_disk() -> PathBuf {
     dist().join("infimonitor-backup-server.raw")

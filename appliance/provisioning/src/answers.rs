@@ -9,7 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use storage::plan::{Filter, Wish};
 use thiserror::Error;
 
-use crate::values::{Cidr, CryptHash, HostName, Keymap, Mac, NtpServer, PasswordHash, TimeZone, VlanId};
+use crate::values::{
+    BondMode, Cidr, CryptHash, HostName, Keymap, Mac, Member, Mtu, NtpServer, PasswordHash, TimeZone, VlanId,
+};
 
 /// Name of the file in which answers lie: on a medium, and in a new machine's settings.
 pub const FILE: &str = "answers.yaml";
@@ -40,43 +42,127 @@ impl Role {
     }
 }
 
-/// A network interface with fixed addresses, or one that carries a VLAN.
+/// Cards that a bond has at most: more than any machine has ports to one switch.
+const MEMBERS_LIMIT: usize = 8;
+
+/// What carries an interface's traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hardware {
+    /// One network card, by its address.
+    Card(Mac),
+    /// Several network cards that act as one.
+    Bond(Bond),
+}
+
+impl fmt::Display for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Card(mac) => mac.fmt(f),
+            Self::Bond(bond) => {
+                let members: Vec<String> = bond.members.iter().map(ToString::to_string).collect();
+                write!(f, "the bond of {}", members.join(" and "))
+            }
+        }
+    }
+}
+
+/// Network cards that act as one (the kernel's bonding).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "UncheckedInterface")]
-pub struct Interface {
-    /// Which interface.
-    pub mac: Mac,
-    /// The VLAN that is all it carries for this machine; none: what comes without a tag.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<VlanId>,
-    /// Its addresses; none in a VLAN: DHCP there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<Cidr>,
-    /// Default gateways, one of each family at most; each lies in the network of one of the addresses, or is an IPv6 link-local
-    /// address. In the document one stands alone, or both in a list.
-    #[serde(rename = "gateway", skip_serializing_if = "Vec::is_empty")]
-    pub gateways: Vec<IpAddr>,
-    /// Name servers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dns: Vec<IpAddr>,
+#[serde(try_from = "UncheckedBond")]
+pub struct Bond {
+    /// How the cards share the traffic.
+    pub mode: BondMode,
+    /// The cards. The bond has the address of the first one that is named by its address.
+    pub members: Vec<Member>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct UncheckedBond {
+    mode: BondMode,
+    members: Vec<Member>,
+}
+
+impl TryFrom<UncheckedBond> for Bond {
+    type Error = String;
+
+    fn try_from(UncheckedBond { mode, members }: UncheckedBond) -> Result<Self, String> {
+        Self::checked(mode, members)
+    }
+}
+
+impl Bond {
+    /// A bond whose members go together.
+    ///
+    /// # Errors
+    /// There are too few or too many members, or one is named twice; the cause as a sentence's part.
+    pub fn checked(mode: BondMode, members: Vec<Member>) -> Result<Self, String> {
+        if !(2..=MEMBERS_LIMIT).contains(&members.len()) {
+            return Err(format!(
+                "a bond has 2 to {MEMBERS_LIMIT} members, and this one has {}",
+                members.len()
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        match members.iter().find(|member| !seen.insert(*member)) {
+            Some(member) => Err(format!("the bond names its member {member} twice")),
+            None => Ok(Self { mode, members }),
+        }
+    }
+}
+
+/// A network interface that is told something: addresses, a VLAN, an MTU, or that it is a bond.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedInterface", into = "UncheckedInterface")]
+pub struct Interface {
+    /// What carries the traffic. In the document: `mac` or `bond`.
+    pub hardware: Hardware,
+    /// The VLAN that is all it carries for this machine; none: what comes without a tag.
+    pub vlan: Option<VlanId>,
+    /// The largest packet; none: the driver's value.
+    pub mtu: Option<Mtu>,
+    /// Its addresses; none: DHCP.
+    pub addresses: Vec<Cidr>,
+    /// Default gateways, one of each family at most; each lies in the network of one of the addresses, is an IPv6 link-local
+    /// address, or is said to be on the link. In the document one stands alone, or both in a list.
+    pub gateways: Vec<IpAddr>,
+    /// Whether gateways are reached directly though they lie in no network of the addresses.
+    pub on_link: bool,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+}
+
+/// An interface as it stands in a document.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UncheckedInterface {
-    mac: Mac,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<Mac>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bond: Option<Bond>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     vlan: Option<VlanId>,
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<Cidr>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Gateways::is_empty")]
     gateway: Gateways,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    on_link: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dns: Vec<IpAddr>,
 }
 
 /// One address, or several in a list.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct Gateways(Vec<IpAddr>);
+
+impl Gateways {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'de> Deserialize<'de> for Gateways {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -111,43 +197,111 @@ impl TryFrom<UncheckedInterface> for Interface {
     type Error = String;
 
     fn try_from(raw: UncheckedInterface) -> Result<Self, String> {
-        let UncheckedInterface { mac, vlan, addresses, gateway, dns } = raw;
+        let UncheckedInterface { mac, bond, vlan, mtu, addresses, gateway, on_link, dns } = raw;
+        let hardware = match (mac, bond) {
+            (Some(mac), None) => Hardware::Card(mac),
+            (None, Some(bond)) => Hardware::Bond(bond),
+            (None, None) => return Err("it has neither mac nor bond, so no interface is meant".into()),
+            (Some(mac), Some(_)) => {
+                return Err(format!(
+                    "it has both mac {mac} and bond; the members of a bond say what it is made of"
+                ));
+            }
+        };
         let Gateways(gateways) = gateway;
-        Self::checked(mac, vlan, addresses, gateways, dns)
+        Self { hardware, vlan, mtu, addresses, gateways, on_link, dns }.checked()
+    }
+}
+
+impl From<Interface> for UncheckedInterface {
+    fn from(interface: Interface) -> Self {
+        let Interface { hardware, vlan, mtu, addresses, gateways, on_link, dns } = interface;
+        let (mac, bond) = match hardware {
+            Hardware::Card(mac) => (Some(mac), None),
+            Hardware::Bond(bond) => (None, Some(bond)),
+        };
+        Self { mac, bond, vlan, mtu, addresses, gateway: Gateways(gateways), on_link, dns }
     }
 }
 
 impl Interface {
-    /// An interface whose settings go together.
+    /// An interface that is told nothing yet.
+    pub fn new(hardware: Hardware) -> Self {
+        Self {
+            hardware,
+            vlan: None,
+            mtu: None,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            on_link: false,
+            dns: Vec::new(),
+        }
+    }
+
+    /// The address of the card, where it is one.
+    pub fn mac(&self) -> Option<&Mac> {
+        match &self.hardware {
+            Hardware::Card(mac) => Some(mac),
+            Hardware::Bond(_) => None,
+        }
+    }
+
+    /// The bond, where it is one.
+    pub fn bond(&self) -> Option<&Bond> {
+        match &self.hardware {
+            Hardware::Card(_) => None,
+            Hardware::Bond(bond) => Some(bond),
+        }
+    }
+
+    /// The interface, if its settings go together.
     ///
     /// # Errors
     /// They do not; the cause as a sentence's part.
-    pub fn checked(
-        mac: Mac,
-        vlan: Option<VlanId>,
-        addresses: Vec<Cidr>,
-        gateways: Vec<IpAddr>,
-        dns: Vec<IpAddr>,
-    ) -> Result<Self, String> {
-        if addresses.is_empty() && vlan.is_none() {
-            return Err(format!("{mac} has no addresses; leave the interface out to use DHCP"));
+    pub fn checked(self) -> Result<Self, String> {
+        let Self { hardware, vlan, mtu, addresses, gateways, on_link, .. } = &self;
+        let is_told_nothing = addresses.is_empty() && vlan.is_none() && mtu.is_none();
+        if is_told_nothing && matches!(hardware, Hardware::Card(_)) {
+            return Err(format!("{hardware} has no addresses; leave the interface out to use DHCP"));
         }
         for is_v4 in [true, false] {
             if gateways.iter().filter(|gateway| gateway.is_ipv4() == is_v4).count() > 1 {
-                return Err(format!("gateway of {mac}: one of IPv4 and one of IPv6, and no more"));
+                return Err(format!("gateway of {hardware}: one of IPv4 and one of IPv6, and no more"));
             }
         }
-        for gateway in gateways.iter().copied() {
-            let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            let reachable = link_local || addresses.iter().any(|a| a.contains(gateway));
-            if !reachable {
-                return Err(format!("gateway {gateway} of {mac} lies in no network of its addresses"));
+        if *on_link && gateways.is_empty() {
+            return Err(format!("on_link of {hardware} is about a gateway, and there is none"));
+        }
+        gateways.iter().try_for_each(|gateway| self.check_gateway(*gateway))?;
+        Ok(self)
+    }
+
+    fn check_gateway(&self, gateway: IpAddr) -> Result<(), String> {
+        let Self { hardware, addresses, on_link, .. } = self;
+        if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
+            return Err(not_a_host(gateway, hardware));
+        }
+        if addresses.iter().any(|cidr| cidr.address() == gateway) {
+            return Err(format!("gateway {gateway} of {hardware} is the interface's own address"));
+        }
+        let link_local = matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if link_local || addresses.iter().any(|cidr| cidr.contains(gateway)) {
+            return Ok(());
+        }
+        let is_of_a_family = addresses.iter().any(|cidr| cidr.address().is_ipv4() == gateway.is_ipv4());
+        match (on_link, is_of_a_family) {
+            (true, true) => Ok(()),
+            (true, false) => {
+                Err(format!("gateway {gateway} of {hardware} needs an address of its family beside it"))
             }
-            if addresses.iter().any(|a| a.address() == gateway) {
-                return Err(format!("gateway {gateway} of {mac} is the interface's own address"));
+            (false, true) => Err(format!(
+                "gateway {gateway} of {hardware} lies in no network of its addresses; if the provider gives it so, say \
+                 that it is on the link (on_link)"
+            )),
+            (false, false) => {
+                Err(format!("gateway {gateway} of {hardware} lies in no network of its addresses"))
             }
         }
-        Ok(Self { mac, vlan, addresses, gateways, dns })
     }
 }
 
@@ -289,17 +443,7 @@ impl TryFrom<UncheckedAnswers> for Answers {
             password_hash,
             install,
         } = raw;
-        let (mut seen, mut vlans) = (BTreeSet::new(), BTreeSet::new());
-        for Interface { mac, vlan, .. } in &network {
-            if !seen.insert(mac) {
-                return Err(format!("network names {mac} twice"));
-            }
-            if let Some(vlan) = vlan
-                && !vlans.insert(vlan)
-            {
-                return Err(format!("network names VLAN {vlan} twice"));
-            }
-        }
+        together(&network)?;
         if install.is_some() && role == Role::Installer {
             return Err("role is installer, and that is what installs the others".into());
         }
@@ -315,6 +459,44 @@ impl TryFrom<UncheckedAnswers> for Answers {
             install,
         })
     }
+}
+
+fn not_a_host(gateway: IpAddr, hardware: &Hardware) -> String {
+    format!("gateway {gateway} of {hardware} is not the address of a host")
+}
+
+/// Whether interfaces go together: no two claim the same card, VLAN or address, and gateways can be hosts. This is asked of answers
+/// alone: a machine keeps the settings that it has, as long as each of its interfaces can be understood.
+///
+/// # Errors
+/// They do not; the cause as a sentence's part.
+pub fn together(network: &[Interface]) -> Result<(), String> {
+    let (mut cards, mut vlans, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for Interface { hardware, vlan, addresses: cidrs, gateways, .. } in network {
+        let used = match hardware {
+            Hardware::Card(mac) => vec![Member::Mac(mac.clone())],
+            Hardware::Bond(bond) => bond.members.clone(),
+        };
+        for card in used {
+            if cards.contains(&card) {
+                return Err(format!("network names {card} twice"));
+            }
+            cards.insert(card);
+        }
+        if let Some(vlan) = vlan.filter(|vlan| !vlans.insert(*vlan)) {
+            return Err(format!("network names VLAN {vlan} twice"));
+        }
+        let is_no_host = |gateway: &&IpAddr| {
+            cidrs.iter().any(|cidr| cidr.contains(**gateway) && !cidr.has_host(**gateway))
+        };
+        if let Some(gateway) = gateways.iter().find(is_no_host) {
+            return Err(not_a_host(*gateway, hardware));
+        }
+        if let Some(cidr) = cidrs.iter().find(|cidr| !addresses.insert(cidr.address())) {
+            return Err(format!("network names the address {} twice", cidr.address()));
+        }
+    }
+    Ok(())
 }
 
 impl Answers {
@@ -486,6 +668,96 @@ install:
             let found: Vec<String> = answers.network[0].gateways.iter().map(ToString::to_string).collect();
             assert_eq!(found.join(" "), expected);
             assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers);
+        }
+    }
+
+    /// Answers with this list of interfaces.
+    fn network(list: &str) -> Result<Answers, AnswersError> {
+        Answers::from_yaml(&format!("role: monitor\nnetwork:\n{list}\n"))
+    }
+
+    #[test]
+    fn what_providers_and_switches_ask_for_is_understood() {
+        let table = [
+            // What clouds and hosters hand out.
+            "  - {mac: 52:54:00:00:00:01, addresses: [203.0.113.10/32], gateway: 172.31.1.1, on_link: true}",
+            "  - {mac: 52:54:00:00:00:01, addresses: [203.0.113.10/32, '2001:db8::2/64'], gateway: [172.31.1.1, 'fe80::1'], on_link: true}",
+            "  - {mac: 52:54:00:00:00:01, addresses: ['2001:db8:1::2/128'], gateway: '2001:db8::1', on_link: true}",
+            "  - {mac: 52:54:00:00:00:01, addresses: [10.0.0.2/31], gateway: 10.0.0.3}",
+            "  - {mac: 52:54:00:00:00:01, mtu: 1400}",
+            "  - {mac: 52:54:00:00:00:01, mtu: 9000, addresses: [10.0.0.2/8]}",
+            "  - {bond: {mode: active-backup, members: [52:54:00:00:00:01, eth1]}}",
+            "  - {bond: {mode: 802.3ad, members: [eth0, eth1]}, vlan: 7, mtu: 9216, addresses: [10.0.0.2/8], gateway: 10.0.0.1}",
+        ];
+        for list in table {
+            let answers = network(list).unwrap_or_else(|error| panic!("{list}: {error}"));
+            assert_eq!(Answers::from_yaml(&answers.to_yaml().unwrap()).unwrap(), answers, "{list}");
+            // As a machine stores it.
+            let stored = serde_json::to_string(&answers.network).unwrap();
+            assert_eq!(serde_json::from_str::<Vec<Interface>>(&stored).unwrap(), answers.network, "{list}");
+        }
+    }
+
+    #[test]
+    fn interfaces_that_make_no_sense_are_refused_with_the_reason() {
+        let of_card = |rest: &str| format!("  - {{mac: 52:54:00:00:00:01, {rest}}}");
+        let table = [
+            (of_card("addresses: [203.0.113.10/32], gateway: 172.31.1.1"), "say that it is on the link (on_link)"),
+            (of_card("addresses: [10.0.0.2/8], on_link: true"), "is about a gateway, and there is none"),
+            (of_card("addresses: ['fd00::2/64'], gateway: 172.31.1.1, on_link: true"), "needs an address of its family"),
+            (of_card("mtu: 1500, gateway: 10.0.0.1, on_link: true"), "needs an address of its family"),
+            (of_card("addresses: [10.0.0.2/32], gateway: 10.0.0.2, on_link: true"), "is the interface's own address"),
+            (of_card("addresses: [10.0.0.2/32], gateway: 0.0.0.0, on_link: true"), "is not the address of a host"),
+            (of_card("addresses: [10.0.0.2/32], gateway: 224.0.0.1, on_link: true"), "is not the address of a host"),
+            (of_card("addresses: [10.0.0.2/24], gateway: 10.0.0.255"), "is not the address of a host"),
+            (of_card("addresses: [10.0.0.2/24], gateway: 10.0.0.0"), "is not the address of a host"),
+            (of_card("addresses: [10.0.0.2/24, 10.0.0.2/8]"), "network names the address 10.0.0.2 twice"),
+            (of_card("on_link: perhaps"), "true or false belongs here"),
+            (of_card("mtu: 1279"), "1279 is not an MTU: 1280 to 9216 are"),
+            (of_card("mtu: 9217"), "9217 is not an MTU: 1280 to 9216 are"),
+            (of_card("mtu: 65536"), "is not an MTU: 1280 to 9216 are"),
+            ("  - {addresses: [10.0.0.2/8]}".into(), "it has neither mac nor bond"),
+            (of_card("bond: {mode: 802.3ad, members: [eth0, eth1]}"), "it has both mac 52:54:00:00:00:01 and bond"),
+            ("  - bond: {mode: balance-rr, members: [eth0, eth1]}".into(), "unknown variant `balance-rr`"),
+            ("  - bond: {mode: 802.3ad, members: [eth0]}".into(), "a bond has 2 to 8 members, and this one has 1"),
+            ("  - bond: {mode: 802.3ad, members: [eth0, eth0]}".into(), "names its member eth0 twice"),
+            (
+                "  - bond: {mode: 802.3ad, members: [52:54:00:00:00:0A, 52-54-00-00-00-0a]}".into(),
+                "names its member 52:54:00:00:00:0a twice",
+            ),
+            ("  - bond: {mode: 802.3ad, members: [eth0, 'eth*']}".into(), "\"eth*\" is neither a MAC address nor"),
+            ("  - bond: {mode: 802.3ad, members: [eth0, bond0]}".into(), "\"bond0\" is neither a MAC address nor"),
+            ("  - bond: {mode: 802.3ad, members: [eth0, lo]}".into(), "\"lo\" is neither a MAC address nor"),
+            (
+                format!("{}\n  - bond: {{mode: 802.3ad, members: [52:54:00:00:00:01, eth1]}}", of_card("mtu: 1500")),
+                "network names 52:54:00:00:00:01 twice",
+            ),
+            (
+                "  - bond: {mode: 802.3ad, members: [eth0, eth1]}\n  - bond: {mode: 802.3ad, members: [eth1, eth2]}".into(),
+                "network names eth1 twice",
+            ),
+            (
+                format!(
+                    "{}\n  - {{mac: 52:54:00:00:00:02, addresses: [10.0.0.2/24]}}",
+                    of_card("addresses: [10.0.0.2/8]")
+                ),
+                "network names the address 10.0.0.2 twice",
+            ),
+        ];
+        for (list, cause) in table {
+            let error = network(&list).unwrap_err().to_string();
+            assert!(error.contains(cause), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_machine_has_stored_stays_understood() {
+        for stored in [
+            r#"[{"mac":"52:54:00:00:00:01","addresses":["10.0.0.2/24","10.0.0.2/8"]}]"#,
+            r#"[{"mac":"52:54:00:00:00:01","addresses":["10.0.0.2/24"],"gateway":["10.0.0.255"]}]"#,
+        ] {
+            let interfaces = serde_json::from_str::<Vec<Interface>>(stored).unwrap();
+            assert!(together(&interfaces).is_err(), "{stored}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use roxmltree::Document;
 use thiserror::Error;
 
-use crate::answers::{Answers, Interface, Role};
+use crate::answers::{Answers, Hardware, Interface, Role};
 use crate::values::{HostName, Mac};
 
 /// Namespace of the environment.
@@ -40,19 +40,25 @@ const fn property(key: &'static str, label: &'static str, description: &'static 
 
 const ADDRESS: &str = "address";
 const GATEWAY: &str = "gateway";
+const ON_LINK: &str = "on_link";
 const DNS: &str = "dns";
 const HOSTNAME: &str = "hostname";
 const PASSWORD_HASH: &str = "password_hash";
 const ROOT_PASSWORD_HASH: &str = "root_password_hash";
 
 /// The properties, in the order in which they are asked.
-pub const PROPERTIES: [Property; 6] = [
+pub const PROPERTIES: [Property; 7] = [
     property(
         ADDRESS,
         "Address",
         "IPv4 or IPv6 with the length of its prefix, such as 192.0.2.7/24; several with blanks between. Empty: DHCP",
     ),
     property(GATEWAY, "Gateway", "Such as 192.0.2.1; one of IPv4 and one of IPv6; only with an address"),
+    property(
+        ON_LINK,
+        "Gateway on the link",
+        "yes, where the gateway is in no network of the addresses, as providers give it with a /32. Empty: no",
+    ),
     property(DNS, "Name servers", "Their addresses, with blanks between; only with an address"),
     property(HOSTNAME, "Host name", "Letters, digits and hyphens. Empty: backup-server"),
     Property {
@@ -121,8 +127,9 @@ pub fn answers(environment: &str, first: Option<&Mac>) -> Result<Option<Answers>
     let addresses = all(ADDRESS, value(ADDRESS))?;
     let gateways = all(GATEWAY, value(GATEWAY))?;
     let dns = all(DNS, value(DNS))?;
+    let on_link = value(ON_LINK).map(yes_or_no).transpose()?.unwrap_or_default();
     if addresses.is_empty() {
-        for (key, is_given) in [(GATEWAY, !gateways.is_empty()), (DNS, !dns.is_empty())] {
+        for (key, is_given) in [(GATEWAY, !gateways.is_empty()), (ON_LINK, on_link), (DNS, !dns.is_empty())] {
             if is_given {
                 return Err(wrong(key, "there is no address beside it; with DHCP it comes from there"));
             }
@@ -132,8 +139,9 @@ pub fn answers(environment: &str, first: Option<&Mac>) -> Result<Option<Answers>
             .as_ref()
             .or(first)
             .ok_or_else(|| wrong(ADDRESS, "the machine has no network interface"))?;
-        let interface = Interface::checked(mac.clone(), None, addresses, gateways, dns);
-        answers.network = vec![interface.map_err(|cause| wrong(ADDRESS, cause))?];
+        let hardware = Hardware::Card(mac.clone());
+        let interface = Interface { addresses, gateways, on_link, dns, ..Interface::new(hardware) };
+        answers.network = vec![interface.checked().map_err(|cause| wrong(ADDRESS, cause))?];
     }
     Ok(Some(answers))
 }
@@ -144,6 +152,15 @@ fn wrong(key: &'static str, cause: impl Into<String>) -> OvfError {
 
 fn parsed<T: FromStr<Err: Display>>(key: &'static str, text: &str) -> Result<T, OvfError> {
     text.parse().map_err(|error: T::Err| wrong(key, error.to_string()))
+}
+
+/// What people write for yes and no.
+fn yes_or_no(text: &str) -> Result<bool, OvfError> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" | "1" => Ok(true),
+        "no" | "false" | "0" => Ok(false),
+        _ => Err(wrong(ON_LINK, format!("{text:?} is neither yes nor no"))),
+    }
 }
 
 /// Values with blanks or commas between.
@@ -217,9 +234,20 @@ mod tests {
         assert_eq!(answers(&environment(&[], ""), None), Ok(None));
         let first: Mac = "52:54:00:00:00:01".parse().unwrap();
         let found = answers(&environment(&[("address", "10.0.0.2/8")], ""), Some(&first)).unwrap().unwrap();
-        assert_eq!(found.network[0].mac, first);
+        assert_eq!(found.network[0].mac(), Some(&first));
         let found = answers(&environment(&[("hostname", "b")], ""), None).unwrap().unwrap();
         assert!(found.network.is_empty() && found.hostname.is_some());
+    }
+
+    #[test]
+    fn a_providers_gateway_is_taken_when_it_is_said_to_be_on_the_link() {
+        for yes in ["yes", "True", " 1 "] {
+            let given = [("address", "203.0.113.10/32"), ("gateway", "172.31.1.1"), ("on_link", yes)];
+            let found = answers(&environment(&given, ADAPTER), None).unwrap().unwrap();
+            assert!(found.network[0].on_link, "{yes:?}");
+        }
+        let given = [("address", "10.0.0.2/8"), ("gateway", "10.0.0.1"), ("on_link", "no")];
+        assert!(!answers(&environment(&given, ADAPTER), None).unwrap().unwrap().network[0].on_link);
     }
 
     #[test]
@@ -230,6 +258,17 @@ mod tests {
                 &[("address", "10.0.0.2/8"), ("gateway", "11.0.0.1")],
                 "OVF property address: gateway 11.0.0.1 of",
             ),
+            (
+                &[("address", "203.0.113.10/32"), ("gateway", "172.31.1.1")],
+                "OVF property address: gateway 172.31.1.1 of 00:50:56:9a:12:34 lies in no network of its addresses; if the \
+                 provider gives it so, say that it is on the link (on_link)",
+            ),
+            (
+                &[("address", "203.0.113.10/32"), ("gateway", "172.31.1.1"), ("on_link", "sure")],
+                "OVF property on_link: \"sure\" is neither yes nor no",
+            ),
+            (&[("on_link", "yes")], "OVF property on_link: there is no address beside it"),
+            (&[("address", "10.0.0.2/8"), ("on_link", "yes")], "OVF property address: on_link of"),
             (&[("gateway", "10.0.0.1")], "OVF property gateway: there is no address beside it"),
             (&[("dns", "10.0.0.1")], "OVF property dns: there is no address beside it"),
             (&[("address", "10.0.0.2/8"), ("dns", "ns.example")], "OVF property dns: "),

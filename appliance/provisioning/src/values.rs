@@ -89,6 +89,18 @@ impl Cidr {
             _ => false,
         }
     }
+
+    /// Whether `other`, which lies in the same network, can be a host's: it is neither the network's own address nor its
+    /// broadcast address. Networks of one or two addresses have neither (RFC 3021), and IPv6 has no broadcast.
+    pub fn has_host(&self, other: IpAddr) -> bool {
+        match other {
+            IpAddr::V4(v4) if self.prefix <= 30 => {
+                let host = v4.to_bits() & (u32::MAX >> self.prefix);
+                host != 0 && host != u32::MAX >> self.prefix
+            }
+            _ => true,
+        }
+    }
 }
 
 impl FromStr for Cidr {
@@ -104,13 +116,8 @@ impl FromStr for Cidr {
             return Err(format!("{text:?} cannot be the address of an interface"));
         }
         let cidr = Self { address, prefix };
-        if let IpAddr::V4(v4) = address
-            && prefix <= 30
-        {
-            let host = v4.to_bits() & (u32::MAX >> prefix);
-            if host == 0 || host == u32::MAX >> prefix {
-                return Err(format!("{text:?} is the network's own or broadcast address, not a host's"));
-            }
+        if !cidr.has_host(address) {
+            return Err(format!("{text:?} is the network's own or broadcast address, not a host's"));
         }
         Ok(cidr)
     }
@@ -265,6 +272,136 @@ impl fmt::Display for VlanId {
         write!(f, "{}", self.0)
     }
 }
+
+/// The largest packet of an interface in bytes: 1280, which IPv6 needs (RFC 8200), to 9216, which switches carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Mtu(u16);
+
+/// What an MTU can be.
+const MTU: std::ops::RangeInclusive<u16> = 1280..=9216;
+
+impl TryFrom<u32> for Mtu {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        let mtu = u16::try_from(number).ok().filter(|mtu| MTU.contains(mtu));
+        mtu.map(Self).ok_or_else(|| not_an_mtu(number))
+    }
+}
+
+fn not_an_mtu(shown: impl fmt::Display) -> String {
+    format!("{shown} is not an MTU: {} to {} are", MTU.start(), MTU.end())
+}
+
+impl From<Mtu> for u32 {
+    fn from(mtu: Mtu) -> u32 {
+        mtu.0.into()
+    }
+}
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: u32 = text.parse().map_err(|_| not_an_mtu(format!("{text:?}")))?;
+        number.try_into()
+    }
+}
+
+impl fmt::Display for Mtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// How the cards of a bond share the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BondMode {
+    /// One card carries all, another takes over when it fails; the switch needs to know nothing.
+    #[serde(rename = "active-backup")]
+    ActiveBackup,
+    /// All cards carry traffic (LACP); the switch is configured for it.
+    #[serde(rename = "802.3ad")]
+    Lacp,
+}
+
+impl BondMode {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ActiveBackup, Self::Lacp];
+
+    /// The name, which is the kernel's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ActiveBackup => "active-backup",
+            Self::Lacp => "802.3ad",
+        }
+    }
+}
+
+impl FromStr for BondMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|mode| mode.name() == text.to_ascii_lowercase());
+        found.ok_or_else(|| format!("{text:?} is not a mode of a bond: active-backup and 802.3ad are"))
+    }
+}
+
+impl fmt::Display for BondMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A network card in a bond.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Member {
+    /// By its address.
+    Mac(Mac),
+    /// By the kernel's name of it, such as `enp1s0`.
+    Name(String),
+}
+
+/// The longest name of an interface in bytes: Linux's IFNAMSIZ without the end.
+const LINK_NAME_BYTES: usize = 15;
+/// Interfaces that are not cards: names of what the appliance makes end with a number.
+const MADE: [&str; 2] = ["bond", "vlan"];
+
+impl FromStr for Member {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(mac) = text.parse() {
+            return Ok(Self::Mac(mac));
+        }
+        // networkd reads `*`, `?`, `!` and brackets as patterns.
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let is_made = |prefix: &&str| {
+            text.strip_prefix(*prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let is_name = (1..=LINK_NAME_BYTES).contains(&text.len())
+            && text.bytes().all(allowed)
+            && text.starts_with(|first: char| first.is_ascii_alphabetic());
+        if !is_name || text == "lo" || MADE.iter().any(is_made) {
+            return Err(format!(
+                "{text:?} is neither a MAC address nor the name of a network card such as \"enp1s0\""
+            ));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => mac.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+as_string!(Member);
 
 /// A crypt(5) hash, as in /etc/shadow. Never shown: not by `Debug`, not in errors.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -67,8 +67,10 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Where it is in the machine: the bay that its enclosure names, or the mainboard's port.
     pub bay: Option<String>,
-    /// Another device file that shows the same disk, by another path to it.
-    pub twin: Option<PathBuf>,
+    /// Other device files that show the same disk, by other paths to it.
+    pub twins: Vec<PathBuf>,
+    /// Links of udev to it that name the disk and not what is on it: those of `/dev/disk/by-id` and `/dev/disk/by-path`.
+    pub links: Vec<PathBuf>,
     /// The RAID controller's driver, where it is behind one: then it is a volume or a disk that the controller hands on,
     /// and how the disks of a volume are is not visible here.
     pub raid_controller: Option<String>,
@@ -216,7 +218,8 @@ pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Di
             model: text(&row.model),
             serial: text(&row.serial),
             bay: None,
-            twin: twin(row, &answer.blockdevices),
+            twins: twins(row, &answer.blockdevices),
+            links: Vec::new(),
             raid_controller: drivers
                 .get(&row.path)
                 .filter(|driver| RAID_DRIVERS.contains(&driver.as_str()))
@@ -233,15 +236,57 @@ pub fn parse(answer: &str, drivers: &BTreeMap<PathBuf, String>) -> Result<Vec<Di
     Ok(answer.blockdevices.iter().filter(is_disk).map(disk).collect())
 }
 
-/// Another row of the same disk: with the same WWN, or, where there is none, the same model, serial number and size.
-fn twin(row: &Row, all: &[Row]) -> Option<PathBuf> {
-    let same = |other: &&Row| {
-        let by_name = row.wwn.is_some() && row.wwn == other.wwn;
-        let nameless = row.wwn.is_none() && other.wwn.is_none() && row.serial.is_some();
-        let alike = row.serial == other.serial && row.model == other.model && row.size == other.size;
-        other.kind == row.kind && other.path != row.path && (by_name || (nameless && alike))
+/// The other rows of the same disk.
+fn twins(row: &Row, all: &[Row]) -> Vec<PathBuf> {
+    all.iter()
+        .filter(|other| other.path != row.path && is_same(row, other))
+        .map(|other| other.path.clone())
+        .collect()
+}
+
+/// Whether two rows show one disk, by two paths to it: all that is known of both agrees, and a WWN or a serial number is among it.
+/// Neither alone is enough to tell: makers have sold disks with one EUI for all, and bridges to USB give one serial number to all.
+fn is_same(one: &Row, other: &Row) -> bool {
+    let agree = |of: fn(&Row) -> &Option<String>| match (identity(of(one)), identity(of(other))) {
+        (Some(one), Some(other)) => Some(one == other),
+        _ => None,
     };
-    all.iter().find(same).map(|other| other.path.clone())
+    let [wwn, serial, model, transport] =
+        [agree(|row| &row.wwn), agree(|row| &row.serial), agree(|row| &row.model), agree(|row| &row.tran)];
+    let differs = [wwn, serial, model, transport].contains(&Some(false));
+    !differs && (wwn.is_some() || serial.is_some()) && one.size == other.size && one.kind == other.kind
+}
+
+/// What the kernel and udev write before a WWN.
+const PREFIXES: [&str; 4] = ["0x", "eui.", "naa.", "uuid."];
+
+/// What identifies a disk, as far as it does: nothing but zeros stands where a maker wrote none.
+fn identity(text: &Option<String>) -> Option<String> {
+    let text = canonical(text.as_deref()?);
+    let number = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text);
+    number.chars().any(|character| character.is_alphanumeric() && character != '0').then_some(text)
+}
+
+/// A name or a serial number without what people and tools write differently: case, and blanks, for which udev writes `_`.
+pub(crate) fn canonical(text: &str) -> String {
+    let words = text.split(|character: char| character.is_whitespace() || character == '_');
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Folders of links that name a disk by what it is, and by where it is.
+pub(crate) const LINKS: [&str; 2] = ["disk/by-id", "disk/by-path"];
+
+/// The links to each device file below `dev`.
+fn links(dev: &Path) -> BTreeMap<PathBuf, Vec<PathBuf>> {
+    let mut links = BTreeMap::<_, Vec<_>>::new();
+    for entry in LINKS.iter().flat_map(|folder| fs::read_dir(dev.join(folder))).flatten().flatten() {
+        // What has gone meanwhile leads nowhere.
+        if let Ok(device) = fs::canonicalize(entry.path()) {
+            links.entry(device).or_default().push(entry.path());
+        }
+    }
+    links.values_mut().for_each(|links| links.sort());
+    links
 }
 
 /// The disks of this machine.
@@ -256,7 +301,9 @@ pub fn read() -> Result<Vec<Disk>, InventoryError> {
         .map_err(InventoryError::Run)?;
     let block = Path::new("/sys/block");
     let mut disks = parse(&answer, &drivers(block))?;
+    let mut links = links(Path::new("/dev"));
     for disk in &mut disks {
+        disk.links = links.remove(&disk.device).unwrap_or_default();
         // What a volume answers is its controller's word, and says nothing of its disks.
         if disk.raid_controller.is_none() {
             disk.health = smart::health(&disk.device);
@@ -322,4 +369,124 @@ fn drivers(block: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     drivers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A row of a disk: WWN, serial number, model, transport, size.
+    fn row(path: &str, (wwn, serial, model, tran, size): (&str, &str, &str, &str, u64)) -> Row {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Row {
+            path: path.into(),
+            kind: "disk".into(),
+            size,
+            log_sec: 512,
+            opt_io: 0,
+            rota: false,
+            rm: false,
+            ro: false,
+            tran: text(tran),
+            model: text(model),
+            serial: text(serial),
+            wwn: text(wwn),
+            fstype: None,
+            pttype: None,
+            label: None,
+            partlabel: None,
+            mountpoints: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn two_rows_are_one_disk_when_all_that_is_known_agrees() {
+        let one = ("eui.0025385b71b0a1c2", "S5SVNG0N", "Samsung 970", "nvme", 500);
+        let table = [
+            ("by two paths", one, one, true),
+            // The same EUI for all disks of a maker.
+            (
+                "serial numbers differ",
+                one,
+                ("eui.0025385b71b0a1c2", "S5SVNG0P", "Samsung 970", "nvme", 500),
+                false,
+            ),
+            ("models differ", one, ("eui.0025385b71b0a1c2", "S5SVNG0N", "Samsung 980", "nvme", 500), false),
+            ("sizes differ", one, ("eui.0025385b71b0a1c2", "S5SVNG0N", "Samsung 970", "nvme", 501), false),
+            (
+                "transports differ",
+                one,
+                ("eui.0025385b71b0a1c2", "S5SVNG0N", "Samsung 970", "usb", 500),
+                false,
+            ),
+            // Two namespaces of one controller.
+            ("WWNs differ", one, ("eui.0025385b71b0a1c3", "S5SVNG0N", "Samsung 970", "nvme", 500), false),
+            ("one path says less", one, ("eui.0025385b71b0a1c2", "", "", "", 500), true),
+            ("only a serial number", ("", "S5", "EVO", "sata", 500), ("", "S5", "EVO", "sata", 500), true),
+            (
+                "written differently",
+                ("0x5000C500A1B2C3D4", " s5 1 ", "", "", 5),
+                ("0x5000c500a1b2c3d4", "S5_1", "", "", 5),
+                true,
+            ),
+            ("nothing known", ("", "", "EVO", "sata", 500), ("", "", "EVO", "sata", 500), false),
+            // What stands where nothing was written.
+            (
+                "zeros",
+                ("eui.0000000000000000", "00000000", "Stick", "usb", 5),
+                ("eui.0000000000000000", "00000000", "Stick", "usb", 5),
+                false,
+            ),
+            ("an x at the end", ("", "S5X", "", "", 5), ("", "S5X", "", "", 5), true),
+            (
+                "zeros and a serial number",
+                ("0x0000000000000000", "A", "", "", 5),
+                ("0x0000000000000000", "B", "", "", 5),
+                false,
+            ),
+        ];
+        for (what, one, other, expected) in table {
+            let rows = [row("/dev/a", one), row("/dev/b", other)];
+            assert_eq!(is_same(&rows[0], &rows[1]), expected, "{what}");
+            assert_eq!(is_same(&rows[1], &rows[0]), expected, "{what}");
+            assert_eq!(
+                twins(&rows[0], &rows),
+                if expected { vec![PathBuf::from("/dev/b")] } else { vec![] },
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_paths_to_a_disk_are_its_twins() {
+        let one = ("0x5000c500a1b2c3d4", "S5", "EVO", "sas", 500);
+        let rows = ["/dev/a", "/dev/b", "/dev/c"].map(|path| row(path, one));
+        assert_eq!(twins(&rows[2], &rows), [PathBuf::from("/dev/a"), PathBuf::from("/dev/b")]);
+    }
+
+    #[test]
+    fn links_lead_to_their_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let dev = folder.path().canonicalize().unwrap();
+        for name in ["by-id", "by-path", "by-label"] {
+            fs::create_dir_all(dev.join("disk").join(name)).unwrap();
+        }
+        fs::write(dev.join("sda"), "").unwrap();
+        for (link, target) in [
+            ("by-id/wwn-0x5", "../../sda"),
+            ("by-id/ata-EVO_S5", "../../sda"),
+            ("by-path/pci-0000:00:1f.2-ata-1", "../../sda"),
+            ("by-id/gone", "../../sdz"),
+            ("by-label/data", "../../sda"),
+        ] {
+            symlink(target, dev.join("disk").join(link)).unwrap();
+        }
+        let found = links(&dev);
+        let expected = ["by-id/ata-EVO_S5", "by-id/wwn-0x5", "by-path/pci-0000:00:1f.2-ata-1"];
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[&dev.join("sda")], expected.map(|link| dev.join("disk").join(link)));
+        assert!(links(&dev.join("none")).is_empty());
+    }
 }

@@ -12,7 +12,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::inventory::{Disk, Transport, gigabytes};
+use crate::inventory::{Disk, LINKS, Transport, canonical, gigabytes};
 use crate::layout::{self, MINIMUM_DISK_BYTES, Partition};
 use crate::smart::Health;
 
@@ -36,13 +36,13 @@ impl Firmware {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// Part of the model's name, in any case.
+    /// Part of the model's name, in any case; a blank and `_` are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The serial number.
+    /// The serial number, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Device file.
+    /// Device file, or a link to it in `/dev/disk/by-id` or `/dev/disk/by-path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// At least so large, in bytes; written as a number, or such as `400 GB`.
@@ -88,12 +88,13 @@ impl Filter {
     /// None can; the cause as a sentence's part.
     pub fn check(&self) -> Result<(), String> {
         for (what, text) in [("model", &self.model), ("serial", &self.serial)] {
-            if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            if text.as_ref().is_some_and(|text| canonical(text).is_empty()) {
                 return Err(format!("{what} is empty; leave it out"));
             }
         }
-        if let Some(path) = self.path.as_ref().filter(|path| !path.starts_with("/dev")) {
-            return Err(format!("path {:?} is no device file, such as /dev/sda", path.display().to_string()));
+        if let Some(path) = &self.path {
+            let shown = path.display().to_string();
+            not_a_disk(&shown).map_or(Ok(()), |cause| Err(format!("path {shown:?} {cause}")))?;
         }
         for (what, bytes) in [("min_size", self.min_size), ("max_size", self.max_size)] {
             if let Some(bytes) = bytes.filter(|bytes| *bytes < LEAST_SIZE) {
@@ -115,15 +116,66 @@ impl Filter {
 
     /// Whether it is about this disk.
     pub fn matches(&self, disk: &Disk) -> bool {
-        let within = |part: &str, whole: &Option<String>| {
-            whole.as_ref().is_some_and(|whole| whole.to_lowercase().contains(&part.to_lowercase()))
-        };
-        self.model.as_ref().is_none_or(|model| within(model, &disk.model))
-            && self.serial.as_ref().is_none_or(|serial| disk.serial.as_ref() == Some(serial))
-            && self.path.as_ref().is_none_or(|path| *path == disk.device)
+        let of = |text: &Option<String>| text.as_deref().map(canonical).unwrap_or_default();
+        self.model.as_ref().is_none_or(|model| of(&disk.model).contains(&canonical(model)))
+            && self.serial.as_ref().is_none_or(|serial| of(&disk.serial) == canonical(serial))
+            && self.path.as_ref().is_none_or(|path| *path == disk.device || disk.links.contains(path))
             && self.min_size.is_none_or(|least| disk.size_bytes >= least)
             && self.max_size.is_none_or(|most| disk.size_bytes <= most)
     }
+}
+
+/// Why no disk has this path, as far as its words tell: a path that means something else never matches, and that should be known
+/// before a machine stands there.
+fn not_a_disk(path: &str) -> Option<String> {
+    let no_device = || Some("is no device file, such as /dev/sda".to_owned());
+    let Some(name) = path.strip_prefix("/dev/") else { return no_device() };
+    let is_plain = |part: &str| !["", ".", ".."].contains(&part) && !part.contains(char::is_whitespace);
+    if !name.split('/').all(is_plain) {
+        return no_device();
+    }
+    if let Some((folder, link)) = name.rsplit_once('/') {
+        if !LINKS.contains(&folder) {
+            return Some(
+                "is a link to what is on a disk, or to no disk; those in /dev/disk/by-id and /dev/disk/by-path name a disk".into(),
+            );
+        }
+        let of_parts = link.rsplit_once("-part").is_some_and(|(_, number)| is_number(number));
+        let of_volumes = ["dm-", "md-", "lvm-"].iter().any(|prefix| link.starts_with(prefix));
+        return match (of_parts, of_volumes) {
+            (true, _) => Some("is a partition; name the disk that it is on".into()),
+            (_, true) => Some("is a volume over disks; name the disks".into()),
+            _ => None,
+        };
+    }
+    let disk = disk_of_partition(name);
+    if let Some(disk) = disk {
+        return Some(format!("is a partition; the disk is /dev/{disk}"));
+    }
+    if name.strip_prefix("nvme").is_some_and(is_number) {
+        return Some(format!("is a controller; a disk behind it is /dev/{name}n1"));
+    }
+    let others = ["loop", "ram", "zram", "sr", "fd", "md", "dm-"];
+    let is_other = others.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(is_number));
+    is_other.then(|| "is not a disk that a system is installed on".into())
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The disk that a partition's device file is of, by the kernel's rule: a number after the disk's name, and `p` between where that
+/// ends with a digit.
+fn disk_of_partition(name: &str) -> Option<&str> {
+    let disk = name.trim_end_matches(|character: char| character.is_ascii_digit());
+    if disk.len() == name.len() {
+        return None;
+    }
+    if ["nvme", "mmcblk", "nbd"].iter().any(|prefix| name.starts_with(prefix)) {
+        return disk.strip_suffix('p').filter(|disk| disk.ends_with(|last: char| last.is_ascii_digit()));
+    }
+    let letters = ["xvd", "sd", "hd", "vd"].iter().find_map(|prefix| disk.strip_prefix(prefix))?;
+    (!letters.is_empty() && letters.bytes().all(|byte| byte.is_ascii_lowercase())).then_some(disk)
 }
 
 impl fmt::Display for Filter {
@@ -283,12 +335,6 @@ pub(crate) fn hindrance(disk: &Disk, firmware: Firmware) -> Option<String> {
              controller to AHCI; the mirror is made by the file system"
         ));
     }
-    if let Some(twin) = &disk.twin {
-        return Some(format!(
-            "is the same disk as {}, by another path to it: leave one path, a mirror of a disk onto itself is none",
-            twin.display()
-        ));
-    }
     if !disk.uses.is_empty() {
         return Some(format!("is in use: {}", disk.uses.join(", ")));
     }
@@ -314,9 +360,27 @@ fn on_usb(disk: &Disk) -> Option<String> {
     is_so.then(|| "is removable or on USB; name it to use it".into())
 }
 
+/// That a disk has other paths to it: which of them is meant is not known by itself.
+fn by_several_paths(disk: &Disk) -> Option<String> {
+    let twin = disk.twins.first()?;
+    Some(format!(
+        "is the same disk as {}, by another path to it: name one of them by its path to use it",
+        twin.display()
+    ))
+}
+
+/// Why a disk cannot come in beside these: it is one of them, by another path.
+pub(crate) fn is_one_of<'a>(disk: &Disk, mut others: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
+    let twin = others.find(|other| disk.twins.contains(other))?;
+    Some(format!(
+        "is the same disk as {}, by another path to it: a mirror of a disk onto itself is none",
+        twin.display()
+    ))
+}
+
 /// Why a disk is not taken by itself, but can be when it is named.
 pub(crate) fn reserve(disk: &Disk) -> Option<String> {
-    if let Some(reason) = on_usb(disk) {
+    if let Some(reason) = by_several_paths(disk).or_else(|| on_usb(disk)) {
         return Some(reason);
     }
     if !disk.contents.is_empty() {
@@ -414,7 +478,9 @@ fn named<'a>(
             others.push(disk);
         } else if matching.any(Filter::is_of_one_kind) {
             taken.push(disk);
-        } else if let Some(reason) = hindrance(disk, firmware).or_else(|| on_usb(disk)) {
+        } else if let Some(reason) =
+            hindrance(disk, firmware).or_else(|| by_several_paths(disk)).or_else(|| on_usb(disk))
+        {
             // A size alone is meant of the machine's disks, and not of the medium or of somebody's stick.
             left_out.push(LeftOut { disk: disk.clone(), reason });
         } else {
@@ -422,7 +488,8 @@ fn named<'a>(
         }
     }
     for disk in &taken {
-        if let Some(reason) = hindrance(disk, firmware) {
+        let named = || taken.iter().map(|other| &other.device);
+        if let Some(reason) = hindrance(disk, firmware).or_else(|| is_one_of(disk, named())) {
             return Err(PlanError::Unsuitable { disk: disk.title(), reason });
         }
         if !disk.contents.is_empty() {
@@ -436,8 +503,11 @@ fn named<'a>(
     if taken.iter().any(|disk| disk.rotational) && taken.iter().any(|disk| !disk.rotational) {
         notes.push("SSDs and hard disks are mixed: all is as slow as the hard disks.".into());
     }
-    let reason = "was not named".to_owned();
-    left_out.extend(others.into_iter().map(|disk| LeftOut { disk: disk.clone(), reason: reason.clone() }));
+    let devices: Vec<PathBuf> = taken.iter().map(|disk| disk.device.clone()).collect();
+    left_out.extend(others.into_iter().map(|disk| {
+        let reason = is_one_of(disk, devices.iter()).unwrap_or_else(|| "was not named".into());
+        LeftOut { disk: disk.clone(), reason }
+    }));
     Ok((taken, left_out))
 }
 

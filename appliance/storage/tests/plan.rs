@@ -238,3 +238,119 @@ fn disks_that_cannot_be_mirrored_whole_say_how_much_stays_unused() {
     );
     assert_eq!(planned("two-equal").notes, Vec::<String>::new());
 }
+
+/// Two disks, `/dev/sda` and `/dev/sdb`, as `lsblk` shows them with these identities: WWN, serial number.
+fn two_disks(identities: [(&str, &str); 2]) -> Vec<Disk> {
+    let mut text = fixture("two-equal");
+    for (device, (wwn, serial)) in ["A", "B"].into_iter().zip(identities) {
+        let before = format!("\"serial\": \"ZFA0{}\", \"wwn\": null", device.repeat(4));
+        assert!(text.contains(&before));
+        text = text.replace(&before, &format!("\"serial\": \"{serial}\", \"wwn\": \"{wwn}\""));
+    }
+    parse(&text, &BTreeMap::new()).unwrap()
+}
+
+#[test]
+fn disks_with_one_eui_and_their_own_serial_numbers_are_two() {
+    let disks = two_disks([("eui.0025385b71b0a1c2", "S1"), ("eui.0025385b71b0a1c2", "S2")]);
+    let plan = plan(&disks, &Wish::default(), Firmware::Uefi).unwrap();
+    assert_eq!((taken(&plan), plan.profile), (vec!["sda", "sdb"], Profile::Raid1));
+}
+
+#[test]
+fn of_a_disk_with_two_paths_the_one_that_is_named_is_taken() {
+    let disks = two_disks([("naa.5000c500a1b2c3d4", "S1"), ("naa.5000c500a1b2c3d4", "S1")]);
+    let none = plan(&disks, &Wish::default(), Firmware::Uefi).unwrap_err().to_string();
+    assert!(
+        none.contains(
+            "is the same disk as /dev/sdb, by another path to it: name one of them by its path to use it"
+        ),
+        "{none}"
+    );
+    let by_size = Filter { min_size: Some(10_000_000_000), ..Filter::default() };
+    assert!(plan(&disks, &named(by_size), Firmware::Uefi).is_err());
+    let one = plan(&disks, &named(path("/dev/sdb")), Firmware::Uefi).unwrap();
+    assert_eq!((taken(&one), one.profile), (vec!["sdb"], Profile::Single));
+    assert!(reason(&one, "sda").contains("is the same disk as /dev/sdb"), "{}", reason(&one, "sda"));
+    // Both are meant by these, and a mirror of them would be none.
+    for both in [
+        Wish { disks: vec![path("/dev/sda"), path("/dev/sdb")], require_empty: true },
+        named(Filter { serial: Some("s1".into()), ..Filter::default() }),
+    ] {
+        let error = plan(&disks, &both, Firmware::Uefi).unwrap_err().to_string();
+        assert!(error.contains("a mirror of a disk onto itself is none"), "{error}");
+    }
+}
+
+#[test]
+fn a_disk_is_named_as_people_and_tools_write_it() {
+    let mut disks = machine("two-equal");
+    disks[1].serial = Some("WD-WCC 4N12".into());
+    disks[1].model = Some("WDC_WD10EZEX 00B".into());
+    disks[1].links =
+        vec!["/dev/disk/by-id/ata-WDC_4N12".into(), "/dev/disk/by-path/pci-0000:00:1f.2-ata-2".into()];
+    let serial = |text: &str| Filter { serial: Some(text.into()), ..Filter::default() };
+    let model = |text: &str| Filter { model: Some(text.into()), ..Filter::default() };
+    for filter in [
+        path("/dev/disk/by-id/ata-WDC_4N12"),
+        path("/dev/disk/by-path/pci-0000:00:1f.2-ata-2"),
+        serial("  WD-WCC 4N12 "),
+        serial("wd-wcc 4n12"),
+        serial("WD-WCC_4N12"),
+        serial("WD-WCC   4N12"),
+        model(" wd10ezex_00b "),
+        model("WDC WD10EZEX"),
+    ] {
+        assert_eq!(filter.check(), Ok(()), "{filter}");
+        assert_eq!(
+            taken(&plan(&disks, &named(filter.clone()), Firmware::Uefi).unwrap()),
+            ["sdb"],
+            "{filter}"
+        );
+    }
+    let gone =
+        plan(&disks, &named(path("/dev/disk/by-id/ata-GONE")), Firmware::Uefi).unwrap_err().to_string();
+    assert!(gone.starts_with("no disk is path /dev/disk/by-id/ata-GONE; there are: "), "{gone}");
+}
+
+#[test]
+fn a_path_that_no_disk_has_is_refused_before_a_machine_is_there() {
+    for good in [
+        "/dev/sda",
+        "/dev/sdaa",
+        "/dev/vdb",
+        "/dev/xvda",
+        "/dev/nvme0n1",
+        "/dev/mmcblk0",
+        "/dev/disk/by-id/nvme-eui.0025385b71b0a1c2",
+        "/dev/disk/by-id/ata-Disk-party2",
+        "/dev/disk/by-path/pci-0000:00:1f.2-ata-2",
+    ] {
+        assert_eq!(path(good).check(), Ok(()), "{good}");
+    }
+    let table = [
+        ("sda", "is no device file, such as /dev/sda"),
+        ("/dev", "is no device file"),
+        ("/dev/", "is no device file"),
+        ("/dev/sda ", "is no device file"),
+        ("/dev/../dev/sda", "is no device file"),
+        ("/dev/disk//by-id/a", "is no device file"),
+        ("/dev/sda1", "is a partition; the disk is /dev/sda"),
+        ("/dev/nvme0n1p3", "is a partition; the disk is /dev/nvme0n1"),
+        ("/dev/mmcblk0p2", "is a partition; the disk is /dev/mmcblk0"),
+        ("/dev/nvme0", "is a controller; a disk behind it is /dev/nvme0n1"),
+        ("/dev/disk/by-id/ata-EVO_S5-part1", "is a partition; name the disk that it is on"),
+        ("/dev/disk/by-id/md-uuid-1", "is a volume over disks"),
+        ("/dev/disk/by-uuid/1234", "is a link to what is on a disk"),
+        ("/dev/disk/by-label/data", "those in /dev/disk/by-id and /dev/disk/by-path name a disk"),
+        ("/dev/mapper/vg-lv", "is a link to what is on a disk, or to no disk"),
+        ("/dev/md0", "is not a disk that a system is installed on"),
+        ("/dev/dm-1", "is not a disk that a system is installed on"),
+        ("/dev/sr0", "is not a disk that a system is installed on"),
+        ("/dev/loop7", "is not a disk that a system is installed on"),
+    ];
+    for (bad, cause) in table {
+        let error = path(bad).check().unwrap_err();
+        assert!(error.contains(cause), "{bad}: {error}");
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! [`Server`] runs `hostd` and `backupd` as they are, inside the tools tree, on a btrfs volume on a loop device;
 //! [`Monitor`] is a PostgreSQL with TLS that they follow. Everything lives in one folder below /var/tmp (a cluster's
-//! namespace hides /tmp) and is gone when the test ends, also when it panics. It needs root.
+//! namespace hides /tmp) and is gone when the test ends, also when it panics; what a killed test leaves, the next one removes. It
+//! needs root.
 
 mod faults;
 mod monitor;
@@ -31,16 +32,37 @@ pub const OBSERVER: (&str, u32) = ("daemon", 1);
 /// Number of [`CLUSTER_USER`] and its group.
 pub const CLUSTER_ID: u32 = 65534;
 
-/// A folder for one test that every user may enter.
+/// Where folders of tests are, and how their names begin.
+const SCRATCH: (&str, &str) = ("/var/tmp", "infimonitor-test-");
+/// Room that a test is to find, in bytes. Volumes are sparse; what is written to them, to clusters and to WAL is less than this.
+const ROOM_BYTES: u64 = 3 << 30;
+
+/// A folder for one test that every user may enter. It goes when the test ends; what a test that was killed has left goes when the
+/// next one begins.
+///
+/// # Errors
+/// There is too little room, or it cannot be made.
 pub fn test_folder() -> Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::Builder::new()
-        .prefix("infimonitor-test-")
-        .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempdir_in("/var/tmp")
-        .context("cannot make a folder in /var/tmp")?;
+    let (parent, prefix) = SCRATCH;
+    tools::scratch::require(Path::new(parent), ROOM_BYTES, "a test")?;
+    let make = || {
+        let folder = tempfile::Builder::new()
+            .prefix(prefix)
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot make a folder in {parent}"))?;
+        let path = folder.path().to_owned();
+        Ok((folder, path))
+    };
+    let (folder, hold) = tools::scratch::Scratch::new(Path::new(parent), prefix).make(|_| true, make)?;
+    // As long as the process lives: a test has no end of its own when it is killed.
+    HOLDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(hold);
     Ok(folder)
 }
+
+/// The folders of this process.
+static HOLDS: std::sync::Mutex<Vec<tools::scratch::Hold>> = std::sync::Mutex::new(Vec::new());
 
 /// A TCP port of loopback that was free just now.
 pub fn free_port() -> Result<u16> {

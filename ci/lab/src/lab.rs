@@ -2,7 +2,8 @@
 //!
 //! A lab that is dropped without [`Lab::passed`] counts as failed, whatever the reason (a panic, an error passed
 //! up, an early return): then journals and screens are collected and the folder stays. So a failure can never be
-//! tidied away, at the price of one call at the end of a success; [`scenario`] makes it.
+//! tidied away, at the price of one call at the end of a success; [`scenario`] makes it. A failed run's folder stays until the same
+//! scenario runs again, so that failures do not fill the disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tools::Toolbox;
+use tools::scratch::{self, Hold, Scratch};
 use uuid::Uuid;
 
 use crate::machine::{Machine, MachineBuilder};
@@ -20,6 +22,9 @@ use crate::spec::{Accelerator, LinkEnd};
 pub const ACCELERATOR_SETTING: &str = "INFIMONITOR_ACCEL";
 /// Name of the environment variable that keeps a passed lab's folder when it is `1`.
 pub const KEEP_SETTING: &str = "INFIMONITOR_KEEP";
+
+/// Room that a run is to find, in bytes: disks of VMs hold what is written to them alone.
+const ROOM_BYTES: u64 = 6 << 30;
 
 /// Folders, tools and VMs of one run.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Lab {
     lasting: bool,
     passed: bool,
     machines: Mutex<Vec<Machine>>,
+    /// Of a folder that does not last: as long as the run does.
+    hold: Option<Hold>,
 }
 
 /// Runs a scenario in a lab of its own. Its VMs end with it; what they left is kept when it fails.
@@ -45,7 +52,21 @@ impl Lab {
     /// A lab with a new folder below cargo's target folder, which goes when it passed.
     pub fn open(name: &str) -> Result<Lab> {
         let run: String = Uuid::new_v4().simple().to_string().chars().take(8).collect();
-        Lab::at(&target_folder().join("lab").join(format!("{name}-{run}")), false)
+        let parent = target_folder().join("lab");
+        scratch::require(&parent, ROOM_BYTES, "a lab")?;
+        let keeps = is_to_keep();
+        let is_old =
+            |folder: &str| !keeps && folder.rsplit_once('-').is_some_and(|(before, _)| before == name);
+        let folder = parent.join(format!("{name}-{run}"));
+        let make = || {
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            Ok(((), folder.clone()))
+        };
+        let ((), hold) = Scratch::new(&parent, "").make(is_old, make)?;
+        let mut lab = Lab::at(&folder, false)?;
+        lab.hold = Some(hold);
+        Ok(lab)
     }
 
     /// A lab that lasts: VMs of the same name go on from their disks at the next call.
@@ -63,7 +84,7 @@ impl Lab {
         let accelerator = Accelerator::from_setting(std::env::var(ACCELERATOR_SETTING).ok().as_deref());
         let machines = Mutex::new(Vec::new());
         let toolbox = Toolbox::open()?;
-        Ok(Lab { toolbox, folder, sockets, accelerator, lasting, passed: false, machines })
+        Ok(Lab { toolbox, folder, sockets, accelerator, lasting, passed: false, machines, hold: None })
     }
 
     /// Describes a VM of this lab.
@@ -83,7 +104,7 @@ impl Lab {
         for machine in self.machines().drain(..) {
             machine.kill()?;
         }
-        if !self.lasting && std::env::var(KEEP_SETTING).as_deref() != Ok("1") {
+        if !self.lasting && !is_to_keep() {
             let folder = self.folder.display();
             fs::remove_dir_all(&self.folder).with_context(|| format!("cannot delete {folder}"))?;
         }
@@ -131,6 +152,10 @@ impl Drop for Lab {
             eprintln!("lab: failed; consoles, journals and logs are kept in {}", self.folder.display());
         }
     }
+}
+
+fn is_to_keep() -> bool {
+    std::env::var(KEEP_SETTING).as_deref() == Ok("1")
 }
 
 /// Cargo's target folder: the one set, or the workspace's own.

@@ -190,7 +190,10 @@ mod full {
             shows(MAC)?;
             machine.type_on_serial(&format!("{UP}{ENTER}"))?;
             shows("Such as 192.168.77.2/24")?;
-            machine.type_on_serial(&format!("10.0.2.15/24{ENTER}10.0.2.2{ENTER}10.0.2.3{ENTER}{ENTER}"))?;
+            // Neither on the link nor a VLAN nor an MTU.
+            machine.type_on_serial(&format!(
+                "10.0.2.15/24{ENTER}10.0.2.2{ENTER}{ENTER}10.0.2.3{ENTER}{ENTER}{ENTER}"
+            ))?;
             shows("10.0.2.15/24, gateway")?;
             machine.type_on_serial(ENTER)?;
             shows("Letters, digits and hyphens")?;

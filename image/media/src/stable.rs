@@ -87,7 +87,7 @@ pub fn vhdx(path: &Path, identity: [u8; 16]) -> Result<(), Error> {
         file.write_all_at(&header, at).map_err(Error::Write)?;
     }
     let bytes = file.metadata().map_err(Error::Read)?.len();
-    let item = metadata_item(&Part { file: &file, start: 0, bytes }, &PAGE_83, identity.len() as u64);
+    let item = metadata_item(&Part::whole(&file, bytes), &PAGE_83, identity.len() as u64);
     let item = item.ok_or_else(|| unexpected("the VHDX does not identify its disk"))?;
     file.write_all_at(&identity, item.start).map_err(Error::Write)
 }

@@ -4,6 +4,7 @@
 //! was made; content is read as far as a rule needs it, and all of it where a checksum stands for it. Files are hostile input: what
 //! they claim is checked before it is believed, and no more memory is taken than a piece of them needs.
 
+mod hardware;
 mod iso;
 mod ova;
 mod ovf;
@@ -141,7 +142,7 @@ pub fn verify(path: &Path) -> Result<Report, Error> {
     }
     let file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
-    let whole = Part { file: &file, start: 0, bytes };
+    let whole = Part::whole(&file, bytes);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let Some(kind) = kind(&whole) else { return Err(unknown(path, &whole)) };
     let mut findings = Findings::default();

@@ -156,6 +156,30 @@ fn ova() {
         ("ovf.references", "ovf:diskId=\"", "ovf:diskId=\"no"),
         ("ovf.references", "<rasd:Connection>", "<rasd:Connection>no "),
         ("ovf.references", "<Configuration ovf:default=\"true\" ovf:id=\"", "<Configuration ovf:id=\"no"),
+        // Value and schema rules; those of the hardware have a table of their own.
+        (
+            "ovf.item-elements",
+            "<rasd:Parent>3</rasd:Parent>",
+            "<rasd:Parent>3</rasd:Parent><rasd:Parent>3</rasd:Parent>",
+        ),
+        ("ovf.instance-id", "<rasd:InstanceID>5<", "<rasd:InstanceID>4<"),
+        (
+            "ovf.names",
+            "<Disk ovf:capacity",
+            "<Disk ovf:capacity=\"1\" ovf:diskId=\"disk1\"/><Disk ovf:capacity",
+        ),
+        ("ovf.processors", "<rasd:VirtualQuantity>4<", "<rasd:VirtualQuantity>0<"),
+        (
+            "ovf.cores-per-socket",
+            "</System>",
+            "</System><vmw:CoresPerSocket ovf:required=\"false\">4</vmw:CoresPerSocket>",
+        ),
+        ("ovf.memory", "<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>2049<"),
+        ("ovf.address", "<rasd:AddressOnParent>0<", "<rasd:AddressOnParent>7<"),
+        ("ovf.disk", "<rasd:ResourceType>17<", "<rasd:ResourceType>1<"),
+        ("ovf.firmware", "vmw:value=\"efi\"", "vmw:value=\"uefi\""),
+        ("ovf.secure-boot", "vmw:value=\"efi\"", "vmw:value=\"bios\""),
+        ("ovf.chunks", "<File ", "<File ovf:chunkSize=\"0\" "),
         ("ovf.properties", "</Property>", "</Property><Property ovf:key=\"address\" ovf:type=\"string\"/>"),
         (
             "ovf.section",
@@ -228,6 +252,187 @@ fn ova() {
         let error = verify(&path).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Items of a machine of 4 and 6 processors; the controller is 3, the disk 4, the network card 5, SATA 6, the drive 7.
+#[test]
+fn values_and_schema_of_a_description() {
+    let folder = tempfile::tempdir().unwrap();
+    let members = unpack(&fs::read(make_ova(folder.path())).unwrap());
+    let path = folder.path().join("changed.ova");
+    let found = |from: &str, to: &str| {
+        let mut changed = members.clone();
+        text(&mut changed[0], |text| text.replacen(from, to, 1));
+        sign(&mut changed);
+        fs::write(&path, pack(&changed)).unwrap();
+        verify(&path).unwrap().findings
+    };
+    let disk_end =
+        "<rasd:Parent>3</rasd:Parent>\n        <rasd:ResourceType>17</rasd:ResourceType>\n      </Item>";
+    let item = |id: &str, address: &str, parent: &str| {
+        format!(
+            "{disk_end}<Item><rasd:AddressOnParent>{address}</rasd:AddressOnParent><rasd:ElementName>Hard disk 2</rasd:ElementName>\
+             <rasd:HostResource>ovf:/disk/disk1</rasd:HostResource><rasd:InstanceID>{id}</rasd:InstanceID>\
+             <rasd:Parent>{parent}</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>"
+        )
+    };
+    let cores = |count: &str| {
+        format!("</System><vmw:CoresPerSocket ovf:required=\"false\">{count}</vmw:CoresPerSocket>")
+    };
+    let system_end = "</System>";
+    let table: [(&str, &str, &str, &str); 33] = [
+        // Memory: 6 GiB and 8 GiB.
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>2049<", "ovf.memory", "has 2148532224 bytes"),
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>0<", "ovf.memory", "says \"0\""),
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>-4<", "ovf.memory", "says \"-4\""),
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>6 GiB<", "ovf.memory", "says \"6 GiB\""),
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>18446744073709551615<", "ovf.memory", "says"),
+        ("byte * 2^20</rasd:AllocationUnits>", "lots</rasd:AllocationUnits>", "ovf.memory", "of \"lots\""),
+        (
+            "byte * 2^20</rasd:AllocationUnits>",
+            "byte * 2^10</rasd:AllocationUnits>",
+            "ovf.memory",
+            "has 6291456 bytes",
+        ),
+        ("byte * 2^20</rasd:AllocationUnits>", "byte * 2^64</rasd:AllocationUnits>", "ovf.memory", "says"),
+        // Processors.
+        ("<rasd:VirtualQuantity>4<", "<rasd:VirtualQuantity>0<", "ovf.processors", "says \"0\""),
+        ("<rasd:VirtualQuantity>4<", "<rasd:VirtualQuantity>2.5<", "ovf.processors", "says \"2.5\""),
+        ("<rasd:VirtualQuantity>4</rasd:VirtualQuantity>", "", "ovf.processors", "says \"\""),
+        (system_end, &cores("4"), "ovf.cores-per-socket", "has 6 processors, 4 a socket"),
+        (system_end, &cores("0"), "ovf.cores-per-socket", "it is \"0\""),
+        // Items.
+        (
+            "<rasd:Parent>3<",
+            "<rasd:Parent>3</rasd:Parent><rasd:Parent>3<",
+            "ovf.item-elements",
+            "has 2 elements Parent",
+        ),
+        ("<rasd:InstanceID>5</rasd:InstanceID>", "", "ovf.item-elements", "has no InstanceID"),
+        ("<rasd:ResourceType>10</rasd:ResourceType>", "", "ovf.item-elements", "has no ResourceType"),
+        (
+            "<rasd:InstanceID>5<",
+            "<rasd:InstanceID>4<",
+            "ovf.instance-id",
+            "\"4\" is \"Hard disk 1\" and \"Network adapter 1\"",
+        ),
+        // One for all configurations and one, of another kind, for some.
+        ("<rasd:InstanceID>5<", "<rasd:InstanceID>1<", "ovf.instance-id", "\"1\" is "),
+        // Addresses.
+        (
+            "<rasd:AddressOnParent>0<",
+            "<rasd:AddressOnParent>7<",
+            "ovf.address",
+            "is at \"7\", and addresses there are 0 to 15, without 7",
+        ),
+        ("<rasd:AddressOnParent>0<", "<rasd:AddressOnParent>16<", "ovf.address", "is at \"16\""),
+        ("<rasd:AddressOnParent>0<", "<rasd:AddressOnParent>-1<", "ovf.address", "is at \"-1\""),
+        (disk_end, &item("8", "0", "3"), "ovf.address", "are both at 0 of \"3\""),
+        (disk_end, &item("8", "30", "6"), "ovf.address", "is at \"30\", and addresses there are 0 to 29"),
+        // Disks.
+        ("<rasd:ResourceType>17<", "<rasd:ResourceType>1<", "ovf.disk", ""),
+        ("<rasd:HostResource>ovf:/disk/disk1</rasd:HostResource>", "", "ovf.disk", ""),
+        (
+            "<Disk ovf:capacity",
+            "<Disk ovf:capacity=\"1\" ovf:diskId=\"disk1\"/><Disk ovf:capacity",
+            "ovf.names",
+            "Disk has the diskId \"disk1\" twice",
+        ),
+        (
+            "<Disk ovf:capacity",
+            "<Disk ovf:capacity=\"1\"/><Disk ovf:capacity",
+            "ovf.names",
+            "a Disk has no diskId",
+        ),
+        (
+            "<File ",
+            "<File ovf:href=\"b\" ovf:id=\"file1\"/><File ",
+            "ovf.names",
+            "File has the id \"file1\" twice",
+        ),
+        (
+            "<Network ",
+            "<Network ovf:name=\"VM Network\"/><Network ",
+            "ovf.names",
+            "Network has the name \"VM Network\" twice",
+        ),
+        // Firmware.
+        ("vmw:value=\"efi\"", "vmw:value=\"uefi\"", "ovf.firmware", "it is \"uefi\""),
+        ("vmw:value=\"efi\"", "vmw:value=\"EFI\"", "ovf.firmware", "it is \"EFI\""),
+        ("vmw:value=\"efi\"", "vmw:value=\"bios\"", "ovf.secure-boot", "the firmware is \"bios\""),
+        ("vmw:value=\"true\"", "vmw:value=\"yes\"", "ovf.secure-boot", "efiSecureBootEnabled is \"yes\""),
+    ];
+    for (from, to, id, detail) in table {
+        let findings = found(from, to);
+        let is_it =
+            |finding: &&media::verify::Finding| finding.rule.id == id && finding.detail.contains(detail);
+        assert!(findings.iter().any(|finding| is_it(&finding)), "{from} -> {to}: {findings:?}");
+    }
+    // What importers take.
+    for (from, to) in [
+        ("<rasd:VirtualQuantity>6144<", "<rasd:VirtualQuantity>2052<"),
+        ("byte * 2^20</rasd:AllocationUnits>", "MegaBytes</rasd:AllocationUnits>"),
+        ("byte * 2^20</rasd:AllocationUnits>", "byte*2^30</rasd:AllocationUnits>"),
+        (system_end, &cores("2")),
+        (disk_end, &item("8", "15", "3")),
+        (disk_end, &item("8", "29", "6")),
+        ("<rasd:AddressOnParent>0</rasd:AddressOnParent>", ""),
+        ("<Item>", "<Item ovf:required=\"false\">"),
+        (
+            "<rasd:Connection>VM Network<",
+            "<rasd:Connection>VM Network</rasd:Connection><rasd:Connection>VM Network<",
+        ),
+        // What others add to an item.
+        ("<rasd:Parent>3<", "<x:Any xmlns:x=\"urn:x\"/><x:Any xmlns:x=\"urn:x\"/><rasd:Parent>3<"),
+        // The range in which the number of processors may be.
+        (
+            "<Item ovf:configuration=\"2000\">",
+            "<Item ovf:bound=\"min\"><rasd:ElementName>1 at least</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID>\
+             <rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>1</rasd:VirtualQuantity></Item>\
+             <Item ovf:configuration=\"2000\">",
+        ),
+    ] {
+        let findings = found(from, to);
+        assert!(findings.is_empty(), "{from} -> {to}: {findings:?}");
+    }
+}
+
+/// A disk in pieces, as OVF allows.
+#[test]
+fn a_file_in_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    let members = unpack(&fs::read(make_ova(folder.path())).unwrap());
+    let path = folder.path().join("chunked.ova");
+    let (name, _, disk) = members[2].clone();
+    let found = |bytes: usize, change: &dyn Fn(&mut Vec<Member>)| {
+        let mut changed = members[..2].to_vec();
+        let said = format!("<File ovf:chunkSize=\"{bytes}\" ");
+        text(&mut changed[0], |text| text.replace("<File ", &said));
+        for (number, chunk) in disk.chunks(bytes).enumerate() {
+            changed.push((format!("{name}.{number:09}"), b'0', chunk.to_vec()));
+        }
+        change(&mut changed);
+        sign(&mut changed);
+        fs::write(&path, pack(&changed)).unwrap();
+        broken(&path)
+    };
+    for bytes in [100_001, disk.len() / 2, disk.len(), disk.len() + 1] {
+        assert_eq!(found(bytes, &|_| ()), BTreeSet::new(), "{bytes}");
+    }
+    let bytes = disk.len() / 3;
+    let missing = found(bytes, &|all| drop(all.pop()));
+    assert!(missing.contains("ovf.file-size"), "{missing:?}");
+    let none = found(bytes, &|all| all.truncate(2));
+    assert!(none.contains("ovf.file-there"), "{none:?}");
+    let moved = found(bytes, &|all| {
+        let last = all[2].2.pop().unwrap();
+        all[3].2.insert(0, last);
+    });
+    assert!(moved.contains("ovf.chunks") && !moved.contains("ovf.file-size"), "{moved:?}");
+    let damaged = found(bytes, &|all| all[3].2[1000..3000].fill(0xff));
+    assert!(damaged.iter().any(|id| id.starts_with("vmdk.")), "{damaged:?}");
+    let swapped = found(bytes, &|all| all.swap(2, 3));
+    assert!(swapped.contains("ova.order"), "{swapped:?}");
 }
 
 #[test]

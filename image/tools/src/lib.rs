@@ -9,6 +9,7 @@ mod apt;
 mod cache;
 pub mod mirror;
 mod mkosi;
+pub mod scratch;
 mod toolbox;
 mod tree;
 

@@ -49,6 +49,8 @@ pub enum Page {
     Network,
     /// One of them.
     Interface(usize),
+    /// A bond of some of them; the number after the last: a new one.
+    Bond(usize),
     /// Host name, time, keyboard.
     System,
     /// Passwords.
@@ -63,6 +65,19 @@ pub enum Page {
     Done,
     /// Whether the machine is restarted instead.
     Leave,
+}
+
+/// A row on the page of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkRow {
+    /// A card.
+    Link(usize),
+    /// A bond.
+    Bond(usize),
+    /// A bond that is to be made.
+    NewBond,
+    /// The way to the next page.
+    Continue,
 }
 
 /// What is to be done outside.
@@ -145,6 +160,8 @@ pub struct App {
     pub planned: Planned,
     /// Its interfaces, and what each is told.
     pub links: Vec<(Link, Option<Interface>)>,
+    /// Bonds of them.
+    pub bonds: Vec<Interface>,
     /// That the answers name an interface which is not here.
     unknown: Option<String>,
     /// The page with fields that is open.
@@ -169,12 +186,21 @@ pub struct App {
 impl App {
     /// The first page. `given`: what the pages show at first.
     pub fn new(given: Answers, machine: Machine, links: Vec<Link>) -> Self {
+        let (network, unknown) = match links::resolved(&given.network, &links) {
+            Ok(network) => (network, None),
+            // What is here is shown as it was answered.
+            Err(error) => (given.network.clone(), Some(format!("In the answers, {error:#}."))),
+        };
         let of = |link: Link| {
-            let interface = given.network.iter().find(|interface| interface.mac == link.mac).cloned();
+            let interface = network.iter().find(|interface| interface.mac() == Some(&link.mac)).cloned();
             (link, interface)
         };
-        let unknown =
-            links::known(&given.network, &links).err().map(|error| format!("In the answers, {error:#}."));
+        let is_here = |interface: &Interface| {
+            interface
+                .bond()
+                .is_some_and(|bond| bond.members.iter().all(|member| links::found(member, &links).is_some()))
+        };
+        let bonds = network.iter().filter(|interface| is_here(interface)).cloned().collect();
         let links = links.into_iter().map(of).collect();
         let role = given.role;
         let mut app = Self {
@@ -186,6 +212,7 @@ impl App {
             machine,
             planned: Err(String::new()),
             links,
+            bonds,
             unknown,
             form: Form::new(Vec::new()),
             system: None,
@@ -255,6 +282,7 @@ impl App {
             Page::Disks => return self.disks(key),
             Page::Network => self.network(key),
             Page::Interface(index) => self.interface(index, key),
+            Page::Bond(index) => self.bond(index, key),
             Page::System => return self.describe_system(key),
             Page::Passwords => self.ask_passwords(key),
             Page::Summary => return self.summary(key),
@@ -276,13 +304,14 @@ impl App {
             }
             // On the row that leads on.
             Page::Network => {
-                self.marked = self.links.len();
+                self.marked = self.network_rows().len() - 1;
                 self.error = self.unknown.clone();
             }
             Page::Interface(index) => {
                 let interface = self.links.get(index).and_then(|(_, interface)| interface.as_ref());
                 self.form = typed::interface_form(interface);
             }
+            Page::Bond(index) => self.form = typed::bond_form(self.bonds.get(index), &self.cards()),
             Page::System => self.form = typed::system_form(&self.described(), self.role),
             Page::Passwords => {
                 self.form = typed::passwords_form(&self.given, self.role, &self.passwords);
@@ -298,7 +327,10 @@ impl App {
             answers.hostname = Some(host_name);
             (answers.time_zone, answers.ntp, answers.keymap) = (time_zone, ntp, keymap);
         }
-        answers.network = self.links.iter().filter_map(|(_, interface)| interface.clone()).collect();
+        // What a card was told before it came into a bond holds no more.
+        let free = self.links.iter().filter(|(link, _)| self.bond_of(link).is_none());
+        answers.network = free.filter_map(|(_, interface)| interface.clone()).collect();
+        answers.network.extend(self.bonds.iter().cloned());
         answers
     }
 
@@ -389,12 +421,53 @@ impl App {
         }
     }
 
+    /// What can be chosen on the page of the network, the row that leads on at the end.
+    pub fn network_rows(&self) -> Vec<NetworkRow> {
+        let links = (0..self.links.len()).map(NetworkRow::Link);
+        let bonds = (0..self.bonds.len()).map(NetworkRow::Bond);
+        let more = (self.links.len() > 1).then_some(NetworkRow::NewBond);
+        links.chain(bonds).chain(more).chain([NetworkRow::Continue]).collect()
+    }
+
+    /// The number of the bond that a card is in.
+    pub fn bond_of(&self, link: &Link) -> Option<usize> {
+        let is_in = |bond: &Interface| {
+            let mut members = bond.bond().into_iter().flat_map(|bond| &bond.members);
+            members.any(|member| links::found(member, std::slice::from_ref(link)).is_some())
+        };
+        self.bonds.iter().position(is_in)
+    }
+
+    fn cards(&self) -> Vec<Link> {
+        self.links.iter().map(|(link, _)| link.clone()).collect()
+    }
+
     fn network(&mut self, key: KeyCode) {
-        match key {
-            KeyCode::Esc => self.go(Page::Disks),
-            KeyCode::Enter if self.marked < self.links.len() => self.go(Page::Interface(self.marked)),
-            KeyCode::Enter => self.go(Page::System),
-            key => self.mark(key, self.links.len() + 1),
+        let rows = self.network_rows();
+        match (key, rows.get(self.marked)) {
+            (KeyCode::Esc, _) => self.go(Page::Disks),
+            (KeyCode::Enter, Some(NetworkRow::Link(index))) => {
+                let in_bond = self.links.get(*index).and_then(|(link, _)| Some((link, self.bond_of(link)?)));
+                match in_bond {
+                    Some((link, number)) => {
+                        self.error =
+                            Some(format!("{} is in bond{number}; what the bond is told holds.", link.name));
+                    }
+                    None => self.go(Page::Interface(*index)),
+                }
+            }
+            (KeyCode::Enter, Some(NetworkRow::Bond(index))) => self.go(Page::Bond(*index)),
+            (KeyCode::Enter, Some(NetworkRow::NewBond)) => self.go(Page::Bond(self.bonds.len())),
+            (KeyCode::Enter, _) => self.continue_from_network(),
+            (key, _) => self.mark(key, rows.len()),
+        }
+    }
+
+    /// Cards, VLANs and addresses are told apart over all interfaces, when all of them are known.
+    fn continue_from_network(&mut self) {
+        match provisioning::answers::together(&self.described().network) {
+            Ok(()) => self.go(Page::System),
+            Err(cause) => self.error = Some(format!("As it is, {cause}.")),
         }
     }
 
@@ -410,6 +483,31 @@ impl App {
             Ok(interface) => {
                 if let Some((_, place)) = self.links.get_mut(index) {
                     *place = interface;
+                }
+                self.go(Page::Network);
+            }
+            Err(wrong) => self.wrong(wrong),
+        }
+    }
+
+    fn bond(&mut self, index: usize, key: KeyCode) {
+        if key == KeyCode::Esc {
+            return self.go(Page::Network);
+        }
+        if self.form.key(key) != form::Outcome::Submitted {
+            return;
+        }
+        match typed::bond(&self.form, &self.cards()) {
+            Ok(Some(bond)) => {
+                match self.bonds.get_mut(index) {
+                    Some(place) => *place = bond,
+                    None => self.bonds.push(bond),
+                }
+                self.go(Page::Network);
+            }
+            Ok(None) => {
+                if index < self.bonds.len() {
+                    self.bonds.remove(index);
                 }
                 self.go(Page::Network);
             }
@@ -557,7 +655,8 @@ pub(super) mod testing {
             model: Some("EVO".into()),
             serial: Some(format!("S-{name}")),
             bay: None,
-            twin: None,
+            twins: Vec::new(),
+            links: Vec::new(),
             raid_controller: None,
             health: storage::smart::Health::NotVisible,
             contents: contents.iter().map(ToString::to_string).collect(),
@@ -682,16 +781,85 @@ mod tests {
         press(&mut app, KeyCode::Up);
         press(&mut app, KeyCode::Enter);
         assert_eq!(app.page, Page::Interface(0));
-        for text in ["10.0.0.2/8", "11.0.0.1", "", ""] {
+        for text in ["10.0.0.2/8", "11.0.0.1", "", "", "", ""] {
             enter(&mut app, text);
         }
         assert!(app.error.as_ref().unwrap().starts_with("Gateway: "), "{:?}", app.error);
         (0..8).for_each(|_| drop(press(&mut app, KeyCode::Backspace)));
-        for text in ["10.0.0.1", "", ""] {
+        for text in ["10.0.0.1", "", "", "", ""] {
             enter(&mut app, text);
         }
         assert_eq!(app.page, Page::Network);
         assert_eq!(super::super::said::told(app.links[0].1.as_ref()), "10.0.0.2/8, gateway 10.0.0.1");
+    }
+
+    /// An app with two cards, on the page of the network.
+    fn with_two_cards(answers: &str) -> App {
+        let machine = Machine {
+            firmware: storage::plan::Firmware::Uefi,
+            cores: 4,
+            memory_bytes: 8_000_000_000,
+            disks: vec![disk("sda", &[])],
+        };
+        let links = vec![link("eth0", "52:54:00:00:00:01"), link("eth1", "52:54:00:00:00:02")];
+        let mut app = App::new(Answers::from_yaml(answers).unwrap(), machine, links);
+        app.go(Page::Network);
+        app
+    }
+
+    #[test]
+    fn two_cards_become_a_bond_and_two_cards_again() {
+        let mut app = with_two_cards(
+            "role: monitor\nnetwork:\n  - {mac: 52:54:00:00:00:01, addresses: [10.0.0.3/8]}\n",
+        );
+        press(&mut app, KeyCode::Up);
+        press(&mut app, KeyCode::Enter);
+        assert_eq!(app.page, Page::Bond(0));
+        for text in ["eth0 eth1", "", "10.0.0.2/8", "", "", "", "", "9000"] {
+            enter(&mut app, text);
+        }
+        assert_eq!((app.page, app.error.as_deref()), (Page::Network, None));
+        assert_eq!(super::super::said::told(app.bonds.first()), "active-backup, 10.0.0.2/8, MTU 9000");
+        // The card's own address holds no more.
+        let network = app.described().network;
+        assert_eq!(network.len(), 1);
+        assert_eq!(network[0].hardware.to_string(), "the bond of 52:54:00:00:00:01 and 52:54:00:00:00:02");
+        app.marked = 0;
+        press(&mut app, KeyCode::Enter);
+        assert_eq!(app.error.as_deref(), Some("eth0 is in bond0; what the bond is told holds."));
+        app.marked = 2;
+        press(&mut app, KeyCode::Enter);
+        assert_eq!(app.page, Page::Bond(0));
+        (0..20).for_each(|_| drop(press(&mut app, KeyCode::Backspace)));
+        (0..8).for_each(|_| drop(press(&mut app, KeyCode::Enter)));
+        assert_eq!((app.page, app.bonds.len()), (Page::Network, 0));
+        assert_eq!(super::super::said::told(app.links[0].1.as_ref()), "10.0.0.3/8");
+    }
+
+    #[test]
+    fn a_bond_of_the_answers_is_shown_and_one_of_unknown_cards_is_not() {
+        let app =
+            with_two_cards("role: monitor\nnetwork:\n  - bond: {mode: 802.3ad, members: [eth0, eth1]}\n");
+        assert_eq!((app.bonds.len(), app.error.as_deref()), (1, None));
+        assert_eq!(app.bond_of(&app.links[1].0), Some(0));
+        let app =
+            with_two_cards("role: monitor\nnetwork:\n  - bond: {mode: 802.3ad, members: [eth0, eth9]}\n");
+        assert_eq!(app.bonds.len(), 0);
+        assert!(app.error.as_ref().unwrap().contains("names the interface eth9"), "{:?}", app.error);
+    }
+
+    #[test]
+    fn what_two_interfaces_claim_is_said_before_the_next_page() {
+        let mut app = with_two_cards(
+            "role: monitor\nnetwork:\n  - {mac: 52:54:00:00:00:01, addresses: [10.0.0.3/8]}\n",
+        );
+        app.links[1].1 = app.links[0].1.clone().map(|interface| Interface {
+            hardware: provisioning::answers::Hardware::Card("52:54:00:00:00:02".parse().unwrap()),
+            ..interface
+        });
+        press(&mut app, KeyCode::Enter);
+        assert_eq!(app.page, Page::Network);
+        assert_eq!(app.error.as_deref(), Some("As it is, network names the address 10.0.0.3 twice."));
     }
 
     #[test]

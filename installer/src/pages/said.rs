@@ -31,15 +31,22 @@ impl App {
             ));
         }
         for (link, interface) in &self.links {
-            lines.push(("Network", format!("{}: {}", link.name, told(interface.as_ref()))));
+            let said = match self.bond_of(link) {
+                Some(number) => format!("in bond{number}"),
+                None => told(interface.as_ref()),
+            };
+            lines.push(("Network", format!("{}: {said}", link.name)));
+        }
+        for (number, bond) in self.bonds.iter().enumerate() {
+            lines.push(("Network", format!("bond{number}: {}", told(Some(bond)))));
         }
         let text = |value: Option<String>, without: &str| value.unwrap_or_else(|| without.to_owned());
         lines.push(("Host name", text(answers.hostname.map(|name| name.to_string()), self.role.name())));
         let ntp: Vec<_> = answers.ntp.iter().map(ToString::to_string).collect();
-        let uses_dhcp = self
-            .links
-            .iter()
-            .any(|(_, interface)| interface.as_ref().is_none_or(|interface| interface.addresses.is_empty()));
+        let uses_dhcp = self.links.iter().any(|(link, interface)| {
+            let is_told = interface.as_ref().is_some_and(|interface| !interface.addresses.is_empty());
+            !is_told && self.bond_of(link).is_none()
+        }) || self.bonds.iter().any(|bond| bond.addresses.is_empty());
         let without_ntp = if uses_dhcp { "those that DHCP names, and Debian's" } else { "Debian's" };
         lines.push((
             "Time",
@@ -61,15 +68,18 @@ impl App {
 
 /// What an interface is told, for people.
 pub fn told(interface: Option<&Interface>) -> String {
-    let Some(Interface { vlan, addresses, gateways, dns, .. }) = interface else { return "DHCP".into() };
-    let mut parts = Vec::new();
+    let Some(interface) = interface else { return "DHCP".into() };
+    let Interface { vlan, mtu, addresses, gateways, on_link, dns, .. } = interface;
+    let mut parts: Vec<String> = interface.bond().iter().map(|bond| bond.mode.to_string()).collect();
     match addresses.as_slice() {
         [] => parts.push("DHCP".to_owned()),
         some => parts.extend(some.iter().map(ToString::to_string)),
     }
-    parts.extend(gateways.iter().map(|gateway| format!("gateway {gateway}")));
+    let link = if *on_link { " on the link" } else { "" };
+    parts.extend(gateways.iter().map(|gateway| format!("gateway {gateway}{link}")));
     parts.extend(dns.iter().map(|server| format!("DNS {server}")));
     parts.extend(vlan.iter().map(|vlan| format!("VLAN {vlan}")));
+    parts.extend(mtu.iter().map(|mtu| format!("MTU {mtu}")));
     parts.join(", ")
 }
 

@@ -3,10 +3,12 @@
 use std::str::FromStr;
 
 use auth::DEFAULT_PASSWORD;
-use provisioning::answers::Interface;
-use provisioning::values::{HostName, Keymap, Mac, NtpServer, TimeZone, VlanId};
+use provisioning::answers::{Bond, Hardware, Interface};
+use provisioning::values::{BondMode, HostName, Keymap, Mac, Member, Mtu, NtpServer, TimeZone, VlanId};
 use provisioning::{Answers, Role};
 use screen::{Field, Form, Typed};
+
+use crate::links::{self, Link};
 
 /// Labels of the fields.
 pub const HOST_NAME: &str = "Host name";
@@ -16,7 +18,11 @@ const KEYMAP: &str = "Keyboard";
 const VLAN: &str = "VLAN";
 const ADDRESSES: &str = "Addresses";
 const GATEWAY: &str = "Gateway";
+const ON_LINK: &str = "Gateway on link";
 const DNS: &str = "Name servers";
+const MTU: &str = "MTU";
+const MEMBERS: &str = "Cards";
+const MODE: &str = "Mode";
 const CONSOLE: &str = "Console password";
 const CONSOLE_AGAIN: &str = "The same again";
 const NETWORK: &str = "Password of backup";
@@ -84,8 +90,12 @@ fn shown(value: Option<&impl ToString>) -> String {
 
 /// The page about an interface.
 pub fn interface_form(interface: Option<&Interface>) -> Form {
+    Form::new(interface_fields(interface))
+}
+
+fn interface_fields(interface: Option<&Interface>) -> Vec<Field> {
     let of = |text: fn(&Interface) -> String| interface.map(text).unwrap_or_default();
-    Form::new(vec![
+    vec![
         Field::new(
             ADDRESSES,
             "Such as 192.168.77.2/24, fd00::2/64. Empty: DHCP and IPv6 autoconfiguration.",
@@ -97,6 +107,11 @@ pub fn interface_form(interface: Option<&Interface>) -> Form {
             of(|interface| joined(&interface.gateways)),
         ),
         Field::new(
+            ON_LINK,
+            "yes, if the provider's gateway is in no network of the addresses; empty: no.",
+            of(|interface| if interface.on_link { "yes".into() } else { String::new() }),
+        ),
+        Field::new(
             DNS,
             "Their addresses, with commas between; empty: none.",
             of(|interface| joined(&interface.dns)),
@@ -106,7 +121,12 @@ pub fn interface_form(interface: Option<&Interface>) -> Form {
             "Its number, 1 to 4094; empty: none.",
             of(|interface| shown(interface.vlan.as_ref())),
         ),
-    ])
+        Field::new(
+            MTU,
+            "Bytes of the largest packet, 1280 to 9216; empty: as the driver has it.",
+            of(|interface| shown(interface.mtu.as_ref())),
+        ),
+    ]
 }
 
 /// What the page about an interface says; `None`: it uses DHCP.
@@ -114,17 +134,70 @@ pub fn interface_form(interface: Option<&Interface>) -> Form {
 /// # Errors
 /// A field is wrong.
 pub fn interface(mac: &Mac, form: &Form) -> Result<Option<Interface>, Wrong> {
-    let addresses = list(form, ADDRESSES, "address with prefix length such as 192.168.77.2/24")?;
-    let dns = list(form, DNS, "address")?;
-    let gateways = list(form, GATEWAY, "address")?;
-    let vlan: Option<VlanId> = optional(form, VLAN)?;
-    if addresses.is_empty() && vlan.is_none() {
-        if !gateways.is_empty() || !dns.is_empty() {
-            return Err(wrong(ADDRESSES)("A gateway and name servers need an address beside them.".into()));
-        }
+    let interface = settings(form, Hardware::Card(mac.clone()))?;
+    let Interface { vlan, mtu, addresses, .. } = &interface;
+    let uses_dhcp = addresses.is_empty() && vlan.is_none() && mtu.is_none();
+    if uses_dhcp { Ok(None) } else { interface.checked().map(Some).map_err(wrong(GATEWAY)) }
+}
+
+/// What the page about a card or a bond says of its network.
+fn settings(form: &Form, hardware: Hardware) -> Result<Interface, Wrong> {
+    let addresses: Vec<_> = list(form, ADDRESSES, "address with prefix length such as 192.168.77.2/24")?;
+    let dns: Vec<_> = list(form, DNS, "address")?;
+    let gateways: Vec<_> = list(form, GATEWAY, "address")?;
+    let on_link = match form.value(ON_LINK).to_ascii_lowercase().as_str() {
+        "" | "no" => false,
+        "yes" => true,
+        other => return Err(wrong(ON_LINK)(format!("{other:?} is neither yes nor no."))),
+    };
+    let (vlan, mtu) = (optional::<VlanId>(form, VLAN)?, optional::<Mtu>(form, MTU)?);
+    if addresses.is_empty() && (!gateways.is_empty() || !dns.is_empty() || on_link) {
+        return Err(wrong(ADDRESSES)("A gateway and name servers need an address beside them.".into()));
+    }
+    Ok(Interface { hardware, vlan, mtu, addresses, gateways, on_link, dns })
+}
+
+/// The page about a bond of cards, which are called by the names that they have here.
+pub fn bond_form(interface: Option<&Interface>, cards: &[Link]) -> Form {
+    let name = |member: &Member| {
+        links::found(member, cards).map_or_else(|| member.to_string(), |link| link.name.clone())
+    };
+    let bond = interface.and_then(Interface::bond);
+    let members = bond.map(|bond| joined(bond.members.iter().map(name)));
+    let mode = bond.map_or(BondMode::ActiveBackup, |bond| bond.mode);
+    let mut fields = vec![
+        Field::new(
+            MEMBERS,
+            "Two or more, with commas between, such as enp1s0, enp2s0. Empty: no bond.",
+            members.unwrap_or_default(),
+        ),
+        Field::new(
+            MODE,
+            "active-backup goes with any switch; 802.3ad (LACP) has to be set up there too.",
+            mode.to_string(),
+        ),
+    ];
+    fields.extend(interface_fields(interface));
+    Form::new(fields)
+}
+
+/// What the page about a bond says; `None`: there is none.
+///
+/// # Errors
+/// A field is wrong, or a card is not there.
+pub fn bond(form: &Form, cards: &[Link]) -> Result<Option<Interface>, Wrong> {
+    let named: Vec<Member> = list(form, MEMBERS, "network card")?;
+    if named.is_empty() {
         return Ok(None);
     }
-    Interface::checked(mac.clone(), vlan, addresses, gateways, dns).map(Some).map_err(wrong(GATEWAY))
+    let there = |member: Member| match links::found(&member, cards) {
+        Some(link) => Ok(Member::Mac(link.mac.clone())),
+        None => Err(wrong(MEMBERS)(format!("{member} is not a network card of this machine."))),
+    };
+    let members = named.into_iter().map(there).collect::<Result<_, _>>()?;
+    let mode = form.value(MODE).parse().map_err(wrong(MODE))?;
+    let bond = Bond::checked(mode, members).map_err(wrong(MEMBERS))?;
+    settings(form, Hardware::Bond(bond))?.checked().map(Some).map_err(wrong(GATEWAY))
 }
 
 /// The page about the system.
@@ -239,14 +312,23 @@ mod tests {
     fn an_interface_is_what_was_typed() {
         let mac: Mac = "52:54:00:00:00:01".parse().unwrap();
         type Expected<'e> = Result<&'e str, (&'e str, &'e str)>;
-        let table: [(&[&str], Expected<'_>); 10] = [
-            (&["", "", "", ""], Ok("DHCP")),
+        let table: [(&[&str], Expected<'_>); 16] = [
+            (&["", "", "", "", "", ""], Ok("DHCP")),
+            (
+                &["203.0.113.10/32", "172.31.1.1", "yes"],
+                Ok("203.0.113.10/32 via 172.31.1.1 on link dns  vlan "),
+            ),
+            (&["203.0.113.10/32", "172.31.1.1", ""], Err((GATEWAY, "say that it is on the link"))),
+            (&["203.0.113.10/32", "172.31.1.1", "maybe"], Err((ON_LINK, "neither yes nor no"))),
+            (&["", "", "yes"], Err((ADDRESSES, "need an address"))),
+            (&["", "", "", "", "", "9000"], Ok(" via  dns  vlan  mtu 9000")),
+            (&["10.0.0.2/8", "", "", "", "", "100"], Err((MTU, "100 is not an MTU: 1280 to 9216 are"))),
             (&["10.0.0.2/8", "", "", ""], Ok("10.0.0.2/8 via  dns  vlan ")),
             (
-                &["10.0.0.2/8, fd00::2/64", "10.0.0.1", "10.0.0.1 fd00::1", "20"],
+                &["10.0.0.2/8, fd00::2/64", "10.0.0.1", "", "10.0.0.1 fd00::1", "20"],
                 Ok("10.0.0.2/8, fd00::2/64 via 10.0.0.1 dns 10.0.0.1, fd00::1 vlan 20"),
             ),
-            (&["", "", "", "20"], Ok(" via  dns  vlan 20")),
+            (&["", "", "", "", "20"], Ok(" via  dns  vlan 20")),
             (
                 &["10.0.0.2/8, fd00::2/64", "10.0.0.1 fe80::1", "", ""],
                 Ok("10.0.0.2/8, fd00::2/64 via 10.0.0.1, fe80::1 dns  vlan "),
@@ -255,25 +337,74 @@ mod tests {
             (&["10.0.0.2", "", "", ""], Err((ADDRESSES, "\"10.0.0.2\" is no address with prefix"))),
             (&["10.0.0.2/8", "11.0.0.1", "", ""], Err((GATEWAY, "lies in no network"))),
             (&["", "10.0.0.1", "", ""], Err((ADDRESSES, "need an address"))),
-            (&["10.0.0.2/8", "", "", "5000"], Err((VLAN, "5000 is no VLAN"))),
+            (&["10.0.0.2/8", "", "", "", "5000"], Err((VLAN, "5000 is no VLAN"))),
         ];
         for (texts, expected) in table {
             let found = interface(&mac, &filled(interface_form(None), texts));
             match (found, expected) {
                 (Ok(None), Ok("DHCP")) => {}
                 (Ok(Some(interface)), Ok(expected)) => {
-                    let Interface { vlan, addresses, gateways, dns, .. } = &interface;
+                    let Interface { vlan, mtu, addresses, gateways, on_link, dns, .. } = &interface;
                     let shown = format!(
-                        "{} via {} dns {} vlan {}",
+                        "{} via {}{} dns {} vlan {}{}",
                         joined(addresses),
                         joined(gateways),
+                        if *on_link { " on link" } else { "" },
                         joined(dns),
-                        shown(vlan.as_ref())
+                        shown(vlan.as_ref()),
+                        mtu.map_or(String::new(), |mtu| format!(" mtu {mtu}"))
                     );
                     assert_eq!(shown, expected);
                     // The page that is opened again says the same.
                     assert_eq!(
                         super::interface(&mac, &interface_form(Some(&interface))).unwrap().unwrap(),
+                        interface
+                    );
+                }
+                (Err(wrong), Err((label, cause))) => {
+                    assert_eq!(wrong.label, label);
+                    assert!(wrong.cause.contains(cause), "{wrong:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_bond_is_what_was_typed() {
+        let card = |name: &str, mac: &str| Link {
+            name: name.into(),
+            mac: mac.parse().unwrap(),
+            carrier: None,
+            driver: String::new(),
+        };
+        let cards = [card("enp1s0", "52:54:00:00:00:01"), card("enp2s0", "52:54:00:00:00:02")];
+        type Expected<'e> = Result<&'e str, (&'e str, &'e str)>;
+        let table: [(&[&str], Expected<'_>); 8] = [
+            (&["", "802.3ad"], Ok("none")),
+            (
+                &["enp1s0 enp2s0", "802.3AD", "10.0.0.2/8"],
+                Ok("the bond of 52:54:00:00:00:01 and 52:54:00:00:00:02, 802.3ad"),
+            ),
+            (
+                &["52-54-00-00-00-02, enp1s0", "active-backup", "", "", "", "", "", "9000"],
+                Ok("the bond of 52:54:00:00:00:02 and 52:54:00:00:00:01, active-backup"),
+            ),
+            (&["enp1s0", "802.3ad"], Err((MEMBERS, "a bond has 2 to 8 members"))),
+            (&["enp1s0, 52:54:00:00:00:01", "802.3ad"], Err((MEMBERS, "twice"))),
+            (&["enp1s0, enp7s0", "802.3ad"], Err((MEMBERS, "enp7s0 is not a network card of this machine"))),
+            (&["enp1s0, enp2s0", "balance-rr"], Err((MODE, "active-backup and 802.3ad are"))),
+            (&["enp1s0, enp2s0", "802.3ad", "10.0.0.2/8", "11.0.0.1"], Err((GATEWAY, "lies in no network"))),
+        ];
+        for (texts, expected) in table {
+            match (bond(&filled(bond_form(None, &cards), texts), &cards), expected) {
+                (Ok(None), Ok("none")) => {}
+                (Ok(Some(interface)), Ok(expected)) => {
+                    let mode = interface.bond().unwrap().mode;
+                    assert_eq!(format!("{}, {mode}", interface.hardware), expected);
+                    // The page that is opened again says the same.
+                    assert_eq!(
+                        bond(&bond_form(Some(&interface), &cards), &cards).unwrap().unwrap(),
                         interface
                     );
                 }

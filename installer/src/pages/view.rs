@@ -1,5 +1,6 @@
 //! How a page looks. Eighty columns and 24 lines are enough, as a serial console has no more.
 
+use provisioning::Interface;
 use screen::parts::{self, field, marked};
 use screen::ratatui::Frame;
 use screen::ratatui::layout::{Constraint, Layout, Rect};
@@ -9,8 +10,9 @@ use screen::ratatui::widgets::{Block, Borders, List, ListState, Paragraph, Wrap}
 use storage::inventory::{Disk, gigabytes};
 use storage::plan::{Plan, PlannedDisk};
 
-use super::app::{App, Page, ROLES, WORD};
+use super::app::{App, NetworkRow, Page, ROLES, WORD};
 use super::said::{role_title, told};
+use crate::links::Link;
 
 /// The licence that the product is under.
 const LICENCE: &str = include_str!("../../../LICENSE");
@@ -38,7 +40,7 @@ fn title_of(app: &App) -> &'static str {
         Page::Licence => "Install InfiMONITOR: licence",
         Page::Role => "Install InfiMONITOR: what this machine becomes",
         Page::Disks => "Install InfiMONITOR: disks",
-        Page::Network | Page::Interface(_) => "Install InfiMONITOR: network",
+        Page::Network | Page::Interface(_) | Page::Bond(_) => "Install InfiMONITOR: network",
         Page::System => "Install InfiMONITOR: name, time and keyboard",
         Page::Passwords => "Install InfiMONITOR: passwords",
         Page::Summary => "Install InfiMONITOR: summary",
@@ -55,7 +57,7 @@ fn keys_of(app: &App) -> &'static str {
         Page::Role => " ↑ ↓ choose · Enter next · Esc back · Ctrl-C leave",
         Page::Disks => " ↑ ↓ move · Space take or leave out · r look again · Enter next · Esc back",
         Page::Network => " ↑ ↓ move · Enter change, or next · Esc back · Ctrl-C leave",
-        Page::Interface(_) | Page::System | Page::Passwords => {
+        Page::Interface(_) | Page::Bond(_) | Page::System | Page::Passwords => {
             " Tab ↑ ↓ move · Enter next · Esc back · Ctrl-C leave"
         }
         Page::Summary => " PgDn PgUp read · Enter begin · Esc back · Ctrl-C leave",
@@ -74,6 +76,11 @@ fn text(app: &App) -> Text<'_> {
                 lines.push(format!("{}, {}, driver {}", link.name, link.mac, link.driver).into());
                 lines.push("".into());
             }
+            lines.extend(app.form.lines());
+        }
+        Page::Bond(index) => {
+            lines.push(format!("bond{index}: network cards that act as one").into());
+            lines.push("".into());
             lines.extend(app.form.lines());
         }
         Page::System | Page::Passwords => lines.extend(app.form.lines()),
@@ -225,25 +232,49 @@ fn drawing(planned: &PlannedDisk, plan: &Plan, width: usize) -> String {
 }
 
 fn network(app: &App, frame: &mut Frame<'_>, area: Rect) {
-    let count = u16::try_from(app.links.len() + 1).unwrap_or(u16::MAX);
+    let all = app.network_rows();
+    let count = u16::try_from(all.len()).unwrap_or(u16::MAX);
     let [rows_area, details] =
         Layout::vertical([Constraint::Max(count.saturating_add(1)), Constraint::Min(5)]).areas(area);
-    let link = |(link, interface): &(crate::links::Link, Option<provisioning::Interface>)| {
-        let carrier = match link.carrier {
-            Some(true) => "connected",
-            Some(false) => "no cable",
-            None => "not up",
-        };
-        format!(" {:10} {}  {carrier:10} {}", link.name, link.mac, told(interface.as_ref()))
-    };
-    let rows = app.links.iter().map(link).chain([" Continue".to_owned()]);
-    let list = List::new(rows).highlight_style(marked());
+    let list = List::new(all.iter().map(|row| network_row(app, *row))).highlight_style(marked());
     let mut state = ListState::default().with_selected(Some(app.marked));
     frame.render_stateful_widget(list, rows_area, &mut state);
-    if let Some((link, interface)) = app.links.get(app.marked) {
-        let text = format!("{}, driver {}: {}", link.name, link.driver, told(interface.as_ref()));
+    let text = match all.get(app.marked) {
+        Some(NetworkRow::Link(index)) => app.links.get(*index).map(|(link, interface)| {
+            format!("{}, driver {}: {}", link.name, link.driver, told_of_link(app, link, interface.as_ref()))
+        }),
+        Some(NetworkRow::Bond(index)) => {
+            app.bonds.get(*index).map(|bond| format!("{}: {}", bond.hardware, told(Some(bond))))
+        }
+        Some(NetworkRow::NewBond) => {
+            Some("Two cards and more that act as one: when one fails, the others go on.".into())
+        }
+        _ => None,
+    };
+    if let Some(text) = text {
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), details);
     }
+}
+
+fn network_row(app: &App, row: NetworkRow) -> String {
+    match row {
+        NetworkRow::Link(index) => app.links.get(index).map_or(String::new(), |(link, interface)| {
+            let carrier = match link.carrier {
+                Some(true) => "connected",
+                Some(false) => "no cable",
+                None => "not up",
+            };
+            let told = told_of_link(app, link, interface.as_ref());
+            format!(" {:10} {}  {carrier:10} {told}", link.name, link.mac)
+        }),
+        NetworkRow::Bond(index) => format!(" bond{index:<6} {}", told(app.bonds.get(index))),
+        NetworkRow::NewBond => " Make a bond of cards".into(),
+        NetworkRow::Continue => " Continue".into(),
+    }
+}
+
+fn told_of_link(app: &App, link: &Link, interface: Option<&Interface>) -> String {
+    app.bond_of(link).map_or_else(|| told(interface), |number| format!("in bond{number}"))
 }
 
 fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -264,7 +295,7 @@ fn working(app: &App, frame: &mut Frame<'_>, area: Rect) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::app::testing::{app, disk, to_summary};
+    use super::super::app::testing::{app, disk, link, to_summary};
     use super::super::app::{Message, Page};
     use super::*;
     use std::time::{Duration, Instant};
@@ -324,6 +355,32 @@ mod tests {
             }
             assert!(!shown.contains("console-1") && !shown.contains("network-1"));
         }
+    }
+
+    #[test]
+    fn a_bond_is_shown_with_its_cards() {
+        let mut app = app(vec![disk("sda", &[])]);
+        app.links.push((link("eth1", "52:54:00:00:00:02"), None));
+        let answers = provisioning::Answers::from_yaml(
+            "role: monitor\nnetwork:\n  - bond: {mode: 802.3ad, members: [eth0, eth1]}\n    addresses: [10.0.0.2/8]\n",
+        );
+        app.bonds = answers.unwrap().network;
+        (app.page, app.marked) = (Page::Network, 2);
+        let network = shown(&app);
+        for part in [
+            "connected  in bond0",
+            "bond0      802.3ad, 10.0.0.2/8",
+            "the bond of eth0 and eth1: 802.3ad",
+            "Make a bond",
+        ] {
+            assert!(network.contains(part), "{part:?} is not in\n{network}");
+        }
+        app.page = Page::Bond(0);
+        assert!(shown(&app).contains("bond0: network cards that act as one"));
+        let summary = app.summary_lines().into_iter().map(|(_, said)| said).collect::<Vec<_>>();
+        assert!(summary.contains(&"eth1: in bond0".to_owned()), "{summary:?}");
+        assert!(summary.contains(&"bond0: 802.3ad, 10.0.0.2/8".to_owned()), "{summary:?}");
+        assert!(summary.iter().any(|said| said == "UTC, NTP servers: Debian's"), "{summary:?}");
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn make(room: &Room, profile: Profile) -> Result<()> {
             "CARGO_ENCODED_RUSTFLAGS",
             without_paths(&[
                 (paths::root(), "/build"),
-                (&target(), "/build/target"),
+                (&paths::target(), "/build/target"),
                 (&cargo::home(), "/cargo"),
             ]),
         );
@@ -87,18 +87,13 @@ fn without_paths(folders: &[(&Path, &str)]) -> String {
     folders.iter().map(flag).collect::<Vec<_>>().join("\x1f")
 }
 
-/// cargo's target folder, which can be set from outside.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| paths::root().join("target"), PathBuf::from)
-}
-
 /// Where cargo puts a program: profile `dev` writes to `debug`.
 fn compiled(profile: Profile, program: &str) -> PathBuf {
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => "release",
     };
-    target().join(folder).join(program)
+    paths::target().join(folder).join(program)
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ pub fn candidate(
     if used.contains(&disk.device) {
         return Err(unsuitable("is one of this machine's disks already".into()));
     }
-    if let Some(reason) = plan::hindrance(disk, firmware) {
+    if let Some(reason) = plan::hindrance(disk, firmware).or_else(|| plan::is_one_of(disk, used.iter())) {
         return Err(unsuitable(reason));
     }
     if disk.sector_bytes != sector_bytes {
@@ -334,7 +334,8 @@ pub(crate) mod tests {
             model: Some("EVO".into()),
             serial: None,
             bay: None,
-            twin: None,
+            twins: Vec::new(),
+            links: Vec::new(),
             raid_controller: None,
             health: Health::NotVisible,
             contents: Vec::new(),
@@ -363,6 +364,13 @@ pub(crate) mod tests {
                 true,
                 Some("is in use"),
             ),
+            // By another path it is the machine's own; one that no disk of the machine is can be named.
+            (
+                Disk { twins: vec!["/dev/sda".into()], ..disk("/dev/sdb") },
+                true,
+                Some("is the same disk as /dev/sda"),
+            ),
+            (Disk { twins: vec!["/dev/sdc".into()], ..disk("/dev/sdb") }, false, None),
         ];
         for (disk, erase, expected) in table {
             match (candidate(&disk, erase, Firmware::Uefi, 512, &used), expected) {

@@ -44,32 +44,63 @@ pub fn verify(file: &Part<'_>, findings: &mut Findings) -> Result<(), Error> {
     let manifest = manifest.filter(|at| *at + 1 < members.len());
     let mut before = description.max(manifest.unwrap_or(0));
     let mut looked_at = BTreeSet::new();
-    for file in &described.files {
-        let Some(at) = members.iter().position(|member| member.name == file.name) else {
-            findings.add(rules::OVF_FILE_THERE, format!("{} is not in the archive", file.name));
+    let places: BTreeMap<&str, usize> =
+        members.iter().enumerate().rev().map(|(at, member)| (member.name.as_str(), at)).collect();
+    for described in &described.files {
+        let found = found(described, &places);
+        let Some(first) = found.first() else {
+            findings.add(rules::OVF_FILE_THERE, format!("{} is not in the archive", described.name));
             continue;
         };
-        findings.check(at > before, rules::OVA_ORDER, || format!("{} comes too early", file.name));
-        before = at.max(before);
-        if !looked_at.insert(at) {
-            findings.add(rules::OVA_ORDER, format!("{} is named twice", file.name));
+        if !looked_at.insert(*first) {
+            findings.add(rules::OVA_ORDER, format!("{} is named twice", described.name));
             continue;
         }
-        let part = members[at].part;
-        if let Some(bytes) = file.bytes.filter(|bytes| *bytes != part.bytes) {
-            let detail = format!("{} has {} bytes, and ovf:size says {bytes}", file.name, part.bytes);
+        for at in &found {
+            findings
+                .check(*at > before, rules::OVA_ORDER, || format!("{} comes too early", members[*at].name));
+            before = (*at).max(before);
+        }
+        let parts: Vec<Part<'_>> = found.iter().map(|at| members[*at].part).collect();
+        if let Some(bytes) = described.chunk_bytes {
+            chunks(described, bytes, &parts, findings);
+        }
+        let row = Part::row(parts);
+        let part = file.of_row(&row);
+        if let Some(bytes) = described.bytes.filter(|bytes| *bytes != part.bytes) {
+            let detail = format!("{} has {} bytes, and ovf:size says {bytes}", described.name, part.bytes);
             findings.add(rules::OVF_FILE_SIZE, detail);
         }
-        if file.name.to_lowercase().ends_with(".vmdk") {
-            let capacity = vmdk::verify(&part, &file.name, findings)?;
-            if let (Some(found), Some(described)) = (capacity, file.capacity) {
-                findings.check(found == described, rules::OVF_CAPACITY_EQUAL, || {
-                    format!("{} is a disk of {found} bytes, and the description says {described}", file.name)
+        if described.name.to_lowercase().ends_with(".vmdk") {
+            let capacity = vmdk::verify(&part, &described.name, findings)?;
+            if let (Some(found), Some(said)) = (capacity, described.capacity) {
+                findings.check(found == said, rules::OVF_CAPACITY_EQUAL, || {
+                    format!("{} is a disk of {found} bytes, and the description says {said}", described.name)
                 });
             }
         }
     }
     Ok(())
+}
+
+/// The members that a described file is: one, or its pieces in order.
+fn found(described: &ovf::File, places: &BTreeMap<&str, usize>) -> Vec<usize> {
+    if described.chunk_bytes.is_none() {
+        return places.get(described.name.as_str()).copied().into_iter().collect();
+    }
+    let piece = |number: usize| places.get(format!("{}.{number:09}", described.name).as_str()).copied();
+    (0..places.len()).map_while(piece).collect()
+}
+
+/// Whether pieces have their size.
+fn chunks(described: &ovf::File, bytes: u64, parts: &[Part<'_>], findings: &mut Findings) {
+    let last = parts.len().saturating_sub(1);
+    for (number, part) in parts.iter().enumerate() {
+        let is_right = if number == last { (1..=bytes).contains(&part.bytes) } else { part.bytes == bytes };
+        findings.check(is_right, rules::OVF_CHUNKS, || {
+            format!("{}.{number:09} has {} bytes, and ovf:chunkSize says {bytes}", described.name, part.bytes)
+        });
+    }
 }
 
 fn members<'f>(file: &Part<'f>, findings: &mut Findings) -> Vec<Member<'f>> {

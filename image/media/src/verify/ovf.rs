@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use roxmltree::{Document, Node};
 
+use super::hardware::{self, SCSI};
 use super::{Findings, rules};
 use crate::MIB;
 use crate::ovf::STREAM_OPTIMIZED;
 
 const ENVELOPE: &str = "http://schemas.dmtf.org/ovf/envelope/1";
-const VMWARE: &str = "http://www.vmware.com/schema/ovf";
+pub(super) const VMWARE: &str = "http://www.vmware.com/schema/ovf";
 /// The newest virtual hardware that vSphere 7 knows.
 const HARDWARE_LIMIT: u32 = 17;
 /// Guests that only new hosts know.
@@ -18,9 +19,7 @@ const NEW_GUESTS: [&str; 4] = ["debian12Guest", "debian12_64Guest", "debian13Gue
 const CONTROLLERS: [&str; 3] = ["lsilogic", "lsilogicsas", "VirtualSCSI"];
 /// Network cards as VMware writes them nowhere.
 const SHOUTED: [&str; 3] = ["VMXNET3", "VMXNET2", "E1000E"];
-/// CIM's number of SCSI controllers.
-const SCSI: &str = "6";
-/// And of network cards.
+/// CIM's number of network cards.
 const ETHERNET: &str = "10";
 /// Where content has its sections.
 const SECTIONED: [&str; 3] = ["Envelope", "VirtualSystem", "VirtualSystemCollection"];
@@ -31,6 +30,8 @@ pub struct File {
     pub name: String,
     /// Its size, if that is said.
     pub bytes: Option<u64>,
+    /// The size of its pieces, if it is in pieces.
+    pub chunk_bytes: Option<u64>,
     /// Size of the disk in it, if it is one and that is said.
     pub capacity: Option<u64>,
 }
@@ -41,12 +42,15 @@ pub struct Described {
     pub files: Vec<File>,
 }
 
-fn children<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+pub(super) fn children<'a, 'i: 'a>(
+    node: Node<'a, 'i>,
+    name: &'static str,
+) -> impl Iterator<Item = Node<'a, 'i>> {
     node.descendants().filter(move |node| node.is_element() && node.tag_name().name() == name)
 }
 
 /// What the first element of this name right in `node` says; empty without one.
-fn text<'a>(node: Node<'a, '_>, name: &str) -> &'a str {
+pub(super) fn text<'a>(node: Node<'a, '_>, name: &str) -> &'a str {
     let mut elements = node.children().filter(|child| child.tag_name().name() == name);
     elements.next().and_then(|child| child.text()).unwrap_or_default().trim()
 }
@@ -56,7 +60,7 @@ fn is_optional(node: Node<'_, '_>) -> bool {
     matches!(attribute(node, "required"), Some("false" | "0"))
 }
 
-fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+pub(super) fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     node.attribute((ENVELOPE, name)).or_else(|| node.attribute(name))
 }
 
@@ -86,13 +90,39 @@ pub fn verify(text: &str, findings: &mut Findings) -> Option<Described> {
     findings.check(systems <= 1 && collections == 0, rules::OVF_ONE_SYSTEM, || {
         format!("there are {systems} virtual systems and {collections} collections")
     });
-    hardware(root, findings);
+    for hardware in children(root, "VirtualHardwareSection") {
+        hardware::verify(hardware, findings);
+    }
+    names(root, findings);
+    families(root, findings);
     sections(root, findings);
     references(root, findings);
     Some(Described { files: files(root, findings) })
 }
 
-fn hardware(root: Node<'_, '_>, findings: &mut Findings) {
+/// What is referred to by a name has one of its own.
+fn names(root: Node<'_, '_>, findings: &mut Findings) {
+    for (element, key) in [
+        ("Disk", "diskId"),
+        ("File", "id"),
+        ("File", "href"),
+        ("Network", "name"),
+        ("Configuration", "id"),
+        ("VirtualSystem", "id"),
+    ] {
+        let mut seen = BTreeSet::new();
+        for node in children(root, element).filter(|node| node.tag_name().namespace() == Some(ENVELOPE)) {
+            match attribute(node, key) {
+                Some(name) => findings.check(seen.insert(name), rules::OVF_NAMES, || {
+                    format!("{element} has the {key} {name:?} twice")
+                }),
+                None => findings.add(rules::OVF_NAMES, format!("a {element} has no {key}")),
+            }
+        }
+    }
+}
+
+fn families(root: Node<'_, '_>, findings: &mut Findings) {
     for node in children(root, "VirtualSystemType") {
         let families: Vec<&str> = node.text().unwrap_or_default().split([' ', ',']).collect();
         let is_known = |family: &&str| {
@@ -229,7 +259,14 @@ fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
                 None
             }
         });
-        files.push(File { name, bytes, capacity });
+        let chunk_bytes = attribute(node, "chunkSize").and_then(|size| match size.parse() {
+            Ok(bytes) if bytes > 0 => Some(bytes),
+            _ => {
+                findings.add(rules::OVF_CHUNKS, format!("ovf:chunkSize of {name} is {size:?}"));
+                None
+            }
+        });
+        files.push(File { name, bytes, chunk_bytes, capacity });
     }
     files
 }
@@ -237,16 +274,11 @@ fn files(root: Node<'_, '_>, findings: &mut Findings) -> Vec<File> {
 /// A disk's capacity in bytes, where it is understood.
 fn capacity(disk: Node<'_, '_>) -> Option<u64> {
     let number: u64 = attribute(disk, "capacity")?.parse().ok()?;
+    // Of the words for units only those of CIM are allowed here.
     let unit = match attribute(disk, "capacityAllocationUnits") {
         None => 1,
-        Some(units) => {
-            let units: String = units.chars().filter(|character| !character.is_whitespace()).collect();
-            match units.strip_prefix("byte") {
-                Some("") => 1,
-                Some(power) => 1u64.checked_shl(power.strip_prefix("*2^")?.parse().ok()?)?,
-                None => return None,
-            }
-        }
+        Some(units) if units.trim().starts_with("byte") => hardware::unit(units)?,
+        Some(_) => return None,
     };
     number.checked_mul(unit)
 }

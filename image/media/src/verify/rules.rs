@@ -37,6 +37,11 @@ pub struct Rule {
 
 const VMDK_SPEC: &str = "VMware, Virtual Disk Format 5.0";
 const OVF_SCHEMA: &str = "DMTF DSP8023 1.1.1";
+/// Of the copy beside the tests (image/media/tests/ovf-schema).
+const RASD: &str = "DMTF CIM_ResourceAllocationSettingData.xsd, CIM_ResourceAllocationSettingData_Type";
+const VM_MEMORY: &str = "VMware, vSphere Virtual Machine Administration, Change the Memory Configuration; OpenNebula/one issue 1105";
+const VM_CONTROLLERS: &str = "VMware, vSphere Virtual Machine Administration, SCSI, SATA and NVMe Storage Controller Conditions; vmware/govmomi, \
+     object/virtual_device_list.go";
 const VHD_SPEC: &str = "Microsoft, Virtual Hard Disk Image Format Specification 1.0";
 const STREAM_VDI: &str = "xapi-project/xen-api, ocaml/xapi/stream_vdi.ml";
 const IMPORT: &str = "xapi-project/xen-api, ocaml/xapi/import.ml";
@@ -67,6 +72,17 @@ rules! {
     OVF_WELL_FORMED: Refused "ovf.well-formed": "The description is XML with the envelope of OVF 1", OVF_SCHEMA;
     OVF_SYSTEM: Refused "ovf.system": "There is a virtual system", OVF_SCHEMA;
     OVF_ONE_SYSTEM: Advice "ovf.one-system": "There is one virtual system; not every importer takes a collection", OVF_SCHEMA;
+    OVF_ITEM_ELEMENTS: Refused "ovf.item-elements": "A resource has InstanceID, ElementName and ResourceType, and each element once; of Connection and HostResource as many as it likes", RASD;
+    OVF_INSTANCE_ID: Refused "ovf.instance-id": "An InstanceID is one resource's in a configuration", "DMTF DSP0243 1.1.0, 8.3; vSphere Web Services API, OvfDuplicateElement";
+    OVF_NAMES: Refused "ovf.names": "Disks, files, networks, configurations and systems have a name each, and no two the same", "DMTF DSP8023 1.1.1; vSphere Web Services API, OvfDuplicateElement";
+    OVF_PROCESSORS: Refused "ovf.processors": "The number of processors is a number, and one at least", "vSphere Web Services API, VirtualMachineConfigSpec numCPUs; CIM_ResourceAllocationSettingData, VirtualQuantity";
+    OVF_CORES_PER_SOCKET: Refused "ovf.cores-per-socket": "The number of processors is a multiple of the cores in a socket, or the machine does not start (\"Virtual core count is imperfect divisor of CPUs\")", "VMware knowledge base 1010184";
+    OVF_MEMORY: Refused "ovf.memory": "Memory is a number of units that are known, and a multiple of 4 MB", VM_MEMORY;
+    OVF_ADDRESS: Refused "ovf.address": "A device has an address of its own that its controller has: of IDE 0 and 1, of SCSI 0 to 15 without 7, which is the controller's own, of SATA 0 to 29, of NVMe 0 to 14", VM_CONTROLLERS;
+    OVF_DISK: Refused "ovf.disk": "The system has a disk, or there is nothing that it could be started from", OVF_SCHEMA;
+    OVF_FIRMWARE: Refused "ovf.firmware": "The firmware is written bios or efi", "vSphere Web Services API, GuestOsDescriptorFirmwareType";
+    OVF_SECURE_BOOT: Refused "ovf.secure-boot": "Secure Boot is true or false, and only with efi", "vSphere Web Services API, VirtualMachineBootOptions efiSecureBootEnabled";
+    OVF_CHUNKS: Refused "ovf.chunks": "A file with ovf:chunkSize is in pieces, named by nine digits from 000000000 on, all of that size but the last", "DMTF DSP0243 1.1.0, 7.1";
     OVF_REFERENCES: Refused "ovf.references": "What is referred to is there: a resource's parent, disk, file, network and configuration", "vSphere Web Services API, OvfInvalidValueReference, OvfInvalidValueConfiguration, OvfHostResourceConstraint";
     OVF_PROPERTIES: Refused "ovf.properties": "A property's key is there once in its section", "DMTF DSP0243 1.1.0, 9.5";
     OVF_SECTION: Refused "ovf.section": "A section that is neither OVF's nor VMware's is marked ovf:required=\"false\", or who does not know it refuses all", "vSphere Web Services API, OvfManager and OvfUnsupportedSection; DMTF DSP8023 1.1.1, Section_Type";
