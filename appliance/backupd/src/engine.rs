@@ -23,6 +23,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const STARTS_UNTIL_FAILED: u32 = 3;
 /// Restarts of a replica that has paused, without one that helped, until it is left alone.
 const RESTARTS_UNTIL_LASTING: u32 = 3;
+/// Tries to make a backup before a full copy, until the copy is made without one.
+const BACKUPS_BEFORE_COPY: u32 = 5;
 /// Longest wait until a full copy that failed is tried again.
 const COPY_BACKOFF: Duration = Duration::from_secs(1800);
 /// Time for measuring databases of many files on slow disks.
@@ -85,6 +87,8 @@ struct Follower<'a> {
     ask_backoff: Backoff,
     /// There is a backup of the replica that is to be replaced, or it was told why there is none.
     backed_up: bool,
+    /// Tries to make that backup, without one that succeeded.
+    backups_before_copy: u32,
     /// Restarts since replay moved last.
     restarts: u32,
     lag: LagClock,
@@ -131,6 +135,7 @@ impl<'a> Follower<'a> {
             copy_backoff: Backoff::up_to(COPY_BACKOFF),
             ask_backoff: Backoff::new(),
             backed_up: false,
+            backups_before_copy: 0,
             restarts: 0,
             lag: LagClock::default(),
             steady: Steady::default(),
@@ -156,7 +161,7 @@ impl<'a> Follower<'a> {
             let now = state(&self.seen);
             if matches!(now, State::Synchronized { .. }) && self.seen.needs_copy().is_none() {
                 // Whatever was tried is over; the next time begins anew, with a backup.
-                self.backed_up = false;
+                (self.backed_up, self.backups_before_copy) = (false, 0);
                 self.seen.copy_failure = None;
                 self.shared.publish_copy_failure(None);
                 self.copy_backoff.succeeded();
@@ -376,6 +381,7 @@ impl<'a> Follower<'a> {
                 let since = *self.hung_since.get_or_insert_with(Instant::now);
                 ReplicaView::Hung { silence: since.elapsed() }
             }
+            Err(NotReady::Promoted) => ReplicaView::Promoted,
             Err(refuses @ NotReady::Refuses(_)) => {
                 ReplicaView::Silent { reason: Some(format!("the replica runs, but {refuses}")) }
             }
@@ -490,15 +496,20 @@ impl<'a> Follower<'a> {
             // One is enough, however often the copy is tried: each holds what rotation may not touch.
         } else if !matches!(self.seen.replica, ReplicaView::Running { .. }) {
             self.backed_up = true;
-            self.tell_no_backup(&reason);
+            self.tell_no_backup(&format!("the replica does not run; {reason}"));
         } else {
             let comment = "before another full copy: the stream could not be continued".into();
             if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
                 let endpoint = self.peer.info().endpoint();
-                let wait = self.ask_backoff.failed();
-                let why = format!("monitor at {endpoint}: no backup could be made before: {refusal}");
-                self.copy_failed(&why, wait);
-                return;
+                let why = format!("no backup could be made before: {refusal}");
+                self.backups_before_copy = self.backups_before_copy.saturating_add(1);
+                if self.backups_before_copy < BACKUPS_BEFORE_COPY {
+                    let wait = self.ask_backoff.failed();
+                    self.copy_failed(&format!("monitor at {endpoint}: {why}"), wait);
+                    return;
+                }
+                // What the replica has replayed, a role that may not log in for one, keeps it from being asked for ever.
+                self.tell_no_backup(&why);
             }
             self.backed_up = true;
         }
@@ -513,10 +524,10 @@ impl<'a> Follower<'a> {
 
     /// Tells that what the replica has is not kept as a backup before it is replaced: what does not start here would not
     /// start in a restore either. What it had until the last backup is kept.
-    fn tell_no_backup(&self, why_copied: &str) {
+    fn tell_no_backup(&self, why: &str) {
         let message = format!(
-            "No backup is made before the full copy, since the replica does not run ({why_copied}): changes since the last \
-             backup come with the copy alone."
+            "No backup is made before the full copy ({why}). What was backed up before is kept; changes since then \
+             come with the copy."
         );
         self.shared.events.record(EventKind::FullCopy, Level::Warn, message, None);
     }

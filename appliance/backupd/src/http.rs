@@ -171,6 +171,10 @@ fn check_comment(comment: &str) -> Result<(), ApiError> {
         let problem = format!("comment: must have at most {} characters", api::COMMENT_MAX);
         return Err(ApiError::field("comment", problem));
     }
+    // It is shown on consoles.
+    if comment.chars().any(char::is_control) {
+        return Err(ApiError::field("comment", "comment: must have no control characters".into()));
+    }
     Ok(())
 }
 

@@ -608,6 +608,8 @@ impl Shared {
         let standby = Standby::connect(&info.socket_dir, &peer.user, &peer.database)
             .await
             .map_err(|error| not_ready(error.to_string()))?;
+        // One that was promoted has gone another way than the monitor.
+        standby.replayed().await.map_err(|error| not_ready(error.to_string()))?;
         // A role that was set up by an older monitor-link may not: then a restore replays more.
         if let Err(error) = standby.restartpoint().await {
             tracing::warn!("no restartpoint before the backup: {error:#}");

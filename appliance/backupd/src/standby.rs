@@ -44,6 +44,9 @@ pub enum NotReady {
     /// It gives no answer.
     #[error("its PostgreSQL does not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Hung,
+    /// It is no standby any more: something has promoted it.
+    #[error("the replica was promoted and follows nobody")]
+    Promoted,
     /// It does not let us in.
     #[error("its PostgreSQL cannot be asked: {0}")]
     Refuses(String),
@@ -54,6 +57,8 @@ impl From<Unanswered> for NotReady {
         let said = unanswered.to_string();
         match (unanswered.of_server().map(|answer| answer.code()), &unanswered) {
             (Some(&SqlState::CANNOT_CONNECT_NOW), _) => Self::Starting(said),
+            // Replay's functions say so outside of recovery.
+            (Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE), _) => Self::Promoted,
             (Some(&SqlState::INSUFFICIENT_PRIVILEGE), _) => Self::Refuses(format!(
                 "{said}: run `monitor-link setup` on the monitor again, which grants it"
             )),
@@ -115,9 +120,9 @@ impl Standby {
         let question =
             "select pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_get_wal_replay_pause_state()";
         let row = self.row(question, ANSWER_TIMEOUT).await?;
-        let refuses = |why: &str| NotReady::Refuses(why.to_owned());
-        let replayed = row.get(0).ok_or_else(|| refuses("the replica is not in recovery"))?;
-        let replayed = replayed.parse().map_err(|_| refuses("it does not say its WAL position"))?;
+        let replayed = row.get(0).ok_or(NotReady::Promoted)?;
+        let unclear = |_| NotReady::Refuses("it does not say its WAL position".into());
+        let replayed = replayed.parse().map_err(unclear)?;
         Ok((replayed, row.get(1) == Some("paused")))
     }
 

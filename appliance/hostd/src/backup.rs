@@ -14,7 +14,7 @@ use backups::layout::{self, Fate};
 use backups::{BackupId, Entry, index_path, is_taken, partial_path};
 use hostd::{BackupRequest, Step, reached};
 use jiff::Timestamp;
-use replica::{ControlData, Identified, promise};
+use replica::{ClusterState, ControlData, Identified, promise};
 use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
@@ -150,6 +150,11 @@ async fn complete(
 ) -> Result<Backup> {
     let partial = partial_path(folder, id);
     let control = Sandbox::replica(places, &partial).control_data().await?;
+    ensure!(
+        control.state == ClusterState::InArchiveRecovery,
+        "the replica is no standby any more (its state is {:?}): it is started anew as one",
+        control.state
+    );
     let said = request.flushed_lsn.parse().context("the WAL position that is asked for is not one")?;
     let promise = promise(said, request.timeline, identified, &control);
     if let Some(contradiction) = &promise.contradiction {

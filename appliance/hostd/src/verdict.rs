@@ -51,7 +51,9 @@ pub enum Source {
     Amcheck,
     /// `pg_checksums`
     Checksums,
-    /// Any other program: `psql`, `pg_controldata`.
+    /// `psql`, which hands on what the database's own triggers, views and functions raise: of whatever words.
+    Sql,
+    /// Any other program: `pg_controldata`, `pg_ctl`.
     Other,
 }
 
@@ -169,6 +171,7 @@ fn of_words(source: Source, code: Option<i32>, said: &str, reason: &str) -> Verd
         Source::Amcheck if code == Some(2) => return of_findings(said, reason),
         Source::Checksums => code == Some(1) && said.contains("checksum verification failed in file"),
         Source::Log | Source::Other | Source::Amcheck => said.lines().any(is_damage),
+        Source::Sql => false,
         // It has replayed all that it could read; what it could not read is among the words of a machine.
         Source::WalEnd => true,
     };
@@ -319,7 +322,9 @@ mod tests {
             ),
             (refused(Source::Checksums, 1, "pg_checksums: error: cluster must be shut down"), false),
             (refused(Source::Checksums, 1, "ERROR: out of memory: Cannot allocate memory"), false),
-            // psql and pg_controldata
+            // psql
+            (refused(Source::Sql, 1, "ERROR:  invalid page in block 1 of relation base/5/1"), false),
+            // pg_controldata
             (refused(Source::Other, 1, "ERROR:  could not access status of transaction 7"), true),
             (
                 refused(

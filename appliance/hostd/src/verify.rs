@@ -300,7 +300,7 @@ async fn prove(
 
     let started = Instant::now();
     let name = format!("verification of {}", backup.id);
-    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name)?;
+    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name.clone())?;
     reached(Step::VerificationStarted);
     asking.recover(&mut postgres, &history(timeline)).await?;
     recovered_all(&history(timeline), backup.postgresql.timeline, target, &postgres)?;
@@ -313,6 +313,12 @@ async fn prove(
             // One who is thrown out is so before the server has ended.
             tokio::time::sleep(ENDING).await;
             if postgres.runs() {
+                postgres.stop().await?;
+                let is_confirmed = depth == Depth::Full && backup.postgresql.checksums;
+                // SQL of the database may say anything; what pg_checksums says is of the files.
+                if is_confirmed && let Err(bad @ Verdict::Data(_)) = checksums(places, sandbox, &own).await {
+                    return Err(bad);
+                }
                 return Err(verdict);
             }
             // Its own words say more.
@@ -327,20 +333,29 @@ async fn prove(
     // Whatever SQL has said or done: this is what the server has left.
     let left = sandbox.control_data().await.map_err(said_by(Source::Other))?;
     left.has_recovered(timeline, target).map_err(|problem| Verdict::Machine(Hindrance::new(problem)))?;
+    // A restore starts what was recovered once more, with nothing left of the recovery.
+    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name)?;
+    asking.wait_until_let_in(&mut postgres).await?;
+    postgres.stop().await?;
     if depth == Depth::Full {
         if backup.postgresql.checksums {
-            // Once the server has ended: it makes files as well.
-            let printed = sandbox.output(&own, ["set-aside"], ASKING).await?;
-            limits.extend(strangers::limits(&printed));
-            let program = places.program("pg_checksums");
-            let checked = sandbox.output(&program, ["--check", "-D", replica::PGDATA], READING).await;
-            checked.map_err(said_by(Source::Checksums))?;
+            limits.extend(checksums(places, sandbox, &own).await?);
         } else {
             limits.push("The monitor's cluster has no page checksums, so none could be checked.".into());
         }
     }
     let seconds = began.elapsed().as_secs_f64();
     Ok(Proof { at: Timestamp::now(), recovery_seconds, seconds, depth, limits })
+}
+
+/// Has the checksum of every page checked, once no server runs. Gives what could not be checked.
+async fn checksums(places: &Places, sandbox: Sandbox<'_>, own: &Path) -> Result<Vec<String>, Verdict> {
+    // The server makes files as well.
+    let printed = sandbox.output(own, ["set-aside"], ASKING).await?;
+    let program = places.program("pg_checksums");
+    let checked = sandbox.output(&program, ["--check", "-D", replica::PGDATA], READING).await;
+    checked.map_err(said_by(Source::Checksums))?;
+    Ok(strangers::limits(&printed))
 }
 
 /// Removes from a clone what a restore would pass over, so that the proof is of what a restore starts. Links are not followed,
@@ -475,7 +490,7 @@ impl<'a> Asking<'a> {
 
     /// The same; what it says against the backup is a verdict.
     async fn ask(&self, database: &str, sql: &str, bounds: Bounds) -> Result<String, Verdict> {
-        self.sql(database, sql, bounds).await.map_err(said_by(Source::Other))
+        self.sql(database, sql, bounds).await.map_err(said_by(Source::Sql))
     }
 
     /// Has the clone replay all the WAL that it has, and become a database of its own. Nobody logs in meanwhile.
@@ -504,7 +519,7 @@ impl<'a> Asking<'a> {
         match self.sandbox.output(&program, promote_arguments(replica::PGDATA), PROMOTING).await {
             Err(error) => match error.downcast_ref::<Failure>().and_then(Failure::refusal) {
                 Some((_, said)) if is_early_or_late(said) => Ok(()),
-                _ => Err(said_by(Source::Other)(error)),
+                _ => Err(said_by(Source::Sql)(error)),
             },
             Ok(_) => Ok(()),
         }
@@ -524,7 +539,7 @@ impl<'a> Asking<'a> {
                 return Err(verdict::of_log(Source::Log, begin, &postgres.log()));
             }
             if !is_early || began.elapsed() > LETTING_IN {
-                return Err(said_by(Source::Other)(error));
+                return Err(said_by(Source::Sql)(error));
             }
             tokio::time::sleep(POLL).await;
         }

@@ -94,6 +94,8 @@ pub enum ReplicaView {
         /// Since the last sign of life.
         silence: Duration,
     },
+    /// It runs, and is no standby any more.
+    Promoted,
     /// It runs and answers.
     Running {
         /// Replayed position.
@@ -218,6 +220,9 @@ pub fn state(seen: &Observations) -> State {
                 silence.as_secs()
             ),
         },
+        ReplicaView::Promoted => State::Failed {
+            reason: "something has promoted the replica, so it follows nobody; it is started anew as a standby".into(),
+        },
         ReplicaView::Down { reason: None }
         | ReplicaView::Silent { reason: None }
         | ReplicaView::Hung { .. } => State::Connecting,
@@ -330,6 +335,7 @@ mod tests {
             (seen(answers(1, true), down(Some("x"))), "failed"),
             (seen(answers(1, true), ReplicaView::Silent { reason: None }), "connecting"),
             (seen(answers(1, true), ReplicaView::Silent { reason: Some("x".into()) }), "failed"),
+            (seen(answers(1, true), ReplicaView::Promoted), "failed"),
             (seen(answers(1, true), ReplicaView::Hung { silence: HANG / 2 }), "connecting"),
             (seen(answers(1, true), ReplicaView::Hung { silence: HANG }), "failed"),
             (seen(answers(1000, true), paused(Pause::Mendable)), "lagging"),

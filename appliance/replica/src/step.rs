@@ -31,8 +31,13 @@ pub enum Step {
 pub fn next_step(seen: &Observations) -> Step {
     match (&seen.replica, &seen.monitor) {
         _ if !seen.paired || seen.volume_problem.is_some() => Step::Wait,
-        (ReplicaView::Running { .. } | ReplicaView::Silent { .. } | ReplicaView::Hung { .. }, _)
-            if seen.is_full =>
+        (
+            ReplicaView::Running { .. }
+            | ReplicaView::Silent { .. }
+            | ReplicaView::Hung { .. }
+            | ReplicaView::Promoted,
+            _,
+        ) if seen.is_full =>
         {
             Step::Stop
         }
@@ -47,6 +52,8 @@ pub fn next_step(seen: &Observations) -> Step {
         }
         (ReplicaView::Down { .. }, _) => Step::Start,
         (ReplicaView::Running { paused: Some(Pause::Mendable), .. }, _) => Step::Restart,
+        // As a standby that has gone another way it does not stream, and its log says so.
+        (ReplicaView::Promoted, _) => Step::Restart,
         (ReplicaView::Hung { silence }, _) if *silence >= HANG => Step::Restart,
         _ => Step::Wait,
     }
@@ -120,6 +127,7 @@ mod tests {
             (true, MonitorView::NotAsked, running(Some(Pause::Mendable)), Step::Restart),
             (true, answers.clone(), running(Some(Pause::Lasting)), Step::Wait),
             (true, answers.clone(), ReplicaView::Silent { reason: None }, Step::Wait),
+            (true, answers.clone(), ReplicaView::Promoted, Step::Restart),
             (true, answers.clone(), ReplicaView::Hung { silence: HANG / 2 }, Step::Wait),
             (true, answers.clone(), ReplicaView::Hung { silence: HANG }, Step::Restart),
             (true, lost.clone(), ReplicaView::Absent, Step::FullCopy),
