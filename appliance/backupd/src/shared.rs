@@ -1,6 +1,7 @@
 //! What the loops and the API share: the pairing, the settings, the state, and the ways to make and change backups.
 
 use crate::events::Events;
+use crate::monitor::Shows;
 use crate::room::Room;
 use crate::standby::Standby;
 use crate::{hardware_checks, pairing, rotation_checks, status, verification_checks};
@@ -158,6 +159,8 @@ pub struct Shared {
     disks: Mutex<Option<Result<Disks, String>>>,
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
+    /// The certificate that the monitor has shown last.
+    certificate: Mutex<Option<Shows>>,
     asked_document: Document<Vec<String>>,
     /// The backups that somebody wants to have verified, the first one first.
     asked: Mutex<Vec<String>>,
@@ -224,6 +227,7 @@ impl Shared {
             room: Room::load(folder),
             disks: Mutex::default(),
             headroom: Mutex::default(),
+            certificate: Mutex::default(),
             asked_document,
             asked: Mutex::new(asked),
             verifying: Mutex::default(),
@@ -371,6 +375,11 @@ impl Shared {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
     }
 
+    /// Makes known which certificate the monitor has shown.
+    pub fn publish_certificate(&self, shows: Option<Shows>) {
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = shows;
+    }
+
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
     pub fn status(&self, is_default_password: Result<bool, String>) -> Status {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -393,6 +402,11 @@ impl Shared {
             status::headroom_check(
                 peer.is_some(),
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
+            ),
+            status::monitor_certificate_check(
+                peer.is_some(),
+                *self.certificate.lock().unwrap_or_else(PoisonError::into_inner),
+                std::time::SystemTime::now(),
             ),
             rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),

@@ -8,6 +8,7 @@ mod config;
 mod conninfo;
 mod controldata;
 mod headroom;
+mod login;
 mod lsn;
 mod progress;
 mod promise;
@@ -24,6 +25,10 @@ pub use config::{
 pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line, sender_conninfo};
 pub use controldata::{ClusterState, ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
+pub use login::{
+    Entrance, Refusal, name_in_ascii, name_of, options_of_everybody, options_of_replication_role,
+    options_of_superuser, refusal, superuser_conninfo,
+};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use promise::{Identified, Promise, promise};
@@ -36,7 +41,7 @@ pub use state::{
     SYNCHRONIZED_SECONDS, is_full, state,
 };
 pub use step::{Backoff, Step, next_step};
-pub use stream::{broken_stream, looks_empty, set_back};
+pub use stream::{broken_stream, looks_empty, refused_stream, set_back};
 pub use working::{Believed, Working, believe};
 
 /// The PostgreSQL major that this product replicates (design D6).

@@ -141,6 +141,7 @@ mod tests {
                 replica,
                 lag_seconds: 0.0,
                 broken_stream: None,
+                refused_stream: None,
                 copy_failure: None,
                 copy_damage: None,
             };
@@ -175,6 +176,7 @@ mod tests {
                 replica,
                 lag_seconds: 0.0,
                 broken_stream: None,
+                refused_stream: None,
                 copy_failure: None,
                 copy_damage: Some("x".into()),
             };
