@@ -91,15 +91,6 @@ impl Source {
     }
 }
 
-/// The connection string for a clone that is verified or restored. Its options win over what the database sets for its users and
-/// databases: no time limit of theirs, no trigger at login, no schema before PostgreSQL's own.
-pub fn clone_conninfo(socket_dir: &str, user: &str, database: &str) -> String {
-    let options = "-c event_triggers=off -c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off \
-                   -c search_path=pg_catalog";
-    let pairs = [("host", socket_dir), ("user", user), ("dbname", database), ("options", options)];
-    pairs.map(|(key, value)| format!("{key}={}", quote(value))).join(" ")
-}
-
 /// The connection string for the WAL sender of a standby, which no setting of a role or database reaches.
 pub fn sender_conninfo(socket_dir: &str, user: &str) -> String {
     let pairs = [("host", socket_dir), ("user", user), ("replication", "true"), ("connect_timeout", "5")];

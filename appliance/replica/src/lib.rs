@@ -22,7 +22,7 @@ pub use config::{
     CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, REPLICA_NAME,
     ReplicaConfig, Settings,
 };
-pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line, sender_conninfo};
+pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, passfile_line, sender_conninfo};
 pub use controldata::{ClusterState, ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
 pub use login::{
@@ -33,8 +33,8 @@ pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use promise::{Identified, Promise, promise};
 pub use replay::{
-    EVERY_CLUSTERS_DATABASE, Next, Replay, history_file, is_early_or_late, is_whole, next_timeline,
-    promote_arguments, psql_arguments, recovered_to,
+    Next, Replay, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments, psql_arguments,
+    recovered_to,
 };
 pub use state::{
     FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
