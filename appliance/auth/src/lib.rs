@@ -11,6 +11,7 @@
 //! - [`journal`]: how much such a process logs, whoever makes it do so.
 //! - [`pin`]: the keys of the paired monitor, and what its signing key vouches for.
 //! - [`testing`]: a monitor that signs, for tests.
+//! - [`usable`]: what PostgreSQL's programs make of the monitor's certificate.
 //!
 //! The trade-off: the throttle is asked *before* anything is compared, so a source that has guessed too often is
 //! refused even with the right password until its delay is over. In return guessing is slow and costs the machine
@@ -29,6 +30,7 @@ pub mod pin;
 pub mod testing;
 pub mod throttle;
 pub mod turns;
+pub mod usable;
 pub mod verifier;
 
 pub use hash::{AuthError, DEFAULT_PASSWORD, hash_password, validate_hash, write_password_file};

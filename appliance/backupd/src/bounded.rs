@@ -32,6 +32,9 @@ pub enum Unanswered {
     /// The answer has no end.
     #[error("its answer is longer than {} KiB", ANSWER_BYTES / 1024)]
     TooLong,
+    /// The answer has bytes that are not UTF-8, which the library cannot give.
+    #[error("its answer is not text")]
+    NotText,
     /// It answers with an error, or the connection has ended.
     #[error("{}", said_by(.0))]
     Failed(#[source] tokio_postgres::Error),
@@ -61,6 +64,23 @@ pub fn short(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+/// A row of an answer, which is text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row(Vec<Option<String>>);
+
+impl Row {
+    /// The library's own panics at what is not UTF-8, and a database sends what bytes it likes.
+    fn read(row: &SimpleQueryRow) -> Result<Self, Unanswered> {
+        let column = |at| row.try_get(at).map(|value| value.map(str::to_owned));
+        (0..row.len()).map(column).collect::<Result<_, _>>().map(Self).map_err(|_| Unanswered::NotText)
+    }
+
+    /// The column number `at`; `None`: it is null, or is not there.
+    pub fn get(&self, at: usize) -> Option<&str> {
+        self.0.get(at)?.as_deref()
+    }
 }
 
 /// A connection. It ends when this is dropped.
@@ -100,7 +120,7 @@ impl Connection {
     ///
     /// # Errors
     /// See [`Unanswered`].
-    pub async fn ask(&self, question: &str, limit: Duration) -> Result<Vec<SimpleQueryRow>, Unanswered> {
+    pub async fn ask(&self, question: &str, limit: Duration) -> Result<Vec<Row>, Unanswered> {
         self.budget.begin_answer();
         let asked = tokio::time::timeout(limit, self.client.simple_query(question)).await;
         let messages = match asked {
@@ -111,10 +131,10 @@ impl Connection {
             Ok(Ok(messages)) => messages,
         };
         let rows = messages.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
+            SimpleQueryMessage::Row(row) => Some(Row::read(&row)),
             _ => None,
         });
-        Ok(rows.collect())
+        rows.collect()
     }
 
     /// Whether it has taken so much that it is to be renewed.
@@ -256,6 +276,15 @@ mod tests {
             assert_eq!((rows.len(), rows[0].get(0).unwrap().len()), (1, 1000));
         }
         assert!(!connection.is_worn());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_text_is_no_panic() {
+        let described = message(b'T', b"\0\x01x\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\0\0\0\0\0\0");
+        let row = message(b'D', b"\0\x01\0\0\0\x04caf\xe9");
+        let answer = [described, row, message(b'C', b"SELECT 1\0"), message(b'Z', b"I")].concat();
+        let unanswered = connected(answer, 1).await.ask("select", 30 * SECOND).await.unwrap_err();
+        assert!(matches!(unanswered, Unanswered::NotText), "{unanswered}");
     }
 
     #[tokio::test]

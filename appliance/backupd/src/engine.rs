@@ -12,7 +12,7 @@ use hostd::News;
 use jiff::Timestamp;
 use replica::{
     Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, Working, believe,
-    broken_stream, is_full, looks_empty, next_step, seconds_until_lost, set_back, state,
+    broken_stream, is_full, looks_empty, next_step, refused_stream, seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,6 +116,7 @@ impl<'a> Follower<'a> {
             replica: ReplicaView::Absent,
             lag_seconds: 0.0,
             broken_stream: None,
+            refused_stream: None,
             copy_failure: None,
             copy_damage: None,
         };
@@ -240,6 +241,7 @@ impl<'a> Follower<'a> {
         // Years from now cannot be told from never.
         self.slot_lost_at = left.and_then(|left| Instant::now().checked_add(Duration::from_secs(left)));
         self.shared.publish_headroom(left);
+        self.shared.publish_certificate(monitor.shows);
         MonitorView::Answers {
             position: answer.position,
             slot_active: answer.slot_active,
@@ -431,26 +433,30 @@ impl<'a> Follower<'a> {
     /// Where nobody streams although both sides are there, or the replica does not start, its log says whether that can
     /// pass.
     async fn look_at_stream(&mut self) {
+        self.seen.refused_stream = None;
         self.seen.broken_stream = match (&self.seen.monitor, &self.seen.replica) {
             // The replica was asked before the monitor, so an honest monitor is never behind.
             (MonitorView::Answers { position, slot_active, .. }, ReplicaView::Running { replayed, .. }) => {
                 match set_back(*replayed, *position).filter(|_| self.contradictions == 0) {
                     None if *slot_active => None,
-                    None => self.reason_in_log().await,
+                    None => {
+                        let log = self.replica_log().await;
+                        self.seen.refused_stream = refused_stream(&log);
+                        broken_stream(&log)
+                    }
                     back => back,
                 }
             }
             (MonitorView::Answers { .. }, ReplicaView::Down { reason: Some(_) }) => {
-                self.reason_in_log().await
+                broken_stream(&self.replica_log().await)
             }
             _ => None,
         };
     }
 
-    /// Why the replica's stream cannot be continued, by its log. If that cannot be asked for now, then in the next round.
-    async fn reason_in_log(&self) -> Option<String> {
-        let info = self.shared.hostd.replica(self.peer.id).await.ok()?;
-        broken_stream(&info.log)
+    /// The end of the replica's log. If that cannot be asked for now, then in the next round.
+    async fn replica_log(&self) -> Vec<String> {
+        self.shared.hostd.replica(self.peer.id).await.map(|info| info.log).unwrap_or_default()
     }
 
     fn measure_lag(&mut self) {

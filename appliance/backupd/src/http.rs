@@ -125,7 +125,9 @@ async fn peer(State(app): State<App>) -> Result<Json<PeerInfo>, ApiError> {
 async fn pair(State(app): State<App>, body: Bytes) -> Result<Json<PeerInfo>, ApiError> {
     let peer: Peer = parse(&body)?;
     peer.check().map_err(|error| ApiError::field(error.field, error.to_string()))?;
-    pinned::client_config(&peer.certificate)
+    pinned::client_config(&peer.certificate, pinned::Shown::default())
+        .map_err(|error| ApiError::field("certificate", error.to_string()))?;
+    auth::usable::usable(&peer.certificate)
         .map_err(|error| ApiError::field("certificate", error.to_string()))?;
     let info = peer.info();
     app.shared.pair(peer).await?;

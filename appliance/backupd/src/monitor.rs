@@ -3,18 +3,19 @@
 //! The connection is kept and asked every few seconds. Whatever goes wrong becomes one sentence with address and port
 //! ([`Trouble`]), within [`ANSWER_TIMEOUT`].
 
-use crate::bounded::{Bounded, Connection, Unanswered, short};
+use crate::bounded::{Bounded, Connection, Row, Unanswered, short};
 use crate::pinned;
 use anyhow::{Context, Result};
 use api::Peer;
+use auth::usable::{Validity, chain, chain_usable, usable};
 use hostd::Tablespace;
-use replica::{Lsn, POSTGRESQL_MAJOR};
+use replica::{Lsn, POSTGRESQL_MAJOR, name_in_ascii, options_of_everybody, options_of_replication_role};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Config, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Longest time until a question is answered or the monitor counts as unreachable; a status must say so within 10 s.
@@ -55,6 +56,25 @@ pub struct Answer {
     pub safe_wal: Option<u64>,
 }
 
+/// What is known of the certificate that the monitor shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shows {
+    /// When PostgreSQL's programs take it.
+    pub validity: Validity,
+    /// They do not: it has the key that was paired, but is another certificate, which nothing that was paired has signed.
+    pub is_unknown: bool,
+}
+
+impl Shows {
+    fn of(peer: &Peer, shown: &pinned::Shown) -> Option<Self> {
+        let pinned = chain(&peer.certificate).ok()?;
+        let mut certificates = vec![shown.get()?.clone()];
+        certificates.extend(pinned.iter().skip(1).cloned());
+        let is_unknown = pinned.len() == 1 && pinned.first() != certificates.first();
+        Some(Self { validity: chain_usable(&certificates).ok()?, is_unknown })
+    }
+}
+
 /// A connection to the monitor.
 #[derive(Debug)]
 pub struct Monitor {
@@ -63,6 +83,8 @@ pub struct Monitor {
     slot: String,
     /// `Database system identifier`: another one is another database.
     pub system_identifier: u64,
+    /// Its certificate.
+    pub shows: Option<Shows>,
 }
 
 impl Monitor {
@@ -76,18 +98,15 @@ impl Monitor {
 
     async fn connect_now(peer: &Peer, endpoint: String) -> Result<Self, Trouble> {
         let refuses = |why: String| Trouble::Refuses(format!("the monitor at {endpoint} {why}"));
-        let tls = pinned::client_config(&peer.certificate).map_err(|error| {
+        let shown = pinned::Shown::default();
+        let tls = pinned::client_config(&peer.certificate, shown.clone()).map_err(|error| {
             refuses(format!("was paired with a certificate that cannot be used: {error:#}"))
         })?;
+        usable(&peer.certificate).map_err(|error| refuses(format!("cannot be replicated: {error}")))?;
         let unreachable = |error: std::io::Error| {
             Trouble::Unreachable(format!("the monitor at {endpoint} cannot be reached: {error}"))
         };
-        let stream = reach(peer).await.map_err(unreachable)?;
-        let tls = MakeTlsConnect::<Bounded<TcpStream>>::make_tls_connect(
-            &mut MakeRustlsConnect::new(tls),
-            &peer.address,
-        )
-        .map_err(|error| refuses(format!("cannot be asked with TLS: {error}")))?;
+        let mut tls = MakeRustlsConnect::new(tls);
         let mut config = Config::new();
         config
             .user(&peer.user)
@@ -96,11 +115,27 @@ impl Monitor {
             .ssl_mode(SslMode::Require)
             .channel_binding(ChannelBinding::Require)
             .application_name("backup-server");
-        let connection = Connection::over(&config, Bounded::new(stream), tls)
-            .await
-            .map_err(|error| diagnose(&endpoint, peer, &error))?;
-        let mut monitor =
-            Self { connection, endpoint: endpoint.clone(), slot: peer.slot.clone(), system_identifier: 0 };
+        // A role that an older `monitor-link setup` made has no right to the first, another major does not know them: what
+        // the monitor then sets for the role is its own business.
+        let mut kinds = [options_of_replication_role(), options_of_everybody(), String::new()].into_iter();
+        let connection = loop {
+            config.options(kinds.next().unwrap_or_default());
+            let stream = reach(peer).await.map_err(unreachable)?;
+            let tls = MakeTlsConnect::<Bounded<TcpStream>>::make_tls_connect(&mut tls, &peer.address)
+                .map_err(|error| refuses(format!("cannot be asked with TLS: {error}")))?;
+            match Connection::over(&config, Bounded::new(stream), tls).await {
+                Ok(connection) => break connection,
+                Err(error) if refuses_options(&error) && kinds.len() > 0 => {}
+                Err(error) => return Err(diagnose(&endpoint, peer, &error)),
+            }
+        };
+        let mut monitor = Self {
+            connection,
+            endpoint: endpoint.clone(),
+            slot: peer.slot.clone(),
+            system_identifier: 0,
+            shows: Shows::of(peer, &shown),
+        };
         let row = monitor
             .row(
                 "select pg_catalog.current_setting('server_version_num'), \
@@ -162,7 +197,7 @@ impl Monitor {
         let row = match self.connection.ask(&question, ANSWER_TIMEOUT).await {
             Ok(rows) => rows.into_iter().next(),
             Err(Unanswered::Silent(_)) => return Err(silent(endpoint)),
-            Err(error @ Unanswered::TooLong) => {
+            Err(error @ (Unanswered::TooLong | Unanswered::NotText)) => {
                 return Err(Trouble::Refuses(format!("the monitor at {endpoint} cannot be asked: {error}")));
             }
             Err(error @ Unanswered::Failed(_)) => {
@@ -186,9 +221,11 @@ impl Monitor {
 
     /// The monitor's own tablespaces.
     pub async fn tablespaces(&self) -> Result<Vec<Tablespace>> {
-        let question = "select oid, pg_catalog.pg_tablespace_location(oid) from pg_catalog.pg_tablespace \
-                        where spcname not in ('pg_default', 'pg_global')";
-        let rows = self.connection.ask(question, WORK_TIMEOUT).await;
+        let question = format!(
+            "select oid, {} from pg_catalog.pg_tablespace where spcname not in ('pg_default', 'pg_global')",
+            name_in_ascii("pg_catalog.pg_tablespace_location(oid)")
+        );
+        let rows = self.connection.ask(&question, WORK_TIMEOUT).await;
         rows.context("cannot ask for the monitor's tablespaces")?
             .into_iter()
             .map(|row| {
@@ -209,7 +246,7 @@ impl Monitor {
         self.connection.is_worn()
     }
 
-    async fn row(&self, question: &str, limit: Duration) -> Result<SimpleQueryRow> {
+    async fn row(&self, question: &str, limit: Duration) -> Result<Row> {
         self.connection.ask(question, limit).await?.into_iter().next().context("it answers with nothing")
     }
 }
@@ -222,6 +259,12 @@ async fn reach(peer: &Peer) -> std::io::Result<TcpStream> {
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
     Ok(stream)
+}
+
+/// Whether a login was refused for the options that it gave.
+fn refuses_options(error: &tokio_postgres::Error) -> bool {
+    let code = error.code();
+    [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::UNDEFINED_OBJECT].iter().any(|known| code == Some(known))
 }
 
 /// Why the slot cannot be used, from `pg_replication_slots`.

@@ -7,19 +7,24 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 #[derive(Debug)]
 struct Pinned {
     key: SubjectPublicKeyInfoDer<'static>,
     provider: Arc<CryptoProvider>,
+    shown: Shown,
 }
 
-/// A client configuration that accepts only the key of `certificate` (PEM; the first, if there are several).
+/// The certificate that the monitor has shown and that was accepted, once it has.
+pub type Shown = Arc<OnceLock<CertificateDer<'static>>>;
+
+/// A client configuration that accepts only the key of `certificate` (PEM; the first, if there are several), and keeps
+/// the certificate in `shown`.
 ///
 /// # Errors
 /// Text that is no certificate.
-pub fn client_config(certificate: &str) -> anyhow::Result<ClientConfig> {
+pub fn client_config(certificate: &str, shown: Shown) -> anyhow::Result<ClientConfig> {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|error| anyhow::anyhow!("the monitor's certificate is no PEM certificate: {error}"))?;
     // Said here, or every handshake would fail with less to go by.
@@ -27,7 +32,7 @@ pub fn client_config(certificate: &str) -> anyhow::Result<ClientConfig> {
         anyhow::anyhow!("the monitor's certificate is no usable X.509 certificate: {error}")
     })?;
     let provider = Arc::new(ring::default_provider());
-    let verifier = Pinned { key: parsed.subject_public_key_info(), provider: Arc::clone(&provider) };
+    let verifier = Pinned { key: parsed.subject_public_key_info(), provider: Arc::clone(&provider), shown };
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -45,6 +50,7 @@ impl ServerCertVerifier for Pinned {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if ParsedCertificate::try_from(end_entity)?.subject_public_key_info() == self.key {
+            self.shown.get_or_init(|| end_entity.clone().into_owned());
             Ok(ServerCertVerified::assertion())
         } else {
             Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))

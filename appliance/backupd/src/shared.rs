@@ -2,6 +2,7 @@
 
 use crate::changes::Changes;
 use crate::events::Events;
+use crate::monitor::Shows;
 use crate::paced::Paced;
 use crate::room::Room;
 use crate::standby::Standby;
@@ -170,6 +171,8 @@ pub struct Shared {
     disks: Mutex<Option<Result<Disks, String>>>,
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
+    /// The certificate that the monitor has shown last.
+    certificate: Mutex<Option<Shows>>,
     asked_document: Document<Vec<String>>,
     /// The backups that somebody wants to have verified, the first one first.
     asked: Mutex<Vec<String>>,
@@ -235,6 +238,7 @@ impl Shared {
             room: Room::load(folder),
             disks: Mutex::default(),
             headroom: Mutex::default(),
+            certificate: Mutex::default(),
             asked_document,
             asked: Mutex::new(asked),
             verifying: Mutex::default(),
@@ -422,6 +426,11 @@ impl Shared {
         *self.headroom.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
     }
 
+    /// Makes known which certificate the monitor has shown.
+    pub fn publish_certificate(&self, shows: Option<Shows>) {
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = shows;
+    }
+
     /// The answer of `GET /v1/status`; `is_default_password` from the password file.
     pub fn status(&self, is_default_password: Result<bool, String>) -> Status {
         let (state, since) = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -448,6 +457,11 @@ impl Shared {
             status::headroom_check(
                 peer.is_some(),
                 *self.headroom.lock().unwrap_or_else(PoisonError::into_inner),
+            ),
+            status::monitor_certificate_check(
+                peer.is_some(),
+                *self.certificate.lock().unwrap_or_else(PoisonError::into_inner),
+                std::time::SystemTime::now(),
             ),
             rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),

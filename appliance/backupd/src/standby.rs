@@ -2,17 +2,17 @@
 //!
 //! The database is hostile input (design D7): nothing is called by an unqualified name, and every value is parsed.
 
-use crate::bounded::{Bounded, Connection, Unanswered, short};
+use crate::bounded::{Bounded, Connection, Row, Unanswered, short};
 use crate::monitor::DATABASE_BYTES;
 use anyhow::{Context, Result, bail, ensure};
 use api::Collation;
-use replica::Lsn;
+use replica::{Lsn, name_in_ascii, name_of, options_of_replication_role};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls, SimpleQueryRow};
+use tokio_postgres::{Config, NoTls};
 
 /// The standby is on this machine; it answers at once or not at all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +62,10 @@ impl From<Unanswered> for NotReady {
             (Some(&SqlState::INSUFFICIENT_PRIVILEGE), _) => Self::Refuses(format!(
                 "{said}: run `monitor-link setup` on the monitor again, which grants it"
             )),
+            // A library that every session is to load, and that is not here.
+            (Some(&SqlState::UNDEFINED_FILE), _) => Self::Refuses(format!(
+                "{said}: run `monitor-link setup` on the monitor again, which has the backup server's sessions load nothing"
+            )),
             (_, Unanswered::Silent(_)) => Self::Hung,
             _ => Self::Refuses(said),
         }
@@ -101,9 +105,8 @@ impl Standby {
     pub async fn connect(socket_dir: &str, user: &str, database: &str) -> Result<Self, NotReady> {
         let mut config = Config::new();
         config.user(user).dbname(database);
-        // A client's options count more than ALTER DATABASE and ALTER ROLE, which came with the database, and those count
-        // more than our postgresql.conf. The role needs the right, which `monitor-link setup` grants.
-        config.options("-c event_triggers=off");
+        // ALTER DATABASE and ALTER ROLE came with the database, and count more than our postgresql.conf.
+        config.options(options_of_replication_role());
         let connect = async {
             let stream = UnixStream::connect(Path::new(socket_dir).join(SOCKET)).await?;
             let connection = Connection::over(&config, Bounded::new(stream), NoTls).await;
@@ -131,13 +134,17 @@ impl Standby {
     /// The position is the replayed one, which is where a record ends: what was received may end in the middle of one,
     /// and no recovery would ever come that far. The last restartpoint may be of an older timeline than the stream.
     pub async fn facts(&self) -> Result<Facts> {
+        let role = name_in_ascii("rolname");
         let row = self
             .row(
-                "select pg_catalog.current_setting('server_version'), \
+                &format!(
+                    "select pg_catalog.current_setting('server_version'), \
                  pg_catalog.pg_last_wal_replay_lsn(), \
                  coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
                  (select timeline_id from pg_catalog.pg_control_checkpoint())), \
-                 (select rolname from pg_catalog.pg_roles where rolsuper and rolcanlogin order by oid limit 1)",
+                 (select {role} from pg_catalog.pg_roles where rolsuper and rolcanlogin \
+                 order by pg_catalog.strpos({role}, pg_catalog.chr(92)), oid limit 1)"
+                ),
                 ANSWER_TIMEOUT,
             )
             .await?;
@@ -146,18 +153,21 @@ impl Standby {
         };
         let flushed = text(1, "WAL position")?.parse()?;
         let timeline = text(2, "timeline")?.parse().context("the replica's timeline is no number")?;
-        let superuser = row.get(3).map(str::to_owned);
+        // One with a name in ASCII comes first. Of no other it is known what its bytes mean, but UTF-8 is likely.
+        let superuser = row.get(3).and_then(|name| name_of(name).into_string().ok());
         // "17.6 (Debian 17.6-0+deb13u1)": the packager's part is no version
         let version = text(0, "version")?.split_whitespace().next().unwrap_or_default().to_owned();
-        let databases = self.connection.ask(
-            "select datname, datlocprovider::pg_catalog.text, datcollate, datctype, datcollversion \
+        let databases = format!(
+            "select {}, datlocprovider::pg_catalog.text, {}, {}, datcollversion \
              from pg_catalog.pg_database order by oid",
-            ANSWER_TIMEOUT,
+            name_in_ascii("datname"),
+            name_in_ascii("datcollate"),
+            name_in_ascii("datctype"),
         );
-        let rows = databases.await.map_err(NotReady::from)?;
+        let rows = self.connection.ask(&databases, ANSWER_TIMEOUT).await.map_err(NotReady::from)?;
         let collations = rows.iter().map(collation).collect::<Result<_>>()?;
         for name in superuser.iter().chain([&version]) {
-            name_of(name)?;
+            bounded(name)?;
         }
         Ok(Facts { version, flushed, timeline, superuser, collations })
     }
@@ -186,25 +196,26 @@ impl Standby {
         self.connection.is_worn()
     }
 
-    async fn row(&self, question: &str, limit: Duration) -> Result<SimpleQueryRow, NotReady> {
+    async fn row(&self, question: &str, limit: Duration) -> Result<Row, NotReady> {
         let rows = self.connection.ask(question, limit).await?;
         rows.into_iter().next().ok_or_else(|| NotReady::Refuses("it answers with nothing".into()))
     }
 }
 
-fn collation(row: &SimpleQueryRow) -> Result<Collation> {
-    let text = |at: usize| name_of(row.get(at).unwrap_or_default());
+fn collation(row: &Row) -> Result<Collation> {
+    // Of a name that is not UTF-8, the manifest has what can be shown.
+    let text = |at: usize| bounded(&name_of(row.get(at).unwrap_or_default()).to_string_lossy());
     Ok(Collation {
         database: text(0)?,
         provider: text(1)?,
         collate: text(2)?,
         ctype: text(3)?,
-        version: row.get(4).map(name_of).transpose()?,
+        version: row.get(4).map(bounded).transpose()?,
     })
 }
 
 /// A name that goes into the manifest. A longer one was put into the catalog by hand, and is refused.
-fn name_of(text: &str) -> Result<String> {
+fn bounded(text: &str) -> Result<String> {
     ensure!(
         text.len() <= NAME_MAX,
         "the database's catalog has a name of {} bytes where PostgreSQL's have at most {NAME_MAX}: {}",

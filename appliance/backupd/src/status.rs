@@ -1,7 +1,9 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
+use crate::monitor::Shows;
 use api::{Check, FtpSettings, Level, Progress, State};
 use jiff::SignedDuration;
+use std::time::{Duration, SystemTime};
 
 /// The state as a sentence.
 pub fn message(state: &State, endpoint: Option<&str>) -> String {
@@ -157,6 +159,47 @@ pub fn headroom_check(is_paired: bool, seconds_left: Option<u64>) -> Check {
     Check { name: "slot-headroom".into(), level, message }
 }
 
+/// A certificate of the monitor that ends within this time is told.
+const CERTIFICATE_ENDS: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Check `monitor-certificate`: PostgreSQL's programs, which copy and stream, look at the dates of the monitor's certificate
+/// and at who signed it, not at its key alone. `None`: it was not seen yet.
+pub fn monitor_certificate_check(is_paired: bool, shows: Option<Shows>, now: SystemTime) -> Check {
+    const EFFECT: &str = "No full copy can be made, and a stream that is interrupted cannot begin anew";
+    const WAY_OUT: &str = "give the monitor's PostgreSQL another certificate, with the same private key if that is possible, \
+                           run `monitor-link setup` there and pair again with what it prints.";
+    let (level, message) = match shows {
+        _ if !is_paired => (Level::Ok, "No monitor is paired.".into()),
+        None => (Level::Ok, "The monitor's certificate was not seen yet.".into()),
+        Some(Shows { validity, is_unknown }) => match validity.not_after.duration_since(now) {
+            Err(past) => {
+                let past = in_words(SignedDuration::try_from(past.duration()).unwrap_or_default());
+                (Level::Fail, format!("The monitor's certificate expired {past} ago. {EFFECT}: {WAY_OUT}"))
+            }
+            Ok(_) if validity.not_before > now => (
+                Level::Fail,
+                format!(
+                    "The monitor's certificate is not valid yet by this machine's clock. {EFFECT}: check both machines' \
+                     clocks."
+                ),
+            ),
+            Ok(_) if is_unknown => (
+                Level::Warn,
+                format!(
+                    "The monitor shows another certificate than the paired one, with the same key. {EFFECT}: run \
+                     `monitor-link setup` there and pair again with what it prints."
+                ),
+            ),
+            Ok(left) if left < CERTIFICATE_ENDS => {
+                let left = in_words(SignedDuration::try_from(left).unwrap_or_default());
+                (Level::Warn, format!("The monitor's certificate expires in {left}. Before that, {WAY_OUT}"))
+            }
+            Ok(_) => (Level::Ok, "The monitor's certificate is valid for more than 30 days.".into()),
+        },
+    };
+    Check { name: "monitor-certificate".into(), level, message }
+}
+
 /// Check `ftp`: a warning as long as clear FTP, or a data connection without proof, is allowed.
 pub fn ftp_check(settings: Result<FtpSettings, String>) -> Check {
     let (level, message) = match settings {
@@ -233,6 +276,7 @@ pub fn system_check(report: Result<Option<String>, String>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use auth::usable::Validity;
 
     #[test]
     fn what_ftp_does_without_protection_is_a_warning_with_the_way_out() {
@@ -251,6 +295,27 @@ mod tests {
             assert_eq!(check.level, level);
             assert!(check.message.contains(order), "{}", check.message);
         }
+    }
+
+    #[test]
+    fn the_end_of_the_monitors_certificate_is_told_in_time() {
+        const DAY: u64 = 24 * 3600;
+        let at = |days| SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY);
+        let validity = Validity { not_before: at(100), not_after: at(200) };
+        for (day, is_unknown, level, part) in [
+            (99, false, Level::Fail, "not valid yet"),
+            (150, false, Level::Ok, "more than 30 days"),
+            (150, true, Level::Warn, "pair again"),
+            (180, false, Level::Warn, "expires in 20 days. Before that, give"),
+            (205, false, Level::Fail, "expired 5 days ago. No full copy"),
+            (205, true, Level::Fail, "monitor-link setup"),
+        ] {
+            let check = monitor_certificate_check(true, Some(Shows { validity, is_unknown }), at(day));
+            assert_eq!(check.level, level, "{day} {check:?}");
+            assert!(check.message.contains(part), "{day} {check:?}");
+        }
+        assert_eq!(monitor_certificate_check(true, None, at(0)).level, Level::Ok);
+        assert_eq!(monitor_certificate_check(false, None, at(0)).level, Level::Ok);
     }
 
     #[test]

@@ -11,8 +11,10 @@ use crate::{btrfs, cluster, copy_check};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use api::{Deletion, Peer};
 use hostd::{Reply, Step, Tablespace, reached};
-use replica::{CERTIFICATE_FILE, COPY_PATIENCE, PASS_FILE, Source, parse_basebackup_progress};
+use replica::{CERTIFICATE_FILE, COPY_PATIENCE, PASS_FILE, Source, name_of, parse_basebackup_progress};
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::pin::{Pin, pin};
@@ -109,7 +111,7 @@ async fn copy_into(
         &certificate.to_string_lossy(),
         COPY_PATIENCE,
     );
-    let mut arguments: Vec<String> = [
+    let mut arguments: Vec<OsString> = [
         "--dbname",
         &conninfo,
         "--pgdata",
@@ -126,11 +128,13 @@ async fn copy_into(
         "--progress",
         "--verbose",
     ]
-    .map(str::to_owned)
+    .map(OsString::from)
     .to_vec();
     for Tablespace { oid, location } in tablespaces {
         arguments.push("--tablespace-mapping".into());
-        arguments.push(format!("{}={}/{oid}", escape_mapping(location), replica::TABLESPACES));
+        let mut mapping = escape_mapping(&name_of(location));
+        mapping.push(format!("={}/{oid}", replica::TABLESPACES));
+        arguments.push(mapping);
     }
     let command = sandbox.command(&places.program("pg_basebackup"), &arguments)?;
     let (gone, mut going) = unbounded_channel();
@@ -249,6 +253,13 @@ async fn follow(
 }
 
 /// `pg_basebackup` takes `=` in a location as `\=` (its documentation, `--tablespace-mapping`).
-fn escape_mapping(location: &str) -> String {
-    location.replace('=', "\\=")
+fn escape_mapping(location: &OsStr) -> OsString {
+    let mut escaped = Vec::new();
+    for &byte in location.as_bytes() {
+        if byte == b'=' {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsString::from_vec(escaped)
 }

@@ -121,10 +121,18 @@ impl Failure {
 ///
 /// # Errors
 /// See [`Failure`].
-pub async fn output(mut command: Command, bounds: Bounds) -> Result<Vec<u8>, Failure> {
+pub async fn output(command: Command, bounds: Bounds) -> Result<Vec<u8>, Failure> {
+    fed(command, Stdio::null(), bounds).await
+}
+
+/// The same with something on standard input.
+///
+/// # Errors
+/// See [`Failure`].
+pub async fn fed(mut command: Command, input: Stdio, bounds: Bounds) -> Result<Vec<u8>, Failure> {
     let program = name(&command);
     let bounds = bounds.within(hostd::time_limit(bounds.time));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.process_group(0);
     let mut child = command
         .spawn()

@@ -349,7 +349,7 @@ pub struct BackupRequest {
 pub struct Tablespace {
     /// `pg_tablespace.oid`
     pub oid: u32,
-    /// `pg_tablespace_location(oid)` on the monitor.
+    /// `pg_tablespace_location(oid)` on the monitor, which is bytes: as [`replica::name_of`] reads it.
     pub location: String,
 }
 

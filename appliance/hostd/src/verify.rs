@@ -8,7 +8,7 @@
 
 use crate::cluster::Postgres;
 use crate::places::Places;
-use crate::program::{Bounds, Failure};
+use crate::program::{self, Bounds, Failure};
 use crate::sandbox::{Sandbox, user_ids};
 use crate::verdict::{self, Hindrance, Source, Verdict};
 use crate::{btrfs, catalog, digest, foreign, stragglers, strangers, write_limit};
@@ -20,14 +20,17 @@ use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid, getuid};
 use replica::{
-    CLUSTER_ROOT, CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, Next, Replay, Settings,
-    clone_conninfo, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments,
-    psql_arguments, recovered_to,
+    CLUSTER_ROOT, CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, Replay, Settings,
+    history_file, is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, promote_arguments,
+    psql_arguments, recovered_to, superuser_conninfo,
 };
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fs::DirBuilder;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -49,6 +52,10 @@ const ENDING: Duration = Duration::from_secs(1);
 const SHARED_BUFFERS_MIB: u32 = 128;
 /// psql's exit status when the server does not let it in.
 const NOT_LET_IN: i32 = 2;
+/// The superuser of a clone in which none may log in. No role of PostgreSQL's own or of people's has this name.
+const ADMITTED: &str = "infimonitor_verification";
+/// The database of a server of one user, which enters closed ones as well: every cluster has it.
+const SINGLE_USER_DATABASE: &str = "template1";
 /// Folder of the clone's socket, in the clone: what the clone's user can write is limited there.
 const SOCKET: &str = "socket";
 /// Entries that are left out of a clone and remembered until they are removed.
@@ -433,7 +440,10 @@ struct Asking<'a> {
     sandbox: Sandbox<'a>,
     run: PathBuf,
     settings: Settings,
-    superuser: &'a str,
+    /// A superuser that may log in; `None`: there is none.
+    superuser: Option<String>,
+    /// The databases by which one may come in.
+    entrance: Mutex<Entrance>,
 }
 
 impl<'a> Asking<'a> {
@@ -446,11 +456,7 @@ impl<'a> Asking<'a> {
         control: &ControlData,
         clone: &Path,
     ) -> Result<Self> {
-        let superuser = backup
-            .postgresql
-            .superuser
-            .as_deref()
-            .context("the manifest names no superuser that may log in")?;
+        let superuser = backup.postgresql.superuser.clone();
         let run = places.verification_run();
         files::remove_folder(&run)?;
         let (uid, gid) = user_ids(sandbox.user())?;
@@ -475,21 +481,29 @@ impl<'a> Asking<'a> {
             files::replace(&path, 0o640, owner, |file| file.write_all(text.as_bytes()))
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(Self { places, sandbox, run, settings, superuser })
+        let known = backup.postgresql.collations.iter().map(|collation| collation.database.as_str());
+        let entrance = Mutex::new(Entrance::new(known));
+        Ok(Self { places, sandbox, run, settings, superuser, entrance })
     }
 
-    fn conninfo(&self, database: &str) -> String {
-        clone_conninfo(&format!("{CLUSTER_ROOT}/{SOCKET}"), self.superuser, database)
+    fn conninfo(&self, database: &OsStr) -> OsString {
+        let superuser = self.superuser.as_deref().unwrap_or(ADMITTED);
+        superuser_conninfo(&format!("{CLUSTER_ROOT}/{SOCKET}"), superuser, database)
+    }
+
+    /// A database that lets somebody in.
+    fn open_database(&self) -> OsString {
+        self.entrance.lock().unwrap_or_else(PoisonError::into_inner).database().to_owned()
     }
 
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
-    async fn sql(&self, database: &str, sql: &str, bounds: Bounds) -> Result<String> {
+    async fn sql(&self, database: &OsStr, sql: &str, bounds: Bounds) -> Result<String> {
         let conninfo = self.conninfo(database);
         self.sandbox.output(&self.places.program("psql"), psql_arguments(&conninfo, sql), bounds).await
     }
 
     /// The same; what it says against the backup is a verdict.
-    async fn ask(&self, database: &str, sql: &str, bounds: Bounds) -> Result<String, Verdict> {
+    async fn ask(&self, database: &OsStr, sql: &str, bounds: Bounds) -> Result<String, Verdict> {
         self.sql(database, sql, bounds).await.map_err(said_by(Source::Sql))
     }
 
@@ -506,7 +520,12 @@ impl<'a> Asking<'a> {
             let stands = |problem| Verdict::Machine(Hindrance::new(problem));
             let has_history = history.symlink_metadata().is_ok();
             match replay.saw(&control, has_history, Instant::now()).map_err(stands)? {
-                Next::Done => return self.wait_until_let_in(postgres).await,
+                Next::Done => {
+                    if self.superuser.is_none() {
+                        self.admit(postgres).await?;
+                    }
+                    return self.wait_until_let_in(postgres).await;
+                }
                 Next::Promote => self.promote().await?,
                 Next::Wait => {}
             }
@@ -525,21 +544,45 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Its control file says that it takes writes a moment before it lets anybody in.
+    /// Lets the bootstrap superuser into the clone, under a name that is known, where none may log in. A server of one user
+    /// asks for no login (documentation, `postgres --single`).
+    async fn admit(&self, postgres: &mut Postgres) -> Result<(), Verdict> {
+        postgres.stop().await?;
+        let mut arguments = vec!["--single".to_owned(), "-D".into(), replica::PGDATA.into()];
+        arguments.extend(["-c".into(), format!("config_file={}", self.run.join(POSTGRESQL_CONF).display())]);
+        arguments.extend(self.settings.arguments());
+        arguments.push(SINGLE_USER_DATABASE.into());
+        let command = self.sandbox.command(&self.places.program("postgres"), arguments)?;
+        let (input, mut statement) = std::io::pipe().context("cannot make a pipe")?;
+        writeln!(
+            statement,
+            "update pg_catalog.pg_authid set rolname = '{ADMITTED}', rolcanlogin = true, rolsuper = true where oid = 10"
+        )
+        .context("cannot write into a pipe")?;
+        drop(statement);
+        let said = program::fed(command, input.into(), ASKING).await.map_err(anyhow::Error::from);
+        said.map_err(said_by(Source::Other))?;
+        let name = "verification of a backup without a superuser".to_owned();
+        *postgres = Postgres::start(self.places, self.sandbox, &self.run, &self.settings, name)?;
+        Ok(())
+    }
+
+    /// Its control file says that it takes writes a moment before it lets anybody in. Finds a database that does.
     async fn wait_until_let_in(&self, postgres: &mut Postgres) -> Result<(), Verdict> {
         let began = Instant::now();
         loop {
-            let Err(error) = self.sql(EVERY_CLUSTERS_DATABASE, "select 1", ASKING).await else {
-                return Ok(());
-            };
-            let is_early =
-                matches!(error.downcast_ref::<Failure>().and_then(Failure::refusal), Some((NOT_LET_IN, _)));
+            let Err(error) = self.sql(&self.open_database(), "select 1", ASKING).await else { return Ok(()) };
             if !postgres.runs() {
                 let begin = "PostgreSQL ended after its recovery";
                 return Err(verdict::of_log(Source::Log, begin, &postgres.log()));
             }
-            if !is_early || began.elapsed() > LETTING_IN {
-                return Err(said_by(Source::Sql)(error));
+            match error.downcast_ref::<Failure>().and_then(Failure::refusal) {
+                Some((NOT_LET_IN, said)) if began.elapsed() <= LETTING_IN => {
+                    let mut entrance = self.entrance.lock().unwrap_or_else(PoisonError::into_inner);
+                    let refused = entrance.refused(said, Instant::now());
+                    refused.map_err(|why| Verdict::Machine(Hindrance::new(why)))?;
+                }
+                _ => return Err(said_by(Source::Sql)(error)),
             }
             tokio::time::sleep(POLL).await;
         }
@@ -548,15 +591,21 @@ impl<'a> Asking<'a> {
     /// Enters every database, and checks what is in it where `depth` says so. Gives what could not be
     /// checked.
     async fn check(&self, depth: Depth) -> Result<Vec<String>, Verdict> {
+        let name = name_in_ascii("datname");
         let names =
-            |which: &str| format!("select datname from pg_catalog.pg_database where {which} order by oid");
-        let cut = self.ask(EVERY_CLUSTERS_DATABASE, &names("datconnlimit = -2"), ASKING).await?;
-        let open =
-            self.ask(EVERY_CLUSTERS_DATABASE, &names("datallowconn and datconnlimit <> -2"), ASKING).await?;
-        let databases: Vec<&str> = open.split_terminator('\0').collect();
-        let sorts_differently = self.enter(&databases).await?;
-        let mut limits: Vec<String> = sorts_differently.iter().cloned().collect();
-        for database in cut.split_terminator('\0').take(NAMED_DATABASES) {
+            |which: &str| format!("select {name} from pg_catalog.pg_database where {which} order by oid");
+        let entrance = self.open_database();
+        // What is closed is checked as well: the clone is thrown away.
+        let open = "update pg_catalog.pg_database set datallowconn = true where datname <> 'template0' \
+                    and datconnlimit <> -2";
+        self.ask(&entrance, open, ASKING).await?;
+        let cut = self.ask(&entrance, &names("datconnlimit = -2"), ASKING).await?;
+        let open = self.ask(&entrance, &names("datallowconn and datconnlimit <> -2"), ASKING).await?;
+        let databases: Vec<OsString> = open.split_terminator('\0').map(name_of).collect();
+        let Entered { sorts_differently, unlogged } = self.enter(&databases).await?;
+        let mut limits: Vec<String> = sorts_differently.iter().cloned().chain(unlogged).collect();
+        for database in cut.split_terminator('\0').take(NAMED_DATABASES).map(name_of) {
+            let database = database.to_string_lossy();
             limits.push(format!("Not checked: database {database}, of which DROP DATABASE was interrupted."));
         }
         if depth == Depth::Full {
@@ -564,8 +613,9 @@ impl<'a> Asking<'a> {
             for database in &databases {
                 self.ask(database, &own_amcheck(), ASKING).await?;
                 let answer = self.ask(database, foreign::QUESTION, ASKING).await?;
-                let found = foreign::parse(database, &answer)
-                    .with_context(|| format!("database {database} does not say which indexes are in it"))?;
+                let name = database.to_string_lossy();
+                let found = foreign::parse(&name, &answer)
+                    .with_context(|| format!("database {name} does not say which indexes are in it"))?;
                 indexes.extend(found);
             }
             let (patterns, is_heap_only) = match foreign::left_out(&indexes) {
@@ -584,54 +634,69 @@ impl<'a> Asking<'a> {
         Ok(limits)
     }
 
-    /// Enters every database; says of what this system's collations cannot tell.
-    async fn enter(&self, databases: &[&str]) -> Result<Option<String>, Verdict> {
-        let mut foreign = Vec::new();
-        for &name in databases {
-            let question = "select count(*), \
+    /// Enters every database; says of what this system's collations cannot tell, and what comes back empty.
+    async fn enter(&self, databases: &[OsString]) -> Result<Entered, Verdict> {
+        let (mut foreign, mut unlogged) = (Vec::new(), Vec::new());
+        for name in databases {
+            let question = "select count(*) filter (where relkind = 'r' and relpersistence = 'u'), \
                  exists (select from pg_catalog.pg_database where datname = pg_catalog.current_database() \
                  and datcollversion <> pg_catalog.pg_database_collation_actual_version(oid)) \
                  or exists (select from pg_catalog.pg_collation \
                  where collversion <> pg_catalog.pg_collation_actual_version(oid)) \
                  from pg_catalog.pg_class";
             let said = self.ask(name, question, ASKING).await?;
-            if said.trim_end_matches('\0').ends_with("|t") {
+            let mut columns = said.trim_end_matches('\0').split('|');
+            let name = name.to_string_lossy();
+            if columns.next().is_some_and(|tables| tables != "0") {
+                unlogged.push(name.clone());
+            }
+            if columns.next() == Some("t") {
                 foreign.push(name);
             }
         }
-        if foreign.is_empty() {
-            return Ok(None);
-        }
-        let named = foreign.len().min(NAMED_DATABASES);
-        let mut names = foreign[..named].join(", ");
-        if foreign.len() > named {
-            names.push_str(&format!(" and {} more", foreign.len() - named));
-        }
-        Ok(Some(format!(
-            "Text sorts differently on the monitor and here (database {names}), so indexes could not be checked."
-        )))
+        let sorts_differently = named(&foreign).map(|names| {
+            format!("Text sorts differently on the monitor and here (database {names}), so indexes could not be checked.")
+        });
+        let unlogged = named(&unlogged).map(|names| {
+            format!("Comes back empty: each unlogged table (database {names}), as PostgreSQL replicates none of their rows.")
+        });
+        Ok(Entered { sorts_differently, unlogged })
     }
 
     /// Reads every table for damage, and unless `heap_only` every B-tree index but those that `patterns` leave out.
     async fn check_relations(&self, heap_only: bool, patterns: &[String]) -> Result<(), Verdict> {
-        let conninfo = self.conninfo(EVERY_CLUSTERS_DATABASE);
+        let conninfo = self.conninfo(&self.open_database());
         // One finding is enough, and all would be too many.
-        let mut arguments = vec![
-            "--all",
-            "--on-error-stop",
-            "--no-password",
-            "--no-strict-names",
-            "--maintenance-db",
-            &conninfo,
-        ];
+        let mut arguments =
+            ["--all", "--on-error-stop", "--no-password", "--no-strict-names", "--maintenance-db"]
+                .map(OsStr::new)
+                .to_vec();
+        arguments.push(&conninfo);
         if heap_only {
-            arguments.extend(["--no-dependent-indexes", "--exclude-index=*"]);
+            arguments.extend(["--no-dependent-indexes", "--exclude-index=*"].map(OsStr::new));
         }
-        arguments.extend(patterns.iter().map(String::as_str));
+        arguments.extend(patterns.iter().map(OsStr::new));
         let program = self.places.program("pg_amcheck");
         let checked = self.sandbox.output(&program, arguments, READING).await;
         checked.map(drop).map_err(said_by(Source::Amcheck))
     }
+}
+
+/// What was seen by entering every database, as sentences.
+struct Entered {
+    sorts_differently: Option<String>,
+    unlogged: Option<String>,
+}
+
+/// Names of databases for a sentence; `None`: there are none.
+fn named(names: &[Cow<'_, str>]) -> Option<String> {
+    let shown = names.len().min(NAMED_DATABASES);
+    let more = names.len() - shown;
+    let mut text = names[..shown].join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    Some(text).filter(|_| !names.is_empty())
 }
 
 /// SQL that brings amcheck from our own tree, in a schema that nobody knows before. An extension of that name

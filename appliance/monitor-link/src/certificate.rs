@@ -5,9 +5,11 @@
 //! authority's has to be named.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use auth::certificate::KeyPairFiles;
+use auth::usable::Validity;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -16,6 +18,9 @@ pub const NAME: &str = "monitor";
 /// Our files in the cluster's configuration folder.
 const CERTIFICATE_FILE: &str = "infimonitor.crt";
 const KEY_FILE: &str = "infimonitor.key";
+
+/// A certificate that ends within this time is told.
+const SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whose certificate PostgreSQL is to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +72,26 @@ pub fn to_pin(certificate_file: &Path, authority: Option<&Path>) -> Result<Strin
     match first_certificate(authority)? {
         (root, true) => Ok(certificate + &root),
         (_, false) => bail!("{} is no root authority's certificate; name the root's", authority.display()),
+    }
+}
+
+/// What has to be said of a certificate whose time is over or will be soon: PostgreSQL's programs on the backup server look
+/// at its dates.
+pub fn warning(validity: &Validity, now: SystemTime) -> Option<String> {
+    let way_out =
+        "give PostgreSQL another one, with the same private key if that is possible, and run setup again";
+    match validity.not_after.duration_since(now) {
+        Err(_) => {
+            Some(format!("the certificate has expired, so the backup server cannot connect; {way_out}"))
+        }
+        Ok(left) if left < SOON => Some(format!(
+            "the certificate expires in {} days; the backup server cannot connect anew after that; {way_out}",
+            left.as_secs() / (24 * 3600)
+        )),
+        Ok(_) if validity.not_before > now => {
+            Some("the certificate is not valid yet by this machine's clock; check the clock".into())
+        }
+        Ok(_) => None,
     }
 }
 
@@ -178,6 +203,24 @@ mod tests {
         assert_eq!(pinned, format!("{}\n{root_pem}", first_block(SIGNED).unwrap()));
         std::fs::write(&file, "rubbish").unwrap();
         assert!(to_pin(&file, None).is_err());
+    }
+
+    #[test]
+    fn a_certificate_that_ends_is_told() {
+        const DAY: u64 = 24 * 3600;
+        let at = |days| SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY);
+        let validity = Validity { not_before: at(100), not_after: at(200) };
+        for (day, part) in [
+            (99, Some("not valid yet")),
+            (100, None),
+            (170, None),
+            (171, Some("in 29 days")),
+            (201, Some("has expired")),
+        ] {
+            let said = warning(&validity, at(day));
+            assert_eq!(said.is_some(), part.is_some(), "{day} {said:?}");
+            assert!(said.unwrap_or_default().contains(part.unwrap_or_default()), "{day}");
+        }
     }
 
     #[test]

@@ -9,14 +9,15 @@ use api::Host;
 pub const FILE: &str = "infimonitor.pg_hba.conf";
 /// The role of the backup server.
 pub const ROLE: &str = "backup_server";
-/// The database in which the role may ask for the state of its slot.
+/// The database in which the role asks for the state of its slot, where it is open.
 pub const DATABASE: &str = "postgres";
 
-/// The text of our file: the server by TLS and SCRAM, and the role from nowhere else, whatever later lines allow.
+/// The text of our file: the server by TLS and SCRAM, into `database` and for replication, and the role from nowhere else,
+/// whatever later lines allow.
 ///
 /// PostgreSQL accepts a *name* only if the client's address resolves back to it, which many networks do not offer:
 /// so the addresses behind it at this moment are let in as well.
-pub fn render(server: &Host, addresses: &[IpAddr]) -> String {
+pub fn render(server: &Host, addresses: &[IpAddr], database: &str) -> String {
     let mut text = "# Written by monitor-link setup, which writes it anew when it is run again.\n".to_owned();
     let name = match server {
         Host::Name(name) => vec![name.clone()],
@@ -24,7 +25,7 @@ pub fn render(server: &Host, addresses: &[IpAddr]) -> String {
     };
     let cidr = |address: &IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
     for from in name.into_iter().chain(addresses.iter().map(cidr)) {
-        for database in ["replication", DATABASE] {
+        for database in ["replication", database] {
             // Writing to a String cannot fail.
             writeln!(text, "hostssl {database} {ROLE} {from} scram-sha-256").ok();
         }
@@ -53,7 +54,7 @@ mod tests {
 
     fn rules(server: &str, addresses: &[&str]) -> Vec<String> {
         let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        render(&server.parse().unwrap(), &addresses).lines().skip(1).map(str::to_owned).collect()
+        render(&server.parse().unwrap(), &addresses, DATABASE).lines().skip(1).map(str::to_owned).collect()
     }
 
     #[test]

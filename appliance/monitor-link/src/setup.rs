@@ -99,6 +99,7 @@ pub fn run(options: &Options) -> Result<Peer> {
         service("restart", &cluster)
     })?;
     let configuration = configuration(&psql)?;
+    let database = psql.open_database()?;
     let peer = credentials(Path::new(STATE), &psql, |id, password, number| {
         let peer = Peer {
             id,
@@ -108,7 +109,7 @@ pub fn run(options: &Options) -> Result<Peer> {
             user: hba::ROLE.to_owned(),
             password,
             slot: sql::SLOT.to_owned(),
-            database: hba::DATABASE.to_owned(),
+            database,
             certificate: pinned,
             configuration,
             signing_key: None,
@@ -195,6 +196,10 @@ pub fn prepare(
         Choice::Hosts => (None, data.join(setting("ssl_cert_file"))),
     };
     let pinned = certificate::to_pin(&pinned_file, authority.filter(|_| choice == Choice::Hosts))?;
+    let validity = auth::usable::usable(&pinned).with_context(|| pinned_file.display().to_string())?;
+    if let Some(warning) = certificate::warning(&validity, SystemTime::now()) {
+        note(&format!("{}: {warning}", pinned_file.display()));
+    }
 
     let facts = Facts { own, room_bytes: room(psql, &data)?, certificate };
     let wanted = settings::wanted(&current, &facts);
@@ -207,7 +212,7 @@ pub fn prepare(
     }
     files::write(&conf_d.join(settings::FILE), settings::render(&wanted).as_bytes(), 0o644, owner)?;
     include(&config_file, settings::with_include)?;
-    let rules = hba::render(server, servers);
+    let rules = hba::render(server, servers, &psql.open_database()?);
     let hba_folder = hba_file.parent().context("pg_hba.conf has no folder")?;
     files::write(&hba_folder.join(hba::FILE), rules.as_bytes(), 0o640, owner)?;
     include(&hba_file, hba::with_include)?;
@@ -314,7 +319,7 @@ pub fn credentials(
         Some(Stays { id, password, signature }) => (id, password, signature),
         None => (Uuid::new_v4(), Secret::new(sql::random_password()?), None),
     };
-    psql.run(&sql::role_and_slot(password.reveal())?)?;
+    psql.run(&sql::role_and_slot(password.reveal(), &psql.open_database()?)?)?;
     let mut peer = peer(id, password, next_number(last.as_ref(), SystemTime::now()))?;
     // What was said before is not said anew. By another signing key it is something else.
     let said = files::read(&path)?.and_then(|text| serde_json::from_str::<Peer>(&text).ok());

@@ -256,3 +256,50 @@ fn nft_takes_the_rules_and_takes_them_again() {
         assert_eq!(text.matches(line).count(), 1, "{line} in {text}");
     }
 }
+
+/// What a security guideline or an application sets for its accounts and databases, setup overrides for itself and for the
+/// backup server's role.
+#[test]
+fn what_is_set_for_roles_and_databases_does_not_stop_setup() {
+    let server = Server::new();
+    let psql = server.psql();
+    // In one session: no plain one would get in again.
+    psql.run(
+        "create role app_owner;
+         create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nobody'; end $$;
+         create event trigger refuse on login execute function refuse();
+         alter event trigger refuse enable always;
+         alter role postgres set role = 'app_owner';
+         alter role all set session_preload_libraries = 'not_here';
+         alter role all set statement_timeout = 1;
+         alter role all set transaction_timeout = '2ms';
+         alter role all set idle_session_timeout = 1;
+         alter role all set default_transaction_read_only = on;
+         alter role all set search_path = 'nowhere';
+         alter role all set password_encryption = 'md5';
+         alter database postgres connection limit 0;
+         revoke connect on database template1 from public;",
+    )
+    .unwrap();
+    let local = "127.0.0.1".parse().unwrap();
+    let restart = || {
+        server.control("restart");
+        Ok(())
+    };
+    let host = "127.0.0.1".parse().unwrap();
+    let pinned = setup::prepare(&psql, &host, &[local], local, None, &restart).unwrap();
+    assert_eq!(psql.open_database().unwrap(), "template1");
+    let peer = setup::credentials(&server.folder.path().join("state"), &psql, |id, password, _| {
+        Ok(Peer { database: "template1".into(), ..peer(&server, pinned, id, password) })
+    })
+    .unwrap();
+    // As the backup server does it.
+    let ours = replica::options_of_replication_role();
+    let statement = "select pg_catalog.pg_sleep(0.2), current_user, current_setting('lc_messages')";
+    let options = format!("options='{}'", ours.replace('\\', "\\\\"));
+    assert_eq!(good(server.connect(&peer, &options, statement)), "|backup_server|C");
+    good(server.connect(&peer, "replication=true", "IDENTIFY_SYSTEM"));
+    // A database that is closed to all is not asked.
+    psql.run("update pg_database set datallowconn = false where datname = 'postgres'").unwrap();
+    assert_eq!(psql.value("select current_database()").unwrap(), "template1");
+}

@@ -43,12 +43,6 @@ pub fn obstacles(backup: &Backup, machine: &Machine) -> Vec<String> {
             machine.architecture
         ));
     }
-    if backup.postgresql.superuser.is_none() {
-        found.push(
-            "No superuser of its database may log in, so nobody could recover it: take one that was made when there was one."
-                .into(),
-        );
-    }
     for collation in &backup.postgresql.collations {
         if let Some(there) = collation.version.as_deref().filter(|_| collation.provider == "c")
             && there != machine.libc
@@ -171,7 +165,8 @@ mod tests {
             (|_, m| m.libc = "2.36".into(), &["sorts by C library 2.41, and this machine has 2.36"]),
             (|b, _| b.postgresql.architecture = None, &[]),
             (|_, m| m.architecture = "aarch64", &["architecture x86_64, and this one has aarch64"]),
-            (|b, _| b.postgresql.superuser = None, &["No superuser of its database may log in"]),
+            // It is recovered without a login.
+            (|b, _| b.postgresql.superuser = None, &[]),
             (|_, m| m.locales.clear(), &["needs the locale de_DE.UTF-8, which is not installed here"]),
             (
                 |_, m| m.free_bytes = 9_536_870_911,

@@ -5,6 +5,7 @@
 //! says decides nothing: that it has recovered is told from its control file and its timeline's history.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use api::Backup;
 use replica::{
-    CloneConfig, ControlData, EVERY_CLUSTERS_DATABASE, Lsn, Next, POSTGRESQL_CONF, Replay, Settings,
-    clone_conninfo, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments,
-    psql_arguments, recovered_to,
+    CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, Replay, Settings, history_file,
+    is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, promote_arguments, psql_arguments,
+    recovered_to, superuser_conninfo,
 };
 
 use crate::Failure;
@@ -141,7 +142,7 @@ impl Unpacked<'_> {
         let result = match started.success() || self.runs()? {
             true => self.until_promoted(timeline, target, replayed).and_then(|()| {
                 self.has_replayed(timeline, target)?;
-                Ok(self.notes()?)
+                self.notes()
             }),
             false => Err(self.damaged(NO_START)),
         };
@@ -233,16 +234,14 @@ impl Unpacked<'_> {
     }
 
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
-    fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        let superuser = self.backup.postgresql.superuser.as_deref();
-        let superuser = superuser.context("the backup's manifest names no superuser that may log in")?;
-        let conninfo = clone_conninfo(&self.run.join("socket").to_string_lossy(), superuser, database);
+    fn sql(&self, superuser: &str, database: &OsStr, sql: &str) -> Result<String> {
+        let conninfo = superuser_conninfo(&self.run.join("socket").to_string_lossy(), superuser, database);
         self.programs.output("psql", |command| {
             command.args(psql_arguments(&conninfo, sql));
         })
     }
 
-    /// Waits until it takes writes and lets in who asks. Nobody logs in before.
+    /// Waits until it takes writes. Nobody logs in meanwhile.
     fn until_promoted(
         &self,
         timeline: u32,
@@ -268,16 +267,6 @@ impl Unpacked<'_> {
             thread::sleep(replay.pause(Instant::now()));
         }
         replayed(target, target);
-        let began = Instant::now();
-        while let Err(error) = self.sql(EVERY_CLUSTERS_DATABASE, "select 1") {
-            if !self.runs()? {
-                return Err(self.damaged("PostgreSQL ended after its recovery"));
-            }
-            if began.elapsed() > LETTING_IN {
-                return Err(error.into());
-            }
-            thread::sleep(POLL);
-        }
         Ok(())
     }
 
@@ -307,15 +296,47 @@ impl Unpacked<'_> {
         is_whole(reached, target).map_err(|problem| self.damaged(&problem))
     }
 
-    /// Where text sorts differently here than where the database comes from: what the C library's version does not say.
-    fn notes(&self) -> Result<Vec<String>> {
-        let databases = "select datname from pg_catalog.pg_database where datallowconn \
-            and datcollversion <> pg_catalog.pg_database_collation_actual_version(oid) order by 1";
-        let found = self.sql(EVERY_CLUSTERS_DATABASE, databases)?;
-        let note = |name: &str| {
-            format!("Text in database {name} sorts differently here: run REINDEX DATABASE in it.")
+    /// Where text sorts differently here than where the database comes from: what the C library's version does not say. That
+    /// it cannot be asked is no reason to give up what has recovered.
+    fn notes(&self) -> Result<Vec<String>, Failure> {
+        let unknown =
+            |why: &str| vec![format!("It is not known whether text sorts differently here: {why}.")];
+        let Some(superuser) = &self.backup.postgresql.superuser else {
+            return Ok(unknown("no superuser of the database may log in"));
         };
-        Ok(found.split_terminator('\0').map(note).collect())
+        let databases = format!(
+            "select {} from pg_catalog.pg_database where datallowconn \
+             and datcollversion <> pg_catalog.pg_database_collation_actual_version(oid) order by 1",
+            name_in_ascii("datname")
+        );
+        let known = &self.backup.postgresql.collations;
+        let mut entrance = Entrance::new(known.iter().map(|collation| collation.database.as_str()));
+        let began = Instant::now();
+        loop {
+            let error = match self.sql(superuser, entrance.database(), &databases) {
+                Ok(found) => {
+                    let note = |name: &str| {
+                        let name = name_of(name);
+                        format!(
+                            "Text in database {} sorts differently here: run REINDEX DATABASE in it.",
+                            name.to_string_lossy()
+                        )
+                    };
+                    return Ok(found.split_terminator('\0').map(note).collect());
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            if !self.runs()? {
+                return Err(self.damaged("PostgreSQL ended after its recovery"));
+            }
+            if let Err(why) = entrance.refused(&error, Instant::now()) {
+                return Ok(unknown(&why));
+            }
+            if began.elapsed() > LETTING_IN {
+                return Ok(unknown(&error));
+            }
+            thread::sleep(POLL);
+        }
     }
 
     fn damaged(&self, problem: &str) -> Failure {

@@ -90,7 +90,7 @@ impl ReplicaConfig<'_> {
             ("wal_recycle", "off".into()),
             ("wal_init_zero", "off".into()),
             ("checkpoint_timeout", "5min".into()),
-            ("max_wal_size", "1GB".into()),
+            ("max_wal_size", megabytes(1024.max(2 * segment_mib(self.control)))),
             ("cluster_name", REPLICA_NAME.into()),
         ]);
         settings
@@ -142,7 +142,7 @@ impl CloneConfig<'_> {
             ("recovery_target_timeline", self.control.recovery_timeline(self.timeline).to_string()),
             ("fsync", if self.stays { "on" } else { "off" }.into()),
             ("autovacuum", "off".into()),
-            ("max_wal_size", "4GB".into()),
+            ("max_wal_size", megabytes(4096.max(2 * segment_mib(self.control)))),
             ("cluster_name", "restore".into()),
         ]);
         settings
@@ -157,6 +157,15 @@ impl CloneConfig<'_> {
             (IDENT_FILE, String::new()),
         ]
     }
+}
+
+/// Size of a WAL segment in MiB, from 1 to 1024.
+fn segment_mib(control: &ControlData) -> u64 {
+    control.wal_segment_bytes >> 20
+}
+
+fn megabytes(number: u64) -> String {
+    format!("{number}MB")
 }
 
 /// What every cluster here runs under: reachable on a local socket only, and nothing that came with the database runs.
@@ -174,6 +183,8 @@ fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Settings {
         ("max_wal_senders", c.max_wal_senders.to_string()),
         ("max_prepared_transactions", c.max_prepared_transactions.to_string()),
         ("max_locks_per_transaction", c.max_locks_per_transaction.to_string()),
+        // At least two segments, which may be larger than most people's (`initdb --wal-segsize`).
+        ("min_wal_size", megabytes(80.max(2 * segment_mib(c)))),
         ("full_page_writes", "on".into()),
         ("shared_buffers", format!("{shared_buffers_mib}MB")),
         ("max_parallel_workers", "0".into()),
@@ -208,6 +219,28 @@ mod tests {
             user: "backup_server".into(),
             slot: "slot_1".into(),
             database: "postgres".into(),
+        }
+    }
+
+    #[test]
+    fn large_segments_have_room() {
+        for (mib, min, max) in [
+            (1, "80MB", "4096MB"),
+            (16, "80MB", "4096MB"),
+            (64, "128MB", "4096MB"),
+            (1024, "2048MB", "4096MB"),
+        ] {
+            let control = ControlData { wal_segment_bytes: mib << 20, ..ControlData::example() };
+            let config = CloneConfig {
+                run_dir: "/run/x",
+                control: &control,
+                timeline: 1,
+                shared_buffers_mib: 1,
+                stays: true,
+            };
+            let conf = config.settings().conf();
+            assert!(conf.contains(&format!("min_wal_size = '{min}'\n")), "{conf}");
+            assert!(conf.contains(&format!("max_wal_size = '{max}'\n")), "{conf}");
         }
     }
 

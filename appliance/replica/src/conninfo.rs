@@ -3,6 +3,7 @@
 //! The password goes into a passfile outside the data directory and never into a connection string, an argument or
 //! `primary_conninfo`: those end up in process lists, logs and backups (facts: `pg_basebackup -R`).
 
+use crate::login;
 use api::Peer;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -11,6 +12,9 @@ use std::time::Duration;
 pub const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the monitor waits for a full copy's receiver, whose disk may be busy and which would have to begin anew.
 pub const COPY_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long the monitor waits at least for a receiver's reports, which come every few seconds: PostgreSQL's own default.
+const SENDER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seconds for one connection attempt; below the 10 s within which a status must say what is wrong.
 const CONNECT_TIMEOUT_SECONDS: u32 = 5;
@@ -55,7 +59,14 @@ impl Source {
     /// that takes away the slot of an absent receiver waits as long (seen with PostgreSQL 17: the dying WAL sender cannot
     /// send its farewell).
     pub fn conninfo(&self, passfile: &str, certificate: &str, patience: Duration) -> String {
-        let options = format!("-c tcp_user_timeout={}", patience.as_millis());
+        // A monitor whose own limits are for a LAN would end a copy whose receiver waits for its disk.
+        let sender = patience.max(SENDER_PATIENCE).as_millis().to_string();
+        let options = login::options(&[
+            ("tcp_user_timeout", patience.as_millis().to_string().as_str()),
+            ("wal_sender_timeout", &sender),
+            ("statement_timeout", "0"),
+            ("idle_session_timeout", "0"),
+        ]);
         let pairs = [
             ("host", self.address.as_str()),
             ("port", &self.port.to_string()),
@@ -78,15 +89,6 @@ impl Source {
         ];
         pairs.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect::<Vec<_>>().join(" ")
     }
-}
-
-/// The connection string for a clone that is verified or restored. Its options win over what the database sets for its users and
-/// databases: no time limit of theirs, no trigger at login, no schema before PostgreSQL's own.
-pub fn clone_conninfo(socket_dir: &str, user: &str, database: &str) -> String {
-    let options = "-c event_triggers=off -c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off \
-                   -c search_path=pg_catalog";
-    let pairs = [("host", socket_dir), ("user", user), ("dbname", database), ("options", options)];
-    pairs.map(|(key, value)| format!("{key}={}", quote(value))).join(" ")
 }
 
 /// The connection string for the WAL sender of a standby, which no setting of a role or database reaches.
@@ -137,7 +139,7 @@ mod tests {
             "sslmode='verify-ca'",
             "sslrootcert='/run/cert'",
             "channel_binding='require'",
-            "options='-c tcp_user_timeout=30000'",
+            "options='-c tcp_user_timeout=30000 -c wal_sender_timeout=60000 ",
         ] {
             assert!(conninfo.contains(part), "{conninfo}");
         }

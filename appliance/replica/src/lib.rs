@@ -8,6 +8,7 @@ mod config;
 mod conninfo;
 mod controldata;
 mod headroom;
+mod login;
 mod lsn;
 mod progress;
 mod promise;
@@ -22,15 +23,19 @@ pub use config::{
     CERTIFICATE_FILE, CloneConfig, HBA_FILE, IDENT_FILE, PASS_FILE, POSTGRESQL_CONF, REPLICA_NAME,
     ReplicaConfig, Settings,
 };
-pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, clone_conninfo, passfile_line, sender_conninfo};
+pub use conninfo::{COPY_PATIENCE, STREAM_PATIENCE, Source, passfile_line, sender_conninfo};
 pub use controldata::{ClusterState, ControlData, ControlDataError};
 pub use headroom::{WalRate, seconds_until_lost};
+pub use login::{
+    Entrance, Refusal, name_in_ascii, name_of, options_of_everybody, options_of_replication_role,
+    options_of_superuser, refusal, superuser_conninfo,
+};
 pub use lsn::{Lsn, LsnError};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use promise::{Identified, Promise, promise};
 pub use replay::{
-    EVERY_CLUSTERS_DATABASE, Next, Replay, history_file, is_early_or_late, is_whole, next_timeline,
-    promote_arguments, psql_arguments, recovered_to,
+    Next, Replay, history_file, is_early_or_late, is_whole, next_timeline, promote_arguments, psql_arguments,
+    recovered_to,
 };
 pub use state::{
     FULL_BYTES, HANG, LagClock, MonitorView, Observations, Pause, ReplicaView, SYNCHRONIZED_BYTES,
@@ -38,7 +43,7 @@ pub use state::{
 };
 pub use steady::Steady;
 pub use step::{Backoff, Step, next_step};
-pub use stream::{broken_stream, looks_empty, set_back};
+pub use stream::{broken_stream, looks_empty, refused_stream, set_back};
 pub use working::{Believed, Working, believe};
 
 /// The PostgreSQL major that this product replicates (design D6).

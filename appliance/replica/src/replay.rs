@@ -6,6 +6,7 @@
 //! "Failover"), and then writes into the new timeline's history where the old one ended. The backup server proves its
 //! backups by that, and a restore waits by it: one judgement for both.
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use crate::controldata::ClusterState;
@@ -17,12 +18,11 @@ const STANDS_STILL: Duration = Duration::from_secs(2 * 3600);
 /// Shortest and longest time between two looks.
 const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Database that every cluster has.
-pub const EVERY_CLUSTERS_DATABASE: &str = "template1";
-
 /// The arguments with which psql asks; columns are separated by `|`, rows end with a zero byte.
-pub fn psql_arguments<'a>(conninfo: &'a str, sql: &'a str) -> [&'a str; 8] {
-    ["-XAtq0", "--no-password", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", conninfo]
+pub fn psql_arguments<'a>(conninfo: &'a (impl AsRef<OsStr> + ?Sized), sql: &'a str) -> [&'a OsStr; 8] {
+    let words = ["-XAtq0", "--no-password", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d"].map(OsStr::new);
+    let [a, b, c, d, e, f, g] = words;
+    [a, b, c, d, e, f, g, conninfo.as_ref()]
 }
 
 /// The arguments of `pg_ctl` that end the recovery of the data directory `pgdata` where its WAL ends. They may be given again:

@@ -131,6 +131,8 @@ pub struct Observations {
     pub lag_seconds: f64,
     /// Why the stream cannot be continued, by the replica's own log.
     pub broken_stream: Option<String>,
+    /// Why the stream does not begin until somebody acts, by the same log.
+    pub refused_stream: Option<String>,
     /// The last full copy failed for this reason.
     pub copy_failure: Option<String>,
     /// Why the last full copy is not what the monitor sent, if another one may mend that.
@@ -231,6 +233,9 @@ pub fn state(seen: &Observations) -> State {
                      infimonitor-hostd`"
                 .into(),
         },
+        ReplicaView::Running { .. } if let (Some(reason), false) = (&seen.refused_stream, slot_active) => {
+            State::Failed { reason: reason.clone() }
+        }
         ReplicaView::Running { replayed, .. } => {
             let lag_bytes = position.bytes_since(*replayed);
             let lag_seconds = seen.lag_seconds;
@@ -283,6 +288,7 @@ mod tests {
             replica,
             lag_seconds: 0.0,
             broken_stream: None,
+            refused_stream: None,
             copy_failure: None,
             copy_damage: None,
         }

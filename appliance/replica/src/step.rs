@@ -149,6 +149,7 @@ mod tests {
                 replica,
                 lag_seconds: 0.0,
                 broken_stream: None,
+                refused_stream: None,
                 copy_failure: None,
                 copy_damage: None,
             };
@@ -183,6 +184,7 @@ mod tests {
                 replica,
                 lag_seconds: 0.0,
                 broken_stream: None,
+                refused_stream: None,
                 copy_failure: None,
                 copy_damage: Some("x".into()),
             };

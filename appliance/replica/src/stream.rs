@@ -51,6 +51,29 @@ pub fn broken_stream(log: &[String]) -> Option<String> {
     Some(format!("{reason}; a full copy is needed"))
 }
 
+/// Parts of lines after which the stream begins only when somebody has acted; nothing is lost until then.
+const REFUSED: [(&str, &str); 3] = [
+    (
+        "certificate verify failed",
+        "the replica's stream does not take the monitor's certificate; see the check `monitor-certificate`",
+    ),
+    (
+        "no pg_hba.conf entry for replication",
+        "the monitor does not admit the replica's stream; run `monitor-link setup` there",
+    ),
+    (
+        "password authentication failed",
+        "the monitor refuses the password of the replica's stream; run `monitor-link setup` there and pair again",
+    ),
+];
+
+/// Why the monitor and the replica do not come together although both run, by the last lines of the log.
+pub fn refused_stream(log: &[String]) -> Option<String> {
+    let line = log.iter().rev().find(|line| line.contains("could not connect to the primary server"))?;
+    let (_, reason) = REFUSED.iter().find(|(text, _)| line.contains(text))?;
+    Some((*reason).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +98,27 @@ mod tests {
         for (monitor, replica, expected) in table {
             assert_eq!(looks_empty(monitor, replica), expected, "{monitor} {replica}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_is_refused_has_its_reason() {
+        let begin =
+            "FATAL:  could not connect to the primary server: connection to server at \"x\", port 1 failed: ";
+        for (words, part) in [
+            ("SSL error: certificate verify failed", Some("monitor-certificate")),
+            ("FATAL:  no pg_hba.conf entry for replication connection from host \"x\"", Some("admit")),
+            ("FATAL:  password authentication failed for user \"x\"", Some("password")),
+            ("Connection refused", None),
+        ] {
+            let log = ["LOG:  x".to_owned(), format!("{begin}{words}"), "LOG:  waiting for WAL".into()];
+            let reason = refused_stream(&log);
+            assert_eq!(reason.is_some(), part.is_some(), "{words}");
+            assert!(reason.unwrap_or_default().contains(part.unwrap_or_default()), "{words}");
+            // What was refused before counts no more.
+            let later = [log[1].clone(), format!("{begin}Connection refused")];
+            assert_eq!(refused_stream(&later), None);
+        }
+        assert_eq!(refused_stream(&[]), None);
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn peer() -> Result<Peer> {
         database: "postgres".into(),
         certificate: Certificate::new("monitor")?.certificate,
         configuration: BTreeMap::new(),
+        signing_key: None,
         signature: None,
     })
 }

@@ -12,12 +12,13 @@ mod server;
 mod volume;
 
 pub use faults::{Fault, Faults};
-pub use monitor::{Certificate, Monitor, as_cluster_user, programs};
+pub use monitor::{Certificate, Monitor, as_cluster_user, programs, query_in};
 pub use restored::Restored;
 pub use server::{PASSWORD, Server};
 pub use volume::Volume;
 
 use anyhow::{Context, Result, bail};
+use api::Peer;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -199,5 +200,10 @@ pub fn query_replica(
     monitor: &Monitor,
     sql: &str,
 ) -> Result<String> {
-    monitor::query(toolbox, &server.socket_dir(monitor.peer.id), 5432, &monitor.peer.user, sql)
+    let socket_dir = server.socket_dir(monitor.peer.id);
+    let Peer { user, database, .. } = &monitor.peer;
+    let ours = replica::options_of_replication_role() + " -c search_path=public";
+    // Those of an older major have no such settings.
+    let options = if monitor.login_options.is_empty() { "" } else { &ours };
+    query_in(toolbox, (&socket_dir, 5432), user, database.as_ref(), options, sql)
 }

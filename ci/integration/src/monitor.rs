@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use api::{Peer, Secret};
 use recovery::start::Programs;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -33,6 +34,30 @@ impl Certificate {
         Ok(Self { certificate: made.cert.pem(), key, authority: None })
     }
 
+    /// A new self-signed one whose key is Ed25519.
+    pub fn ed25519(name: &str) -> Result<Self> {
+        Self::of(name, &rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)?, 2090)
+    }
+
+    /// A new self-signed one for `name` that expires with the beginning of `year`.
+    pub fn until(name: &str, year: i32) -> Result<Self> {
+        Self::of(name, &rcgen::KeyPair::generate()?, year)
+    }
+
+    /// One of the same key that expires with the beginning of `year`.
+    pub fn renewed(&self, name: &str, year: i32) -> Result<Self> {
+        Self::of(name, &rcgen::KeyPair::from_pem(&self.key)?, year)
+    }
+
+    fn of(name: &str, key: &rcgen::KeyPair, year: i32) -> Result<Self> {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()])?;
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(key)?.pem();
+        Ok(Self { certificate, key: key.serialize_pem(), authority: None })
+    }
+
     /// A new one for `name`, signed by a new authority.
     pub fn signed(name: &str) -> Result<Self> {
         let mut authority = rcgen::CertificateParams::new([])?;
@@ -59,8 +84,16 @@ pub struct Monitor {
     pub peer: Peer,
     process: Option<Process>,
     folder: tempfile::TempDir,
+    /// Its private key, PEM.
+    key: String,
     /// Its private signing key, PEM.
     signing_key: String,
+    /// Where [`Monitor::sql`] runs.
+    pub database: String,
+    /// As whom the tests log in.
+    pub login_user: String,
+    /// What the tests' own logins override of what is set for their role or database (`PGOPTIONS`).
+    pub login_options: String,
 }
 
 impl Monitor {
@@ -86,6 +119,11 @@ impl Monitor {
 
     /// As [`Monitor::start`], with a certificate of one's own.
     pub fn start_with(toolbox: &Toolbox, certificate: &Certificate) -> Result<Self> {
+        Self::start_as(toolbox, certificate, &["--locale=C.UTF-8", "--data-checksums"])
+    }
+
+    /// As [`Monitor::start_with`], made by `initdb` with these arguments.
+    pub fn start_as(toolbox: &Toolbox, certificate: &Certificate, initdb: &[&str]) -> Result<Self> {
         let folder = test_folder()?;
         chown(folder.path(), Some(CLUSTER_ID), Some(CLUSTER_ID))?;
         let files =
@@ -110,20 +148,23 @@ impl Monitor {
             signing_key: None,
             signature: None,
         };
-        let signing_key = auth::certificate::Key::generate()?.to_pem();
-        let mut monitor = Self { toolbox: toolbox.clone(), peer, process: None, folder, signing_key };
+        let mut monitor = Self {
+            toolbox: toolbox.clone(),
+            peer,
+            process: None,
+            folder,
+            key: certificate.key.clone(),
+            signing_key: auth::certificate::Key::generate()?.to_pem(),
+            database: "postgres".into(),
+            login_user: "postgres".into(),
+            login_options: String::new(),
+        };
         monitor.sign(1)?;
         let data = monitor.data();
         run(monitor
             .command("initdb")
-            .args([
-                "--auth=trust",
-                "--username=postgres",
-                "--data-checksums",
-                "--locale=C.UTF-8",
-                "--no-sync",
-                "-D",
-            ])
+            .args(initdb)
+            .args(["--auth=trust", "--username=postgres", "--no-sync", "-D"])
             .arg(&data))?;
         monitor.write_certificate(certificate)?;
         monitor.write_hba(&["replication", "postgres"])?;
@@ -135,7 +176,11 @@ impl Monitor {
              select pg_create_physical_replication_slot('backup_server', true); \
              do $$ begin if exists (select from pg_settings where name = 'event_triggers') then \
              grant set on parameter event_triggers to backup_server; grant pg_checkpoint to backup_server; \
-             end if; end $$",
+             end if; end $$; \
+             select set_config('session_preload_libraries', '', false); \
+             alter role backup_server in database postgres set session_preload_libraries from current; \
+             alter role backup_server in database postgres set log_statement = 'none'; \
+             alter role backup_server in database postgres set log_min_messages = 'warning'",
         )?;
         Ok(monitor)
     }
@@ -229,7 +274,13 @@ impl Monitor {
 
     /// Runs SQL as the superuser and gives what is printed, without decoration.
     pub fn sql(&self, sql: &str) -> Result<String> {
-        query(&self.toolbox, self.folder.path(), self.peer.port, "postgres", sql)
+        self.sql_in(&self.database, sql)
+    }
+
+    /// The same in a database, whose name is bytes.
+    pub fn sql_in(&self, database: impl AsRef<OsStr>, sql: &str) -> Result<String> {
+        let place = (self.folder.path(), self.peer.port);
+        query_in(&self.toolbox, place, &self.login_user, database.as_ref(), &self.login_options, sql)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -259,23 +310,24 @@ pub fn programs(toolbox: &Toolbox) -> Result<Programs> {
 
 /// Runs SQL in database `postgres` over the socket in `socket_dir`.
 pub fn query(toolbox: &Toolbox, socket_dir: &Path, port: u16, user: &str, sql: &str) -> Result<String> {
+    query_in(toolbox, (socket_dir, port), user, "postgres".as_ref(), "", sql)
+}
+
+/// The same in a database, at a folder of the socket and a port, with `options` of the login.
+pub fn query_in(
+    toolbox: &Toolbox,
+    (socket_dir, port): (&Path, u16),
+    user: &str,
+    database: &OsStr,
+    options: &str,
+    sql: &str,
+) -> Result<String> {
     let mut command = toolbox.command("psql");
     command
-        .args([
-            "-X",
-            "-A",
-            "-t",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            user,
-            "-d",
-            "postgres",
-            "-f",
-            "-",
-            "-h",
-        ])
+        .env("PGOPTIONS", options)
+        .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", user, "-f", "-", "-d"])
+        .arg(database)
+        .arg("-h")
         .arg(socket_dir)
         .args(["-p", &port.to_string()]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -1,0 +1,298 @@
+//! Databases as people set them up: accounts, closed databases, settings for roles and databases, properties of the
+//! cluster. Each is followed, backed up, proven and restored by the recovery program, and has the same tables then.
+
+use anyhow::{Context, Result};
+use api::{Check, CreateBackup, Level, Manifest, Proof, Verification};
+use integration::{
+    CLUSTER_ID, Certificate, Monitor, Process, Server, as_cluster_user, followed, programs, query_in,
+    query_replica, test_folder, wait_for,
+};
+use recovery::start::Unpacked;
+use recovery::unpack::{Destination, unpack};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+use tools::Toolbox;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the tests' own logins override.
+const OPTIONS: &str = "-c role=none -c default_transaction_isolation=read\\ committed -c session_preload_libraries= \
+                       -c default_transaction_read_only=off -c statement_timeout=0 -c transaction_timeout=0 \
+                       -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0 \
+                       -c search_path=public -c event_triggers=off -c default_tablespace= \
+                       -c quote_all_identifiers=off -c local_preload_libraries=";
+
+/// All rows of a table, whatever their order.
+const ROWS: &str = "select count(*), sum(hashtextextended(t::text, 0)) from t";
+
+/// A monitor with a database of its application, a backup server that is started and not paired yet.
+fn monitor(toolbox: &Toolbox, initdb: &[&str]) -> Result<Monitor> {
+    let mut monitor = Monitor::start_as(toolbox, &Certificate::new("monitor")?, initdb)?;
+    monitor.login_options = OPTIONS.into();
+    monitor.sql("create role app_owner; create database app owner app_owner")?;
+    monitor.sql_in(
+        "app",
+        "create table t as select g as id, md5(g::text) as text from generate_series(1, 5000) as g",
+    )?;
+    Ok(monitor)
+}
+
+const UTF8: [&str; 2] = ["--locale=C.UTF-8", "--data-checksums"];
+
+/// Makes a backup and waits until it is proven in all depth.
+fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
+    let client = server.client()?;
+    let position = monitor.sql("select pg_current_wal_lsn()")?;
+    wait_for("all WAL in the replica", MINUTE, || {
+        let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
+        match query_replica(&Toolbox::open().map_err(|error| error.to_string())?, server, monitor, &sql) {
+            Ok(is_there) if is_there == "t" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
+    let id = client.create_backup(&CreateBackup::default())?.id;
+    client.verify_backup(&id)?;
+    let proof = wait_for("the proof", 12 * MINUTE, || match client.backup(&id) {
+        Ok(backup) => match backup.verification {
+            Verification::Verified(proof) => Ok(proof),
+            other => Err(format!("{other:?} {:?}", backup.trouble)),
+        },
+        Err(error) => Err(error.to_string()),
+    })
+    .with_context(|| server.logs())?;
+    Ok((backups::read_manifest(&server.backups(monitor.peer.id), &id.parse()?)?, proof))
+}
+
+/// What was restored, and serves.
+struct Fresh {
+    toolbox: Toolbox,
+    _process: Process,
+    folder: tempfile::TempDir,
+    login: (String, String),
+    notes: Vec<String>,
+}
+
+impl Fresh {
+    /// Restores a backup onto a fresh cluster, as the recovery program does.
+    fn restore(toolbox: &Toolbox, server: &Server, monitor: &Monitor, manifest: &Manifest) -> Result<Self> {
+        let (folder, run) = (test_folder()?, test_folder()?);
+        let destination = Destination {
+            pgdata: folder.path().join("pgdata"),
+            tablespaces: folder.path().join("tablespaces"),
+            owner: (CLUSTER_ID, CLUSTER_ID),
+        };
+        let backup = &manifest.backup;
+        let source = server.backups(monitor.peer.id);
+        let index = fs::File::open(source.join(format!("{}.index", backup.id)))?;
+        let tar = std::sync::Arc::new(vtar::Index::read_from(index)?).reader(source.join(&backup.id))?;
+        unpack("x.tar", tar, 0, &destination, |_| Ok(()))?;
+        let programs = programs(toolbox)?;
+        let run = run.path().join("run");
+        let unpacked = Unpacked { programs: &programs, folder: folder.path(), run: &run, backup };
+        let notes = unpacked.recover(|_, _| ())?;
+        let socket = folder.path().join("socket");
+        fs::create_dir(&socket)?;
+        std::os::unix::fs::chown(&socket, Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+        let hba = folder.path().join("hba");
+        fs::write(&hba, "local all all trust\n")?;
+        let conf = folder.path().join("postgresql.conf");
+        fs::write(
+            &conf,
+            format!(
+                "listen_addresses = ''\nunix_socket_directories = '{}'\nhba_file = '{}'\nmin_wal_size = 2GB\n\
+             max_wal_size = 4GB\n",
+                socket.display(),
+                hba.display()
+            ),
+        )?;
+        let mut command = as_cluster_user(toolbox, &toolbox.postgresql("postgres"));
+        command.arg("-D").arg(&destination.pgdata).arg("-c").arg(format!("config_file={}", conf.display()));
+        let process = Process::start(&mut command, &folder.path().join("log"))?;
+        let login = (monitor.login_user.clone(), monitor.login_options.clone());
+        let fresh = Self { toolbox: toolbox.clone(), _process: process, folder, login, notes };
+        wait_for("what was restored", MINUTE, || {
+            fresh.sql("app", "select 1").map_err(|error| format!("{error:#}"))
+        })?;
+        Ok(fresh)
+    }
+
+    fn sql(&self, database: impl AsRef<OsStr>, sql: &str) -> Result<String> {
+        let socket = self.folder.path().join("socket");
+        let (user, options) = &self.login;
+        query_in(&self.toolbox, (&socket, 5432), user, database.as_ref(), options, sql)
+    }
+}
+
+/// What an application, its consultant and its security guideline may set, all at once: every login of ours hits it.
+#[test]
+fn no_setting_of_a_role_or_database_stops_a_login() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = monitor(&toolbox, &UTF8)?;
+    // One session: it would not get in again.
+    monitor.sql(
+        "create function refuse() returns event_trigger language plpgsql as $$ begin raise 'nobody logs in'; end $$; \
+         create event trigger refuse on login execute function refuse(); alter event trigger refuse enable always; \
+         alter role postgres set role = 'app_owner'; \
+         alter role all set session_preload_libraries = 'pg_hint_plan'; \
+         alter database app set session_preload_libraries = 'pg_hint_plan'; \
+         alter database postgres set default_transaction_isolation = 'serializable'; \
+         alter database app set default_transaction_isolation = 'serializable'; \
+         alter database app set zero_damaged_pages = on; \
+         alter role all set default_transaction_read_only = on; \
+         alter role all set default_transaction_deferrable = on; \
+         alter role all set search_path = 'nowhere'; \
+         alter role all set local_preload_libraries = ''; \
+         alter role all set default_tablespace = ''; \
+         alter role all set quote_all_identifiers = on; \
+         alter role all set standard_conforming_strings = off; \
+         alter role all set bytea_output = 'escape'; \
+         alter role all set datestyle = 'German'; \
+         alter role all set timezone = 'Asia/Kathmandu'; \
+         alter role all set client_min_messages = 'debug1'; \
+         alter role all set log_statement = 'all'; \
+         alter role all set log_min_messages = 'debug1'; \
+         alter role all set lock_timeout = 1; \
+         alter role all set transaction_timeout = '2ms'; \
+         alter role all set idle_in_transaction_session_timeout = 1; \
+         alter role all set idle_session_timeout = 1; \
+         alter role all set statement_timeout = 1; \
+         alter database template1 allow_connections false",
+    )?;
+    assert!(monitor.sql_in("template1", "select 1").is_err());
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, proof) = proven(&server, &monitor)?;
+    assert_eq!(proof.limits, Vec::<String>::new());
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    assert_eq!(fresh.notes, Vec::<String>::new());
+    assert_eq!(fresh.sql("app", ROWS)?, monitor.sql_in("app", ROWS)?);
+    // They are as they were.
+    let settings = "select string_agg(setdatabase || ' ' || setrole || ' ' || setconfig::text, e'\\n' \
+                    order by setdatabase, setrole) from pg_db_role_setting";
+    assert_eq!(fresh.sql("app", settings)?, monitor.sql(settings)?);
+    assert!(fresh.sql("template1", "select 1").is_err());
+    Ok(())
+}
+
+/// Both usual databases are closed, and nobody who may do everything may log in: the proof and the restore need neither.
+#[test]
+fn a_cluster_without_open_databases_and_superusers_is_proven_and_restored() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let mut monitor = monitor(&toolbox, &UTF8)?;
+    monitor.sql(
+        "create role admin superuser nologin; create role support login; grant admin to support; \
+         grant connect on database app to backup_server",
+    )?;
+    // The role asks where it can.
+    monitor.write_hba(&["replication", "app"])?;
+    monitor.sql("select pg_reload_conf()")?;
+    monitor.database = "app".into();
+    monitor.peer.database = "app".into();
+    monitor.sign(2)?;
+    let rows = monitor.sql_in("app", ROWS)?;
+    monitor.sql_in(
+        "app",
+        "alter database postgres allow_connections false; alter database template1 allow_connections false; \
+         alter role postgres nologin",
+    )?;
+    // Whoever may become one who may do everything.
+    monitor.login_user = "support".into();
+    monitor.login_options = "-c role=admin".into();
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, _) = proven(&server, &monitor)?;
+    assert_eq!(manifest.backup.postgresql.superuser, None);
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    assert_eq!(fresh.sql("app", ROWS)?, rows);
+    assert!(fresh.notes.iter().any(|note| note.contains("superuser")), "{:?}", fresh.notes);
+    let login = "select rolname, rolcanlogin from pg_authid where rolsuper order by 1";
+    assert_eq!(fresh.sql("app", login)?, "admin|f\npostgres|f");
+    Ok(())
+}
+
+/// Segments of 64 MiB, an encoding that says nothing of bytes, names and a tablespace in Latin 1, and unlogged tables.
+#[test]
+fn segments_of_another_size_and_names_of_bytes_are_followed_and_restored() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let initdb = ["--locale=C", "--encoding=SQL_ASCII", "--wal-segsize=64"];
+    let monitor = monitor(&toolbox, &initdb)?;
+    let name = OsString::from_vec(b"caf\xe9".to_vec());
+    let place = monitor.data().parent().context("a data directory is in a folder")?.join(&name);
+    fs::create_dir(&place)?;
+    std::os::unix::fs::chown(&place, Some(CLUSTER_ID), Some(CLUSTER_ID))?;
+    // `psql -f -` takes bytes, and these go in as escapes.
+    let octal =
+        "select 'create database ' || quote_ident(convert_from('\\x636166e9', 'SQL_ASCII')) \\gexec\n";
+    monitor.sql(octal)?;
+    let folder = place.parent().context("it has a parent")?.display().to_string();
+    monitor.sql(&format!(
+        "select format('create tablespace elsewhere location %L', '{folder}/' || convert_from('\\x636166e9', \
+         'SQL_ASCII')) \\gexec\n"
+    ))?;
+    monitor.sql_in(
+        &name,
+        "create table t tablespace elsewhere as select g as id from generate_series(1, 5000) as g; \
+         create unlogged table cache as select 1 as id",
+    )?;
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, proof) = proven(&server, &monitor)?;
+    assert!(proof.limits.iter().any(|limit| limit.contains("unlogged")), "{:?}", proof.limits);
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    for database in [&OsString::from("app"), &name] {
+        assert_eq!(fresh.sql(database, ROWS)?, monitor.sql_in(database, ROWS)?);
+    }
+    assert_eq!(fresh.sql(&name, "select count(*) from cache")?, "0");
+    Ok(())
+}
+
+fn certificate_check(server: &Server) -> Result<Check> {
+    let checks = server.client()?.status()?.checks;
+    checks.into_iter().find(|check| check.name == "monitor-certificate").context("there is no such check")
+}
+
+/// PostgreSQL's programs look at a certificate's dates, which the control connection does not: that is told, with the way
+/// out, and a renewed one of the same key is taken.
+#[test]
+fn a_certificate_that_has_expired_is_told_and_may_be_renewed() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let expired = Certificate::until("monitor", 2020)?;
+    let mut monitor = Monitor::start_with(&toolbox, &expired)?;
+    let server = Server::start(&toolbox)?;
+    server.client()?.pair(&monitor.peer)?;
+    let status = server.wait_for_state(&["failed"], MINUTE)?;
+    assert!(status.message.contains("certificate verify failed"), "{}", status.message);
+    let check = certificate_check(&server)?;
+    assert_eq!(check.level, Level::Fail, "{check:?}");
+    assert!(check.message.contains("expired") && check.message.contains("monitor-link setup"), "{check:?}");
+    monitor.stop()?;
+    monitor.set_certificate(&expired.renewed("monitor", 2090)?)?;
+    monitor.run_server()?;
+    server.client()?.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+    assert_eq!(certificate_check(&server)?.level, Level::Ok);
+    // Renewed, and not paired again: the stream goes on until it is interrupted.
+    monitor.stop()?;
+    let paired = monitor.peer.clone();
+    monitor.set_certificate(&expired.renewed("monitor", 2091)?)?;
+    monitor.run_server()?;
+    let status = server.wait_for_state(&["failed"], 2 * MINUTE)?;
+    assert!(status.message.contains("monitor-certificate"), "{}", status.message);
+    let check = certificate_check(&server)?;
+    assert_eq!(check.level, Level::Warn, "{check:?}");
+    assert!(check.message.contains("pair again"), "{check:?}");
+    assert_ne!(paired.certificate, monitor.peer.certificate);
+    server.client()?.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+    Ok(())
+}
+
+/// No login can be bound to it, so it would never be followed.
+#[test]
+fn a_certificate_that_is_signed_with_ed25519_is_refused_at_pairing() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = Monitor::start_with(&toolbox, &Certificate::ed25519("monitor")?)?;
+    let server = Server::start(&toolbox)?;
+    let refused = server.client()?.pair(&monitor.peer).err().context("it was paired")?.to_string();
+    assert!(refused.contains("signed with Ed25519") && refused.contains("ECDSA or RSA"), "{refused}");
+    Ok(())
+}
