@@ -158,7 +158,7 @@ impl Backend {
     async fn open(&self, path: &Path, offset: u64) -> Result<(Chunks, Held)> {
         let item = self.find(path).await?;
         if offset > item.bytes {
-            self.session.fails("554 The file ends before the offset of REST");
+            self.session.fails("550 The file ends before the offset of REST");
             let text = format!("{} has {} bytes, there is no offset {offset}", item.name, item.bytes);
             return Err(Error::new(ErrorKind::PermanentFileNotAvailable, text));
         }

@@ -16,8 +16,8 @@
 //! - A data connection counts only when it comes from the client's address and resumes the TLS session of its control
 //!   connection (`tls`); all others are closed, and accepting goes on until the right one comes (`data`).
 //!
-//! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net and other Java clients without help.
-//! curl, lftp, FileZilla, the recovery program and, as it says, WinSCP do. The console can allow the others
+//! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net, and rclone with several sessions.
+//! curl, lftp, wget, basic-ftp and the recovery program do (`docs/ftp-clients.md`). The console can allow the others
 //! (`hostd order ftp --allow-unproven-data true`): then the address and a TLS handshake suffice, and whoever shares the
 //! client's address can take its place. In clear FTP, where the console allows that, the address alone must do.
 //!

@@ -66,8 +66,8 @@ for line, expected in [
     ('SIZE /', '550'), ('SIZE', '501'), ('MDTM x', '550'), ('MDTM 20200101000000 ' + TAR, '550'), ('STAT', '211'),
     ('STAT x', '550'), ('STAT *.x', '550 No files found'), ('MLST x', '550'), ('ABOR', '226'), ('EPSV 2', '522'),
     ('EPSV x', '501'), ('EPSV 1', '229'), ('RNFR ' + TAR, '550'), ('RNTO x', '503'), ('DELE ' + TAR, '550'),
-    ('TYPE A', '200'), ('RETR ' + TAR, '504'), ('TYPE I', '200'), ('RETR', '501'), ('RETR /', '550'), ('RETR ' + 'x' * 255, '550'),
-    ('RETR ' + 'x' * 3000, '550'), ('RETR ' + 'x' * 5000, '500'), ('RETR a\\x07b', '550'),
+    ('TYPE A', '200'), ('RETR ' + TAR, '504'), ('TYPE I', '200'), ('RETR', '501'), ('RETR /', '550'), ('SIZE ' + 'x' * 255, '550'),
+    ('SIZE ' + 'x' * 3000, '550'), ('RETR ' + 'x' * 5000, '500'), ('RETR a\\x07b', '550'),
     (b'\\xff\\xf4\\xf2NOOP\\r\\n', '200'), (b'RETR \\xff\\xfe\\r\\n', '550'), (b'NOOP\\n', '200'), (b'SIZE a\\rb\\r\\n', '550'),
     (b'\\xffX\\r\\n', '500'),
 ]:
@@ -122,7 +122,7 @@ raw.send('TYPE I', '200')
 raw.refused('RETR x.tar', '550')
 raw.refused('RETR *.json', '550')
 raw.send('REST 999999999', '350')
-raw.refused('RETR ' + TAR, '554')
+raw.refused('RETR ' + TAR, '550 The file ends')
 raw.refused('STOR x', '550')
 assert raw.data('RETR ' + MANIFEST).startswith(b'{{')"
     ));

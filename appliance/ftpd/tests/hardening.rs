@@ -21,7 +21,7 @@ fn an_offset_of_a_failed_transfer_is_never_applied_to_the_next() {
     let server = start(|_| {});
     server.python(
         "ftp = login()
-refused('554', fetch, ftp, TAR, 10 ** 12)
+refused('550', fetch, ftp, TAR, 10 ** 12)
 assert fetch(ftp, MANIFEST).startswith(b'{')
 # Nor is one that no transfer followed, once something else was sent.
 ftp.sendcmd('REST 5')
