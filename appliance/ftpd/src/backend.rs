@@ -19,6 +19,7 @@ use crate::chunks::Chunks;
 use crate::data::{DataStream, within};
 use crate::pace::Pace;
 use crate::path::{Place, resolve};
+use crate::pattern::Pattern;
 use crate::session::Session;
 use crate::unfinished::Unfinished;
 
@@ -96,10 +97,6 @@ impl Metadata for Shown {
     }
 }
 
-fn no_such_file() -> Error {
-    ErrorKind::PermanentFileNotAvailable.into()
-}
-
 fn read_only<T>() -> Result<T> {
     Err(ErrorKind::PermissionDenied.into())
 }
@@ -128,19 +125,40 @@ impl Backend {
         let result = result.unwrap_or_else(|error| Err(io::Error::other(error)));
         result.map_err(|error| {
             tracing::error!("cannot read {}: {error}", self.catalog.root().display());
+            self.session.fails("451 The backups cannot be read now");
             Error::new(ErrorKind::LocalError, error)
         })
     }
 
+    fn missing(&self, reply: &'static str) -> Error {
+        self.session.fails(reply);
+        ErrorKind::PermanentFileNotAvailable.into()
+    }
+
     async fn find(&self, path: &Path) -> Result<Item> {
-        let Some(Place::Name(name)) = resolve(path) else { return Err(no_such_file()) };
+        let missing = || self.missing("550 No such file");
+        let Some(Place::Name(name)) = resolve(path) else { return Err(missing()) };
         let name = name.to_string();
-        self.with_catalog(move |catalog| catalog.find(&name)).await?.ok_or_else(no_such_file)
+        self.with_catalog(move |catalog| catalog.find(&name)).await?.ok_or_else(missing)
+    }
+
+    /// The files that a listing shows.
+    async fn items(&self, path: &Path) -> Result<Vec<Item>> {
+        let pattern = match resolve(path) {
+            Some(Place::Root) => return self.with_catalog(Catalog::list).await,
+            Some(Place::Name(name)) => Pattern::of(name),
+            None => None,
+        };
+        let Some(pattern) = pattern else { return Ok(vec![self.find(path).await?]) };
+        let mut items = self.with_catalog(Catalog::list).await?;
+        items.retain(|item| pattern.matches(&item.name));
+        if items.is_empty() { Err(self.missing("550 No files found")) } else { Ok(items) }
     }
 
     async fn open(&self, path: &Path, offset: u64) -> Result<(Chunks, Held)> {
         let item = self.find(path).await?;
         if offset > item.bytes {
+            self.session.fails("550 The file ends before the offset of REST");
             let text = format!("{} has {} bytes, there is no offset {offset}", item.name, item.bytes);
             return Err(Error::new(ErrorKind::PermanentFileNotAvailable, text));
         }
@@ -160,6 +178,7 @@ impl Backend {
         let (mut chunks, mut held) = self.open(path, offset).await.inspect_err(|_| {
             self.session.data_connection_settled(); // nothing more is owed
         })?;
+        self.session.found();
         let mut output = self.data_connection().await?;
         let sent = self.send_chunks(path, &mut chunks, &mut output).await;
         // Its end, after a failure too: the reply says which it was.
@@ -180,6 +199,7 @@ impl Backend {
         let mut sent = 0;
         while let Some(chunk) = chunks.next().await.inspect_err(|error| {
             tracing::error!("{} stopped after {sent} bytes: {error}", path.display());
+            self.session.fails("451 The backup cannot be read to its end");
         })? {
             let mut rest = chunk.bytes();
             while !rest.is_empty() {
@@ -225,10 +245,8 @@ impl StorageBackend<DefaultUser> for Backend {
     where
         P: AsRef<Path> + Send + Debug,
     {
-        let items = match resolve(path.as_ref()) {
-            Some(Place::Root) => self.with_catalog(Catalog::list).await?,
-            _ => vec![self.find(path.as_ref()).await?],
-        };
+        let items = self.items(path.as_ref()).await?;
+        self.session.found();
         Ok(items
             .iter()
             .map(|item| Fileinfo { path: (&item.name).into(), metadata: Shown::file(item) })
@@ -236,30 +254,34 @@ impl StorageBackend<DefaultUser> for Backend {
     }
 
     /// Sends to the client's data connection itself. What libunftp gives, `_output`, leads there too, at the price of
-    /// one copy more and of not knowing what has arrived.
+    /// one copy more and of not knowing what has arrived. Nor does its `_offset` count: it would keep one for the next
+    /// transfer where this one fails, so it is never told.
     async fn get_into<'a, P, W>(
         &self,
         _user: &DefaultUser,
         path: P,
-        offset: u64,
+        _offset: u64,
         _output: &'a mut W,
     ) -> Result<u64>
     where
         W: AsyncWrite + Unpin + Sync + Send + ?Sized,
         P: AsRef<Path> + Send + Debug,
     {
-        if !self.session.serves() {
-            return Err(ErrorKind::TransientFileNotAvailable.into());
-        }
-        let result = self.send(path.as_ref(), offset).await;
+        let (path, offset) = (path.as_ref(), self.session.take_restart());
+        let result = tokio::select! {
+            result = self.send(path, offset) => result,
+            () = self.session.aborted() => {
+                self.session.data_connection_settled();
+                self.session.fails("426 The transfer was aborted");
+                Err(io::Error::from(io::ErrorKind::ConnectionAborted).into())
+            }
+        };
         match &result {
-            Ok(sent) => tracing::info!("{} sent: {sent} bytes from {offset}", path.as_ref().display()),
-            Err(error) => tracing::warn!("{} not sent from {offset}: {error}", path.as_ref().display()),
-        }
-        if result.is_err() && offset > 0 {
-            // libunftp keeps the offset and would apply it to the next transfer, whether or not the client asks for
-            // it: so there is none.
-            self.session.give_up("a restarted transfer failed");
+            Ok(sent) => tracing::info!("{} sent: {sent} bytes from {offset}", path.display()),
+            Err(error) => {
+                tracing::warn!("{} not sent from {offset}: {error}", path.display());
+                self.session.fails("426 The data connection broke off");
+            }
         }
         result
     }

@@ -72,7 +72,9 @@ pub(crate) async fn serve(
     };
     let send = async {
         let complete = pump(inner, &session, stall, patience).await;
-        if let Err(error) = &complete {
+        if let Err(error) = &complete
+            && error.kind() != io::ErrorKind::ConnectionAborted
+        {
             tracing::warn!("{}: a listing did not arrive: {error}", session.client.address);
         }
         // Nobody asks where the command has failed.
@@ -138,6 +140,23 @@ async fn prove(stream: TcpStream, proof: Proof) -> io::Result<DataStream> {
 /// Sends what libunftp writes. A file does not come this way: the backend sends it itself, to the same connection.
 async fn pump(
     mut inner: TcpStream,
+    session: &Session,
+    stall: Duration,
+    patience: Duration,
+) -> io::Result<()> {
+    let sent = tokio::select! {
+        sent = send_on(&mut inner, session, stall, patience) => sent,
+        () = session.aborted() => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    if sent.is_err() {
+        // libunftp answers only once it has written everything.
+        tokio::io::copy(&mut inner, &mut tokio::io::sink()).await?;
+    }
+    sent
+}
+
+async fn send_on(
+    inner: &mut TcpStream,
     session: &Session,
     stall: Duration,
     patience: Duration,

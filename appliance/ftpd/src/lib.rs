@@ -1,10 +1,10 @@
 //! The FTP server of the backup server: backups as files to be fetched, and nothing else.
 //!
 //! It serves `<id>.tar` and `<id>.json` of every complete backup, read-only, to the one user `backup`, over explicit
-//! TLS on both channels. libunftp speaks FTP to those who have logged in; what is around it is ours:
+//! TLS on both channels. libunftp looks files up and lists them for those who have logged in; what is around it is ours:
 //!
 //! ```text
-//!  client ── control ──▶ door: TLS, login, ports ([server], control, commands) ── inside the machine ──▶ libunftp
+//!  client ── control ──▶ TLS, login, ports, replies ([server], control, commands, requests) ── inside ──▶ libunftp
 //!    │                                                                                                    │ lists
 //!    └────── data ─────▶ the right connection among all that come (data, tls) ◀── files ([backend]) ◀─────┘
 //! ```
@@ -17,8 +17,8 @@
 //! - A data connection counts only when it comes from the client's address and resumes the TLS session of its control
 //!   connection (`tls`); all others are closed, and accepting goes on until the right one comes (`data`).
 //!
-//! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net and other Java clients without help.
-//! curl, lftp, FileZilla, the recovery program and, as it says, WinSCP do. The console can allow the others
+//! Who cannot resume TLS sessions: Python's `ftplib` as it is, Apache Commons Net, and rclone with several sessions.
+//! curl, lftp, wget, basic-ftp and the recovery program do (`docs/ftp-clients.md`). The console can allow the others
 //! (`hostd order ftp --allow-unproven-data true`): then the address and a TLS handshake suffice, and whoever shares the
 //! client's address can take its place. In clear FTP, where the console allows that, the address alone must do.
 //!
@@ -27,8 +27,13 @@
 //!
 //! | weakness | closed by |
 //! |---|---|
-//! | a restart offset survives a failed RETR, and the next one starts there | a session with such a failure serves nothing more and ends ([`session`]) |
-//! | a session is locked for a whole transfer, ABOR waits | the data connection's end ends the transfer; a stall ends it too ([`backend`]) |
+//! | a restart offset survives a failed RETR, and the next one starts there | REST is answered here and never reaches it (`control`) |
+//! | a session is locked for a whole transfer, ABOR waits | ABOR ends the transfer here ([`backend`], `data`), as its data connection's end and a stall do |
+//! | a command that it cannot parse ends the session | it gets commands that are made here (`requests`) |
+//! | 150 comes before it looks, and then 550 | 150 is held back until there is something to send (`control`) |
+//! | a listing that cannot be written has no reply | all of it is always taken (`data`) |
+//! | one text for every failure | the backend gives the reply ([`backend`], `control`) |
+//! | TYPE A is taken, and files go out in binary | a tar needs TYPE I (`requests`) |
 //! | one data connection is accepted, whoever comes first | it gets ours, from inside the machine (`ports`); clients are accepted by `data` |
 //! | a data connection without TLS handshake panics or hangs, and the session never idles out | TLS is ours (`data`), with deadlines ([`session`]) |
 //! | no data connection within 15 s: the next command hangs | it always has one (`ports`); the client's has a deadline ([`session`]) |
@@ -54,8 +59,10 @@ mod lines;
 mod login;
 mod pace;
 pub mod path;
+mod pattern;
 mod places;
 mod ports;
+mod requests;
 pub mod server;
 pub mod session;
 mod socket;

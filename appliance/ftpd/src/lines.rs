@@ -1,4 +1,5 @@
-//! Lines of a control connection, bounded: a line without end costs its connection, not the memory.
+//! Lines of a control connection, bounded: a line that is too long is skipped, and one without end costs its
+//! connection, not the memory.
 
 use std::fmt::Debug;
 use std::io;
@@ -8,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Longest line. Commands name files with short names, replies are shorter still.
 const LONGEST: usize = 4096;
+/// A longer line that goes on to here ends its connection.
+const LONGEST_SKIPPED: usize = 2 * LONGEST;
 /// Bytes read at once.
 const PIECE: usize = 1024;
 
@@ -29,18 +32,20 @@ impl Lines {
         Self { stream, read: Vec::new(), stall }
     }
 
-    /// The next line with its end; `None` at the connection's end. Dropping the future loses nothing.
+    /// The next line with its end; `None` at the connection's end. Of a line that was too long, an empty one. Dropping
+    /// the future loses nothing.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut searched = 0;
         loop {
             if let Some(end) = self.read[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.read.split_off(searched + end + 1);
-                return Ok(Some(std::mem::replace(&mut self.read, rest)));
+                let line = std::mem::replace(&mut self.read, rest);
+                return Ok(Some(if line.len() > LONGEST { Vec::new() } else { line }));
             }
-            if self.read.len() >= LONGEST {
+            if self.read.len() >= LONGEST_SKIPPED {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("a line has more than {LONGEST} bytes"),
+                    format!("a line has more than {LONGEST_SKIPPED} bytes"),
                 ));
             }
             searched = self.read.len();
@@ -99,6 +104,9 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(1), lines.next()).await.is_err());
         client.write_all(b" of it\r\n").await.unwrap();
         assert_eq!(lines.next().await.unwrap().unwrap(), b"rest of it\r\n");
+        client.write_all(&[&[b'x'; LONGEST][..], b"\r\nNOOP\r\n"].concat()).await.unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap(), b"", "too long");
+        assert_eq!(lines.next().await.unwrap().unwrap(), b"NOOP\r\n");
         client.write_all(&[b'x'; 2 * LONGEST]).await.unwrap();
         assert_eq!(lines.next().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use auth::PasswordVersion;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::data::DataStream;
 use crate::tls::{Tls, Unresumed};
@@ -71,9 +71,6 @@ const DISPLACED: &str = "Another login has taken this session's place; log in ag
 /// Why a session ends after the password was changed.
 const OTHER_PASSWORD: &str = "The password was changed; log in with the new one";
 
-/// How long a session that is given up lives on, so that a reply can be sent.
-const LAST_REPLY: Duration = Duration::from_secs(1);
-
 /// Why a session ends whose client cannot resume TLS sessions.
 const UNRESUMED: &str = "The data connection does not resume the TLS session of the control connection. Use a client \
     that does, or allow others at the console: hostd order ftp --allow-unproven-data true";
@@ -84,7 +81,6 @@ struct Marks {
     asked: Instant,
     used: Instant,
     data_connection_offered: Option<Instant>,
-    given_up: Option<(Instant, &'static str)>,
     displaced: bool,
     ended: Option<&'static str>,
 }
@@ -104,12 +100,25 @@ pub(crate) struct Client {
     pub(crate) unproven_allowed: bool,
 }
 
+/// How the command that libunftp carries out goes on.
+#[derive(Debug, Clone, Copy, Default)]
+struct Course {
+    /// What it asks for is there, and will be sent.
+    found: bool,
+    /// The client wants no more of it.
+    aborted: bool,
+    /// The reply that says why it failed; libunftp's own names a few reasons for all.
+    failure: Option<&'static str>,
+}
+
 /// What the parts of one session tell each other.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) client: Client,
     pub(crate) unresumed: Unresumed,
     marks: Mutex<Marks>,
+    course: watch::Sender<Course>,
+    restart: Mutex<u64>,
     protected: Mutex<bool>,
     port: Mutex<Option<u16>>,
     data: Mutex<Option<oneshot::Receiver<DataStream>>>,
@@ -131,10 +140,11 @@ impl Session {
                 asked: now,
                 used: now,
                 data_connection_offered: None,
-                given_up: None,
                 displaced: false,
                 ended: None,
             }),
+            course: watch::Sender::default(),
+            restart: Mutex::default(),
             protected: Mutex::default(),
             port: Mutex::default(),
             data: Mutex::default(),
@@ -194,18 +204,14 @@ impl Session {
         locked(&self.data).take()
     }
 
-    /// Waits until a delivery under way is over; returns whether all of it arrived.
-    pub(crate) async fn delivery_over(&self) -> bool {
-        let delivery = locked(&self.delivery).take();
-        match delivery {
-            Some(delivery) => delivery.await.unwrap_or(false),
-            None => true,
-        }
+    /// What tells whether all of a delivery arrived, for whoever asks first.
+    pub(crate) fn take_delivery(&self) -> Option<oneshot::Receiver<bool>> {
+        locked(&self.delivery).take()
     }
 
-    /// Nothing more can be served: the session ends as soon as a reply had time to be sent.
-    pub(crate) fn give_up(&self, reason: &'static str) {
-        locked(&self.marks).given_up.get_or_insert((Instant::now(), reason));
+    /// libunftp is given a command.
+    pub(crate) fn command_begins(&self) {
+        self.course.send_replace(Course::default());
     }
 
     /// Another session gets this one's place: it ends.
@@ -218,9 +224,54 @@ impl Session {
         locked(&self.marks).used.elapsed()
     }
 
-    /// Whether transfers may still be started.
-    pub(crate) fn serves(&self) -> bool {
-        locked(&self.marks).given_up.is_none()
+    /// What the command asks for is there, and will be sent.
+    pub(crate) fn found(&self) {
+        self.course.send_modify(|course| course.found = true);
+    }
+
+    /// Whether it is known to be there.
+    pub(crate) fn is_found(&self) -> bool {
+        self.course.borrow().found
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn until_found(&self) {
+        let mut course = self.course.subscribe();
+        // Fails only where the sender is gone, which is a part of this.
+        let _found = course.wait_for(|course| course.found).await;
+    }
+
+    /// The client wants no more of the transfer.
+    pub(crate) fn abort(&self) {
+        self.course.send_modify(|course| course.aborted = true);
+    }
+
+    /// Waits until it does not.
+    pub(crate) async fn aborted(&self) {
+        let mut course = self.course.subscribe();
+        let _aborted = course.wait_for(|course| course.aborted).await;
+    }
+
+    /// The command fails with this reply; the first reason counts.
+    pub(crate) fn fails(&self, reply: &'static str) {
+        self.course.send_modify(|course| {
+            course.failure.get_or_insert(reply);
+        });
+    }
+
+    /// The reply that says why the command has failed.
+    pub(crate) fn failure(&self) -> Option<&'static str> {
+        self.course.borrow().failure
+    }
+
+    /// The next file is sent from this offset on.
+    pub(crate) fn restart_at(&self, offset: u64) {
+        *locked(&self.restart) = offset;
+    }
+
+    /// From where the file is sent: it counts once.
+    pub(crate) fn take_restart(&self) -> u64 {
+        std::mem::take(&mut *locked(&self.restart))
     }
 
     /// Why the session was ended, if it was.
@@ -256,11 +307,6 @@ fn verdict(
 ) -> Option<&'static str> {
     let over = |since: Instant, limit| now.saturating_duration_since(since) > limit;
     let owed = |limit| marks.data_connection_offered.is_some_and(|since| over(since, limit));
-    if let Some((since, reason)) = marks.given_up
-        && over(since, LAST_REPLY)
-    {
-        return Some(reason);
-    }
     let reasons = [
         (!password_counts, OTHER_PASSWORD),
         (marks.displaced, DISPLACED),
@@ -284,13 +330,11 @@ mod tests {
             asked: start,
             used: start,
             data_connection_offered: None,
-            given_up: None,
             displaced: false,
             ended: None,
         };
         let asking = Marks { asked: start + Duration::from_secs(850), ..known };
         let offered = Marks { data_connection_offered: Some(start), ..known };
-        let failed = Marks { given_up: Some((start, "a restarted transfer failed")), ..known };
         for (marks, unresumed, seconds, expected) in [
             (known, false, 300, None),
             (known, true, 300, None),
@@ -301,8 +345,6 @@ mod tests {
             (offered, false, 31, Some("No usable data connection came in time")),
             (offered, true, 10, None),
             (offered, true, 11, Some(UNRESUMED)),
-            (failed, false, 1, None),
-            (failed, false, 2, Some("a restarted transfer failed")),
         ] {
             let now = start + Duration::from_secs(seconds);
             let verdict = verdict(&marks, unresumed, true, now, &limits);

@@ -282,9 +282,7 @@ refused('550', ftp.mkd, 'folder')
 refused('550', ftp.rmd, '/')
 refused('550', ftp.rename, TAR, 'other.tar')
 for command in ['STOR new.tar', 'STOR ' + TAR, 'APPE ' + TAR]:
-    data = ftp.transfercmd(command)
-    data.close()
-    refused('550', ftp.voidresp)
+    refused('550', ftp.transfercmd, command)
 refused('5', ftp.sendcmd, 'SITE MD5 ' + TAR)
 refused('5', ftp.sendcmd, 'PORT 127,0,0,1,200,200')
 assert sorted(ftp.nlst()) == [MANIFEST, TAR]

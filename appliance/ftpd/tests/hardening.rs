@@ -22,20 +22,16 @@ fn an_offset_of_a_failed_transfer_is_never_applied_to_the_next() {
     server.python(
         "ftp = login()
 refused('550', fetch, ftp, TAR, 10 ** 12)
-try:
-    got = fetch(ftp, MANIFEST)
-    raise AssertionError(got)
-except ftplib.error_temp as error:
-    assert str(error).startswith('450'), error
-except (EOFError, OSError):
-    pass  # the session had ended before
-assert ended(ftp, 5) < 3
-assert fetch(login(), MANIFEST).startswith(b'{')",
+assert fetch(ftp, MANIFEST).startswith(b'{')
+# Nor is one that no transfer followed, once something else was sent.
+ftp.sendcmd('REST 5')
+ftp.nlst()
+assert fetch(ftp, MANIFEST).startswith(b'{')",
     );
 }
 
 #[test]
-fn a_restarted_transfer_that_the_client_breaks_off_ends_the_session() {
+fn a_restarted_transfer_that_the_client_breaks_off_leaves_the_session_as_it_was() {
     let server = start(|_| {});
     // Large enough not to fit into the sockets' buffers.
     fs::File::create(server.snapshot().join("sparse")).unwrap().set_len(256 << 20).unwrap();
@@ -45,7 +41,8 @@ fn a_restarted_transfer_that_the_client_breaks_off_ends_the_session() {
 data = ftp.transfercmd('RETR ' + TAR, 4096)
 data.recv(1000)
 data.close()
-assert ended(ftp, 10) < 5",
+refused('426', ftp.voidresp)
+assert fetch(ftp, MANIFEST).startswith(b'{')",
     );
 }
 

@@ -169,8 +169,7 @@ impl Source {
         self.keep_trying(attempt)
     }
 
-    /// What an answer to RETR means: libunftp opens the data connection first, and says only after it that there is no
-    /// such file.
+    /// What an answer to RETR means: that there is no such file is final, before the data connection and after it.
     fn refused(&self, name: &str, error: FtpError) -> Trouble {
         match error {
             FtpError::UnexpectedResponse(answer) if answer.status == Status::FileUnavailable => {

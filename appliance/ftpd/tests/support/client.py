@@ -17,6 +17,8 @@ class Client(ftplib.FTP_TLS):
     resumes = True
 
     def ntransfercmd(self, cmd, rest=None):
+        if cmd.startswith("RETR"):
+            self.voidcmd("TYPE I")  # which retrbinary alone does by itself
         data, size = ftplib.FTP.ntransfercmd(self, cmd, rest)
         if self._prot_p:
             session = self.sock.session if self.resumes else None
@@ -34,6 +36,7 @@ def login(user="backup", password=PASSWORD, source=None):
     ftp = connect(source)
     ftp.login(user, password)
     ftp.prot_p()
+    ftp.voidcmd("TYPE I")
     return ftp
 
 
