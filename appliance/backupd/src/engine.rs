@@ -11,8 +11,9 @@ use api::{EventKind, Level, Peer, Reason, State};
 use hostd::News;
 use jiff::Timestamp;
 use replica::{
-    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, Working, believe,
-    broken_stream, is_full, looks_empty, next_step, refused_stream, seconds_until_lost, set_back, state,
+    Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, Working,
+    believe, broken_stream, is_full, looks_empty, next_step, refused_stream, seconds_until_lost, set_back,
+    state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -102,7 +102,8 @@ fn backups(page: &mut Page, list: &BackupList, now: Timestamp) {
     if let Some((backup, proof)) = proof {
         let help = "When the newest verified backup was made, in seconds since 1970.";
         page.single("last_verified_backup_timestamp_seconds", help, seconds(&backup.created));
-        let help = "Seconds that PostgreSQL took to recover the newest verified backup, on the backup server.";
+        let help =
+            "Seconds that PostgreSQL took to recover the newest verified backup, on the backup server.";
         page.single("last_verified_recovery_seconds", help, proof.recovery_seconds);
     }
 }

@@ -797,9 +797,7 @@ impl Shared {
             return Ok(false);
         }
         let (level, message) = match &verified.verification {
-            Verification::Verified(proof) => {
-                (Level::Ok, verification_checks::verified(&backup.id, proof))
-            }
+            Verification::Verified(proof) => (Level::Ok, verification_checks::verified(&backup.id, proof)),
             Verification::Failed { reason, .. } => {
                 (Level::Fail, format!("Backup {} cannot be restored: {reason}.", backup.id))
             }

@@ -90,7 +90,9 @@ fn tablespace(path: &Path, target: &Path) -> Fate {
 
 /// What is wrong with a cluster that has a tablespace outside, as a sentence without full stop.
 pub fn outside(oid: u32) -> String {
-    format!("tablespace {oid} lies outside of the replica, so what is in it is in no backup; a full copy is needed")
+    format!(
+        "tablespace {oid} lies outside of the replica, so what is in it is in no backup; a full copy is needed"
+    )
 }
 
 #[cfg(test)]

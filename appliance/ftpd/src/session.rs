@@ -326,13 +326,8 @@ mod tests {
     fn each_debt_has_its_deadline() {
         let limits = Limits::default();
         let start = Instant::now();
-        let known = Marks {
-            asked: start,
-            used: start,
-            data_connection_offered: None,
-            displaced: false,
-            ended: None,
-        };
+        let known =
+            Marks { asked: start, used: start, data_connection_offered: None, displaced: false, ended: None };
         let asking = Marks { asked: start + Duration::from_secs(850), ..known };
         let offered = Marks { data_connection_offered: Some(start), ..known };
         for (marks, unresumed, seconds, expected) in [

@@ -169,7 +169,8 @@ async fn complete(
     let write = move || {
         let mut summary = None;
         files::replace(&file, 0o640, Some(owner), |file| {
-            summary = Some(vtar::write_index_of(&tree, is_taken_by_a_restore, file).map_err(io::Error::other)?);
+            summary =
+                Some(vtar::write_index_of(&tree, is_taken_by_a_restore, file).map_err(io::Error::other)?);
             Ok(())
         })?;
         anyhow::Ok(summary)

@@ -71,7 +71,8 @@ pub async fn data_used(path: &Path) -> Result<u64> {
 /// Sum over lines like `Data, RAID1: total=2147483648, used=1310720`; there are two while a volume changes its profile.
 fn parse_data_used(printed: &str) -> Option<u64> {
     let used = |line: &str| line.rsplit_once("used=")?.1.trim().parse::<u64>().ok();
-    let data = printed.lines().filter(|line| line.starts_with("Data, ") || line.starts_with("Data+Metadata, "));
+    let data =
+        printed.lines().filter(|line| line.starts_with("Data, ") || line.starts_with("Data+Metadata, "));
     let each: Vec<u64> = data.map(used).collect::<Option<_>>()?;
     (!each.is_empty()).then(|| each.into_iter().sum())
 }

@@ -150,7 +150,8 @@ fn parse_mounts(mountinfo: &[u8]) -> Vec<(PathBuf, MsFlags)> {
         let mut fields = line.split(|byte| *byte == b' ').skip(4);
         let place = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
         let said = fields.next()?.split(|byte| *byte == b',');
-        let flags = said.filter_map(|word| FLAGS.iter().find(|(name, _)| *name == word)).map(|(_, flag)| *flag);
+        let flags =
+            said.filter_map(|word| FLAGS.iter().find(|(name, _)| *name == word)).map(|(_, flag)| *flag);
         Some((place, flags.collect()))
     };
     mountinfo.split(|byte| *byte == b'\n').filter_map(line).collect()
@@ -213,7 +214,8 @@ mod tests {
 
     #[test]
     fn mounts_are_read_with_their_flags() {
-        let text = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue\n\
+        let text =
+            b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue\n\
                      37 35 0:5 / /dev rw,relatime - devtmpfs udev rw\n\
                      broken\n";
         let mounts = parse_mounts(text);

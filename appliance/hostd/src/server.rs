@@ -13,7 +13,8 @@ use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
 use crate::{
-    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tablespaces, tidy, usage, verify, write_limit,
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tablespaces, tidy, usage, verify,
+    write_limit,
 };
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};

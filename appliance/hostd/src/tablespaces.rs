@@ -26,7 +26,9 @@ pub fn outside(subvolume: &Path) -> Result<Option<String>> {
     for (number, entry) in entries.enumerate() {
         let entry = entry.with_context(cannot)?;
         if number >= MOST {
-            return Ok(Some(format!("the cluster has more than {MOST} tablespaces, and not all can be looked at")));
+            return Ok(Some(format!(
+                "the cluster has more than {MOST} tablespaces, and not all can be looked at"
+            )));
         }
         if !entry.file_type().with_context(cannot)?.is_symlink() {
             continue;

@@ -5,8 +5,8 @@
 //! holds as data beside the replica's files: metadata are not data, and a snapshot that nobody has written after takes
 //! nothing.
 
-use crate::program::{self, Bounds};
 use crate::places::{Places, UNVERIFIED_SUFFIX};
+use crate::program::{self, Bounds};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result};
 use api::Usage;
@@ -63,7 +63,8 @@ async fn exclusive(path: &Path) -> Result<u64> {
     let mut command = Command::new("nice");
     command.args(["-n", "19", "ionice", "-c", "3", "btrfs", "filesystem", "du", "--summarize", "--raw"]);
     command.arg(path);
-    let printed = program::output(command, Bounds::SHORT.within(LIMIT)).await.context("btrfs filesystem du")?;
+    let printed =
+        program::output(command, Bounds::SHORT.within(LIMIT)).await.context("btrfs filesystem du")?;
     parse(&String::from_utf8_lossy(&printed))
 }
 

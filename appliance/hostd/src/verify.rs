@@ -374,7 +374,11 @@ fn leave_to_it_what_a_restore_takes(clone: &Path) -> Result<(), Verdict> {
     for entry in &mut entries {
         let entry = entry.with_context(cannot)?;
         let kind = entry.file_type();
-        let target = if kind.is_symlink() { std::fs::read_link(entry.path()).with_context(cannot)? } else { PathBuf::new() };
+        let target = if kind.is_symlink() {
+            std::fs::read_link(entry.path()).with_context(cannot)?
+        } else {
+            PathBuf::new()
+        };
         let kind = match kind {
             kind if kind.is_dir() => layout::Kind::Folder,
             kind if kind.is_file() => layout::Kind::File,

@@ -37,10 +37,7 @@ pub fn next_step(seen: &Observations) -> Step {
             | ReplicaView::Hung { .. }
             | ReplicaView::Promoted,
             _,
-        ) if seen.is_full =>
-        {
-            Step::Stop
-        }
+        ) if seen.is_full => Step::Stop,
         _ if seen.is_full => Step::Wait,
         (ReplicaView::Absent, MonitorView::Answers { .. }) => Step::FullCopy,
         // One that can be started gives a backup first.

@@ -82,10 +82,16 @@ impl Index {
     /// The same with another limit of a path's bytes.
     pub fn build_up_to(root: &Path, path_max: usize) -> Result<Self, Error> {
         let mut entries = Vec::new();
-        let skipped = walk(root, path_max, NAMES_BYTES, |_| true, |entry| {
-            entries.push(entry);
-            Ok(())
-        })?;
+        let skipped = walk(
+            root,
+            path_max,
+            NAMES_BYTES,
+            |_| true,
+            |entry| {
+                entries.push(entry);
+                Ok(())
+            },
+        )?;
         Self::place(entries, skipped).ok_or_else(|| too_large(root))
     }
 
