@@ -154,7 +154,10 @@ mod tests {
             seen.is_full = true;
             let is_up = matches!(
                 seen.replica,
-                ReplicaView::Running { .. } | ReplicaView::Silent { .. } | ReplicaView::Hung { .. }
+                ReplicaView::Running { .. }
+                    | ReplicaView::Silent { .. }
+                    | ReplicaView::Hung { .. }
+                    | ReplicaView::Promoted
             );
             let expected = if paired && is_up { Step::Stop } else { Step::Wait };
             assert_eq!(next_step(&seen), expected, "{seen:?}");
