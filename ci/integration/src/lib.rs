@@ -5,7 +5,7 @@
 //! namespace hides /tmp) and is gone when the test ends, also when it panics; what a killed test leaves, the next one removes. It
 //! needs root.
 
-mod faults;
+pub mod faults;
 mod monitor;
 mod restored;
 mod server;

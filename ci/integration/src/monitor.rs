@@ -84,8 +84,6 @@ pub struct Monitor {
     pub peer: Peer,
     process: Option<Process>,
     folder: tempfile::TempDir,
-    /// Its private key, PEM.
-    key: String,
     /// Its private signing key, PEM.
     signing_key: String,
     /// Where [`Monitor::sql`] runs.
@@ -153,7 +151,6 @@ impl Monitor {
             peer,
             process: None,
             folder,
-            key: certificate.key.clone(),
             signing_key: auth::certificate::Key::generate()?.to_pem(),
             database: "postgres".into(),
             login_user: "postgres".into(),
