@@ -10,6 +10,7 @@ use recovery::restore::{Host, Restore, Service};
 use std::cell::RefCell;
 use std::fs;
 use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tools::Toolbox;
@@ -19,6 +20,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Has the replica run SQL as its superuser whenever it is asked for the roles.
 const RUNS_IN_THE_REPLICA: &str = "
     create table hostile (command text);
+    grant select on hostile to public;
     create function hostile() returns boolean language plpgsql security definer as $$
     declare one text;
     begin
@@ -121,6 +123,66 @@ fn a_mark_of_recovery_that_sql_left_in_the_replica_keeps_nobody_from_starting() 
     let backup = verified(&server, &backup.id)?;
     assert_eq!(restored(&toolbox, &server, &monitor, &backup)?, rows);
     Ok(())
+}
+
+/// What such SQL writes beside the cluster is in no backup, and what it would write elsewhere is not written.
+#[test]
+fn what_sql_writes_beside_the_cluster_spoils_no_proof_and_no_restore() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox, 1000)?;
+    monitor.sql(RUNS_IN_THE_REPLICA)?;
+    let outside = tempfile::Builder::new().prefix("infimonitor-test-").tempdir_in("/var/tmp")?;
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o777))?;
+    let elsewhere = outside.path().join("written");
+    for place in ["/srv/cluster/x", "/srv/cluster/socket", &elsewhere.to_string_lossy()] {
+        monitor.sql(&format!("insert into hostile values ($$copy (select 1) to '{place}'$$)"))?;
+    }
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
+    let backup = server.client()?.create_backup(&CreateBackup::default())?;
+    let snapshot = server.backups(monitor.peer.id).join(&backup.id);
+    ensure!(snapshot.join("x").is_file() && snapshot.join("socket").is_file(), "the SQL did not run");
+    ensure!(!elsewhere.exists(), "the replica writes outside of its folder");
+    let backup = verified(&server, &backup.id)?;
+    assert_eq!(restored(&toolbox, &server, &monitor, &backup)?, rows);
+    Ok(())
+}
+
+/// Replay makes a tablespace wherever both see such a folder. What is in it would be in no backup.
+#[test]
+fn a_tablespace_outside_of_the_replica_is_told_and_in_no_backup() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox, 1000)?;
+    monitor.sql("create tablespace outside location '/proc/self/cwd/base'")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    let refused = server.client()?.create_backup(&CreateBackup::default());
+    let refused = format!("{:#}", refused.err().context("a backup was made without the tablespace")?);
+    ensure!(refused.contains("lies outside of the replica"), "{refused}");
+    let events = server.client()?.events(None)?;
+    let is_told = events.events.iter().any(|event| event.message.contains("lies outside of the replica"));
+    ensure!(is_told, "{events:?}");
+    Ok(())
+}
+
+/// SQL can promote the replica: it is started anew, as a standby, and copied where it has gone another way.
+#[test]
+fn a_replica_that_sql_has_promoted_follows_again() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, server) = paired(&toolbox, 1000)?;
+    monitor.sql(RUNS_IN_THE_REPLICA)?;
+    monitor.sql("insert into hostile values ('select pg_promote(false)')")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    // It runs when the replica is asked for the backup's facts; whether a backup is made depends on who is quicker.
+    let asked = server.client()?.create_backup(&CreateBackup::default());
+    println!("{asked:?}");
+    monitor.sql("delete from hostile")?;
+    wait_for("the replica that follows", 3 * MINUTE, || {
+        match integration::query_replica(&toolbox, &server, &monitor, "select count(*) from hostile") {
+            Ok(left) if left == "0" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .with_context(|| server.logs())?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE).map(drop)
 }
 
 /// PostgreSQL lets nobody into a database whose `DROP DATABASE` was interrupted.
