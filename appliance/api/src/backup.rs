@@ -203,8 +203,9 @@ pub struct Proof {
     /// When.
     pub at: Timestamp,
     /// Seconds from the clone's start until it took writes, on the backup server: of a restore, that is the part that
-    /// follows the transfer. It was called `restore_seconds`, and is read so from older manifests.
-    #[serde(alias = "restore_seconds")]
+    /// follows the transfer. In JSON it keeps its first name, which
+    /// older servers, restores and manifests have.
+    #[serde(rename = "restore_seconds")]
     pub recovery_seconds: f64,
     /// Seconds that the whole verification took.
     pub seconds: f64,

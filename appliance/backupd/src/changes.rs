@@ -64,10 +64,10 @@ struct Record {
 impl Record {
     /// The network asks for a frequency. Gives what is to be told.
     fn asked(&mut self, frequency: Frequency, has_backups: bool) -> Option<String> {
-        let before = self.frequency.pending().map(|pending| pending.period);
+        let before = self.frequency.pending().map(|pending| pending.wish);
         let wish = Interval(interval_hours(frequency));
         self.frequency = self.frequency.asked(wish, self.lived, WARNED.as_secs(), has_backups);
-        let (from, to) = (self.frequency.in_force()?, self.frequency.pending()?.period);
+        let (from, to) = (self.frequency.in_force()?, self.frequency.pending()?.wish);
         let is_old = self.told.is_some_and(|told| self.lived.saturating_sub(told) < TOLD.as_secs());
         if before == Some(to) || is_old {
             return None;
@@ -90,11 +90,11 @@ impl Record {
         let in_words =
             |seconds: u64| in_words(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)));
         let message = format!(
-            "Backups are made {} instead of {} for {} now, since the network has set that. If it was not you, set the frequency \
-             again and another password at the console. This is said for {} more.",
-            every(pending.period),
-            every(from),
+            "The frequency of backups was lowered over the network {} ago: {} instead of {}. If it was not you, set the \
+             frequency again, and set another password at the console. This warning ends in {}.",
             in_words(since),
+            every(pending.wish),
+            every(from),
             in_words(WARNED.as_secs().saturating_sub(since)),
         );
         check(Level::Warn, message)
@@ -209,7 +209,7 @@ mod tests {
         record.ran(WARNED.as_secs() - 3600);
         let check = record.check();
         assert_eq!(check.level, Level::Warn);
-        assert!(check.message.contains("every week instead of every hour for 2 days"), "{}", check.message);
+        assert!(check.message.contains("2 days ago: every week instead of every hour"), "{}", check.message);
         record.ran(3600);
         assert_eq!(record.check().level, Level::Ok);
         assert_eq!(record.asked(HOURLY, true), None);
@@ -223,7 +223,7 @@ mod tests {
         record.asked(DAILY, true).unwrap();
         record.ran(7200);
         assert!(record.asked(WEEKLY, true).unwrap().contains("every week instead of every hour"));
-        assert!(record.check().message.contains("for 71") || record.check().message.contains("3 days more"));
+        assert!(record.check().message.contains("ends in 3 days"));
         assert_eq!(record.asked(HOURLY, true), None);
         assert_eq!(record.check().level, Level::Ok);
         // No backups: nothing to protect.

@@ -4,7 +4,7 @@
 //! the observing and the doing. There is one loop and no second task that changes the replica, so nothing can race.
 
 use crate::monitor::{Answer, Monitor, Trouble};
-use crate::shared::Shared;
+use crate::shared::{Refusal, Shared};
 use crate::standby::{NotReady, Standby};
 use crate::status;
 use api::{EventKind, Level, Peer, Reason, State};
@@ -12,8 +12,8 @@ use hostd::News;
 use jiff::Timestamp;
 use replica::{
     Backoff, LagClock, Lsn, MonitorView, Observations, Pause, ReplicaView, Steady, Step, WalRate, Working,
-    believe, broken_stream, is_full, looks_empty, next_step, refused_stream, seconds_until_lost, set_back,
-    state,
+    believe, broken_stream, has_what_the_monitor_lost, is_full, looks_empty, next_step, refused_stream,
+    seconds_until_lost, set_back, state,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +24,10 @@ const ROUND: Duration = Duration::from_secs(1);
 const STARTS_UNTIL_FAILED: u32 = 3;
 /// Restarts of a replica that has paused, without one that helped, until it is left alone.
 const RESTARTS_UNTIL_LASTING: u32 = 3;
-/// Tries to make a backup before a full copy, until the copy is made without one.
-const BACKUPS_BEFORE_COPY: u32 = 5;
+/// What waits after it failed is taken up again at most so often by somebody who asks for it.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// For so long a full copy waits for a backup that the replica refuses.
+const WAIT_FOR_BACKUP: Duration = Duration::from_secs(3600);
 /// Longest wait until a full copy that failed is tried again.
 const COPY_BACKOFF: Duration = Duration::from_secs(1800);
 /// Time for measuring databases of many files on slow disks.
@@ -51,6 +53,7 @@ pub async fn run(shared: Arc<Shared>) {
                 }
                 Err(error) => tracing::warn!("{error}"),
             }
+            shared.publish_copy_failure(None);
             let mut follower = Follower::new(&shared, &peer);
             tokio::select! {
                 never = follower.follow() => match never {},
@@ -86,12 +89,16 @@ struct Follower<'a> {
     copy_backoff: Backoff,
     /// Between tries that end before the copy begins, and cost little.
     ask_backoff: Backoff,
-    /// There is a backup of the replica that is to be replaced, or it was told why there is none.
+    /// There is a backup of the replica that is to be replaced.
     backed_up: bool,
-    /// Tries to make that backup, without one that succeeded.
-    backups_before_copy: u32,
+    /// Since when the replica has refused that backup.
+    refused_since: Option<Instant>,
+    /// It was told that there is none.
+    is_told: bool,
     /// Restarts since replay moved last.
     restarts: u32,
+    /// When it was taken up again last because somebody asked for it.
+    tried_again: Option<Instant>,
     lag: LagClock,
     steady: Steady,
     /// What the replica's processes said in this round, and for how many rounds that contradicts what SQL says.
@@ -137,8 +144,10 @@ impl<'a> Follower<'a> {
             copy_backoff: Backoff::up_to(COPY_BACKOFF),
             ask_backoff: Backoff::new(),
             backed_up: false,
-            backups_before_copy: 0,
+            refused_since: None,
+            is_told: false,
             restarts: 0,
+            tried_again: None,
             lag: LagClock::default(),
             steady: Steady::default(),
             working: Working::default(),
@@ -163,7 +172,7 @@ impl<'a> Follower<'a> {
             let now = state(&self.seen);
             if matches!(now, State::Synchronized { .. }) && self.seen.needs_copy().is_none() {
                 // Whatever was tried is over; the next time begins anew, with a backup.
-                (self.backed_up, self.backups_before_copy) = (false, 0);
+                (self.backed_up, self.is_told, self.refused_since) = (false, false, None);
                 self.seen.copy_failure = None;
                 self.shared.publish_copy_failure(None);
                 self.copy_backoff.succeeded();
@@ -195,6 +204,10 @@ impl<'a> Follower<'a> {
     /// Takes up again what waits after it failed. Full copies keep their pace: each costs the monitor much.
     fn try_again_now(&mut self) {
         let now = Instant::now();
+        if self.tried_again.is_some_and(|last| now.duration_since(last) < TRY_AGAIN) {
+            return;
+        }
+        self.tried_again = Some(now);
         (self.ask_again, self.step_again) = (now, now);
         self.monitor_backoff.succeeded();
         self.step_backoff.succeeded();
@@ -329,7 +342,11 @@ impl<'a> Follower<'a> {
             self.seen.replica = self.replica_view().await;
             self.working = match &self.seen.replica {
                 ReplicaView::Running { .. } => {
-                    self.shared.hostd.working(self.peer.id).await.unwrap_or_default()
+                    // Without them what SQL says is believed as it is, in this round.
+                    let working = self.shared.hostd.working(self.peer.id).await;
+                    working
+                        .inspect_err(|error| tracing::warn!("the replica's processes are not seen: {error}"))
+                        .unwrap_or_default()
                 }
                 _ => Working::default(),
             };
@@ -499,26 +516,31 @@ impl<'a> Follower<'a> {
             self.copy_failed(&why, wait);
             return;
         }
-        if self.backed_up {
-            // One is enough, however often the copy is tried: each holds what rotation may not touch.
-        } else if !matches!(self.seen.replica, ReplicaView::Running { .. }) {
-            self.backed_up = true;
+        let runs = matches!(self.seen.replica, ReplicaView::Running { .. });
+        if !runs && !self.is_told {
+            self.is_told = true;
             self.tell_no_backup(&format!("the replica does not run; {reason}"));
-        } else {
+        }
+        // One is enough, however often the copy is tried: each holds what rotation may not touch.
+        if runs && !self.backed_up {
             let comment = "before another full copy: the stream could not be continued".into();
-            if let Err(refusal) = self.shared.create_backup(Reason::BeforeResync, comment).await {
-                let endpoint = self.peer.info().endpoint();
-                let why = format!("no backup could be made before: {refusal}");
-                self.backups_before_copy = self.backups_before_copy.saturating_add(1);
-                if self.backups_before_copy < BACKUPS_BEFORE_COPY {
+            match self.shared.create_backup(Reason::BeforeResync, comment).await {
+                Ok(_) => self.backed_up = true,
+                Err(refusal) if !self.goes_without_backup(&reason, &refusal) => {
+                    let endpoint = self.peer.info().endpoint();
                     let wait = self.ask_backoff.failed();
-                    self.copy_failed(&format!("monitor at {endpoint}: {why}"), wait);
+                    let why = format!("monitor at {endpoint}: no backup could be made before: {refusal}");
+                    self.copy_failed(&why, wait);
                     return;
                 }
-                // What the replica has replayed, a role that may not log in for one, keeps it from being asked for ever.
-                self.tell_no_backup(&why);
+                Err(refusal) => {
+                    if !std::mem::replace(&mut self.is_told, true) {
+                        self.tell_no_backup(&format!(
+                            "the replica could not be asked for an hour: {refusal}"
+                        ));
+                    }
+                }
             }
-            self.backed_up = true;
         }
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
@@ -527,6 +549,17 @@ impl<'a> Follower<'a> {
             return;
         }
         self.full_copy(Some(reason)).await;
+    }
+
+    /// Whether the copy is made although no backup of the replica could be made before. What it has replayed, such as a role
+    /// that may not log in, can keep it from being asked for ever. But where the monitor has gone back or another way, the
+    /// replica alone has what is newer.
+    fn goes_without_backup(&mut self, reason: &str, refusal: &Refusal) -> bool {
+        if !matches!(refusal, Refusal::Conflict(_)) {
+            return false;
+        }
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= WAIT_FOR_BACKUP && !has_what_the_monitor_lost(reason)
     }
 
     /// Tells that what the replica has is not kept as a backup before it is replaced: what does not start here would not
@@ -569,7 +602,7 @@ impl<'a> Follower<'a> {
             Ok(took) => {
                 self.seen.copy_failure = None;
                 self.seen.broken_stream = None;
-                self.backed_up = false;
+                (self.backed_up, self.is_told, self.refused_since) = (false, false, None);
                 // They, and the log that names their reason, were the old replica's.
                 self.starts = 0;
                 self.step_backoff.succeeded();

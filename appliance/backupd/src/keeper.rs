@@ -186,7 +186,17 @@ async fn verify(shared: &Shared) {
                 shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
             }
         }
-        let asked = shared.asked();
+        let mut asked = shared.asked();
+        if shared.volume_problem().is_none()
+            && let Ok(list) = shared.backups()
+        {
+            // What was deleted is not waited for.
+            let (there, gone) =
+                asked.into_iter().partition(|id| list.backups.iter().any(|backup| backup.id == *id));
+            asked = there;
+            let gone: Vec<String> = gone;
+            gone.iter().for_each(|id| shared.was_tried(id));
+        }
         let next = match shared.volume_problem() {
             None => shared.backups().map(|list| {
                 verification::next(Asked { ids: &asked, had_last_turn }, &list.backups, Timestamp::now())

@@ -206,12 +206,14 @@ impl Shared {
         let peer_document = Document::new(document("peer.json"), FORMAT, 0o600);
         let settings_document = Document::new(document("settings.json"), FORMAT, 0o600);
         let (peer, settings) = (peer_document.load()?, settings_document.load()?);
-        // What is lost of it costs one backup.
+        // What is lost of these costs one backup, and is asked for again: it is worth a line in the log.
         let schedule_document = Document::new(document("schedule.json"), FORMAT, 0o600);
-        let scheduled = schedule_document.load()?.value.unwrap_or_default();
-        // What is lost of it is asked for again.
         let asked_document = Document::new(document("asked.json"), FORMAT, 0o600);
-        let asked = asked_document.load()?.value.unwrap_or_default();
+        let (scheduled, asked) = (schedule_document.load()?, asked_document.load()?);
+        for problem in [&scheduled.problem, &asked.problem].into_iter().flatten() {
+            tracing::warn!("{problem}");
+        }
+        let (scheduled, asked) = (scheduled.value.unwrap_or_default(), asked.value.unwrap_or_default());
         let damage: Vec<_> = [peer.problem, settings.problem].into_iter().flatten().collect();
         let events = Events::load(folder);
         events.record(EventKind::Started, Level::Ok, "The backup server's daemon has started.", None);
@@ -399,6 +401,7 @@ impl Shared {
             return Ok(());
         }
         self.peer_document.remove()?;
+        self.publish_copy_failure(None);
         let message = format!("Monitor {monitor} was released at the console and is followed no more.");
         self.events.record(EventKind::Paired, Level::Ok, message, None);
         self.pairing.send_replace(None);

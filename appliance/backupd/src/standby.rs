@@ -44,8 +44,8 @@ pub enum NotReady {
     /// It gives no answer.
     #[error("its PostgreSQL does not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Hung,
-    /// It is no standby any more: something has promoted it.
-    #[error("the replica was promoted and follows nobody")]
+    /// The replica is not a standby any more.
+    #[error("the replica was promoted and does not follow the monitor")]
     Promoted,
     /// It does not let us in.
     #[error("its PostgreSQL cannot be asked: {0}")]

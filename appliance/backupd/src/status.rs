@@ -120,10 +120,9 @@ pub fn volume_check(problem: Option<String>) -> Check {
 /// Check `full-copy`: the last one is what the monitor sent, as far as that is known, and none that is needed came to nothing.
 pub fn copy_check(damage: Option<&str>, failure: Option<&str>) -> Check {
     let (level, message) = match (failure, damage) {
-        (Some(why), _) => (
-            Level::Fail,
-            format!("A full copy is needed and came to nothing: {}.", why.trim_end_matches('.')),
-        ),
+        (Some(why), _) => {
+            (Level::Fail, format!("A full copy is needed and failed: {}.", why.trim_end_matches('.')))
+        }
         (None, None) => (Level::Ok, "Nothing is known against the last full copy.".into()),
         (None, Some(reason)) => (
             Level::Fail,

@@ -140,13 +140,13 @@ fn reread(list: &BackupList, paired: Option<Uuid>, now: Timestamp) -> (Level, St
     let mut wrong = Vec::new();
     if !changed.is_empty() {
         wrong.push(format!(
-            "Not what they were when they were read first, since the disk has changed them: {}.",
+            "Changed on the disk since they were first read: {}.",
             named(changed.iter().map(|backup| (backup.id.as_str(), other(backup))))
         ));
     }
     if let Some(first) = damaged.first() {
         wrong.push(format!(
-            "Damaged, so that they cannot be restored: {} ({}: {}).",
+            "Impossible to restore: {} ({}: {}).",
             named(damaged.iter().map(|damaged| (damaged.id.as_str(), None))),
             first.id,
             first.problem.trim_end_matches('.')
@@ -158,7 +158,7 @@ fn reread(list: &BackupList, paired: Option<Uuid>, now: Timestamp) -> (Level, St
             count => format!("{count} backups are damaged"),
         };
         let message = format!(
-            "{count}. {} Check the disks, and delete what is damaged at the console.",
+            "{count}. {} Check the disks, and delete the damaged backups at the console.",
             wrong.join(" ")
         );
         return (Level::Fail, message);
@@ -283,7 +283,7 @@ mod tests {
             (list(vec![]), Level::Ok, "no backup to read"),
             (list(vec![good(1, 30 * DAY)]), Level::Ok, "within 30 days"),
             (list(vec![good(1, 32 * DAY)]), Level::Warn, "Backup b1 was read 32 days ago"),
-            (list(vec![good(1, 1), changed(2)]), Level::Fail, "1 backup is damaged. Not what they were"),
+            (list(vec![good(1, 1), changed(2)]), Level::Fail, "1 backup is damaged. Changed on the disk"),
             (list(vec![changed(1), changed(2)]), Level::Fail, "2 backups are damaged."),
             (list(vec![troubled(good(1, 1), Attempt::Read, false, 1)]), Level::Warn, "could not be read now"),
             (
@@ -298,13 +298,12 @@ mod tests {
             (
                 BackupList { damaged: vec![damaged(1)], ..list(vec![good(1, 1)]) },
                 Level::Fail,
-                "1 backup is damaged. Damaged, so that they cannot be restored: d1 (d1: no manifest).",
+                "1 backup is damaged. Impossible to restore: d1 (d1: no manifest).",
             ),
             (
                 BackupList { damaged: (1..=2000).map(damaged).collect(), ..list(vec![changed(7)]) },
                 Level::Fail,
-                "first, since the disk has changed them: b7. Damaged, so that they cannot be restored: d1, d2, d3 and 1997 \
-                 more (d1",
+                "first read: b7. Impossible to restore: d1, d2, d3 and 1997 more (d1",
             ),
             (list(vec![good(1, 1), of_another(changed(2))]), Level::Fail, another),
             (list(vec![good(1, 1), of_another(good(2, 32 * DAY))]), Level::Warn, another),

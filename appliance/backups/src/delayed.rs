@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 /// What protects less, and waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending<T> {
-    /// What would count.
-    pub period: T,
+    /// The wish that would count. Its name in files is of the time when only retention periods waited.
+    #[serde(rename = "period")]
+    pub wish: T,
     /// For how long the machine had been running when it was asked for, in seconds.
     pub since: u64,
 }
@@ -49,20 +50,20 @@ impl<T> Delayed<T> {
 }
 
 impl<T: Copy + Ord> Delayed<T> {
-    /// The network asks for `period`, `now` by the machine's running time, under a delay of so many seconds. Where there are
+    /// The network asks for `wish`, `now` by the machine's running time, under a delay of so many seconds. Where there are
     /// no backups, nothing has to be protected.
     #[must_use]
-    pub fn asked(self, period: T, now: u64, delay: u64, has_backups: bool) -> Self {
+    pub fn asked(self, wish: T, now: u64, delay: u64, has_backups: bool) -> Self {
         let Self { in_force, pending, refused } = self.at(now, delay);
-        let settled = Self { in_force: Some(period), pending: None, refused: None };
-        let Some(current) = in_force.filter(|current| has_backups && period < *current) else {
+        let settled = Self { in_force: Some(wish), pending: None, refused: None };
+        let Some(current) = in_force.filter(|current| has_backups && wish < *current) else {
             return settled;
         };
-        if refused == Some(period) {
+        if refused == Some(wish) {
             return Self { in_force: Some(current), pending: None, refused };
         }
-        let since = pending.filter(|pending| period >= pending.period).map_or(now, |pending| pending.since);
-        Self { in_force: Some(current), pending: Some(Pending { period, since }), refused: None }
+        let since = pending.filter(|pending| wish >= pending.wish).map_or(now, |pending| pending.since);
+        Self { in_force: Some(current), pending: Some(Pending { wish, since }), refused: None }
     }
 
     /// The same at a later time: what has waited long enough counts.
@@ -72,7 +73,7 @@ impl<T: Copy + Ord> Delayed<T> {
         // The machine's time was lost: the delay begins anew.
         pending.since = pending.since.min(now);
         if now - pending.since >= delay {
-            return Self { in_force: Some(pending.period), pending: None, refused: None };
+            return Self { in_force: Some(pending.wish), pending: None, refused: None };
         }
         Self { pending: Some(pending), ..self }
     }
@@ -94,11 +95,11 @@ impl<T: Copy + Ord> Delayed<T> {
 
     /// The console confirms what waits; `None`: nothing does.
     pub fn confirmed(self) -> Option<Self> {
-        Some(Self { in_force: Some(self.pending?.period), pending: None, refused: None })
+        Some(Self { in_force: Some(self.pending?.wish), pending: None, refused: None })
     }
 
     /// The console refuses what waits; `None`: nothing does.
     pub fn refuse(self) -> Option<Self> {
-        Some(Self { refused: Some(self.pending?.period), pending: None, ..self })
+        Some(Self { refused: Some(self.pending?.wish), pending: None, ..self })
     }
 }

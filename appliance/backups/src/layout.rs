@@ -1,8 +1,8 @@
 //! What a restore takes of a backup: one rule, so that a verification proves what a restore does.
 //!
 //! SQL of the replicated database runs in the replica too (views and policies that every query meets), and writes files
-//! there: `COPY … TO`, `lo_export`, tablespaces. What it leaves beside or in the data directory must neither make a backup that no restore takes, nor one that starts
-//! otherwise than it was verified. So what no cluster needs is left out, by both.
+//! there: `COPY … TO`, `lo_export`, tablespaces. A file that it leaves must not spoil a restore, nor make it start in
+//! another way than the verification did. So both leave out what no cluster needs.
 
 use std::path::{Component, Path};
 

@@ -46,7 +46,7 @@ mod tests {
 
     /// In force, and pending with its begin.
     fn shown(retention: Retention) -> (Option<Period>, Option<(Period, u64)>) {
-        (retention.in_force(), retention.pending().map(|pending| (pending.period, pending.since)))
+        (retention.in_force(), retention.pending().map(|pending| (pending.wish, pending.since)))
     }
 
     #[test]

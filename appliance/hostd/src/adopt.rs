@@ -5,22 +5,21 @@
 //! names do, they do it without privileges and with nothing else in sight.
 
 use anyhow::{Context, Result};
+use backups::layout::OF_A_START;
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Files that a data directory may bring and that PostgreSQL would read or act on. They go: a restore has the monitor's from
-/// the manifest, where they are as they were last and without passwords.
-pub const FOREIGN: [&str; 8] = [
-    "postgresql.conf",
-    "postgresql.auto.conf",
-    "pg_hba.conf",
-    "pg_ident.conf",
-    "recovery.signal",
-    "standby.signal",
-    "promote",
-    "postmaster.opts",
-];
+/// Files that a data directory may bring and that PostgreSQL would read or act on. They go: a restore has the monitor's
+/// from the manifest, as they were last and without passwords. The lock of a running server stays, since PostgreSQL
+/// itself tells whether that server still runs.
+pub fn foreign() -> impl Iterator<Item = &'static str> {
+    OF_A_START.into_iter().filter(|name| *name != "postmaster.pid")
+}
+
+/// Bytes of a lock file that are looked at: the process's number is in its first line.
+const LOCK_MAX: u64 = 4096;
 
 /// Folders and files: the group may read, nobody else anything (design D14: FTP reads snapshots by group).
 const FOLDER_MODE: u32 = 0o750;
@@ -36,14 +35,26 @@ pub fn run(root: &Path) -> Result<()> {
 /// have written there: `COPY … TO` and `ALTER SYSTEM` write files, and what was granted came with the database.
 pub fn arm(root: &Path) -> Result<()> {
     let pgdata = root.join("pgdata");
-    for name in FOREIGN {
+    for name in foreign() {
         remove(&pgdata.join(name))?;
     }
+    remove_spoilt_lock(&pgdata.join("postmaster.pid"))?;
     // It would be read after config_file, whatever that says.
     for name in ["postgresql.auto.conf", "standby.signal"] {
         files::write(&pgdata.join(name), b"", FILE_MODE, None)?;
     }
     Ok(())
+}
+
+/// Removes a lock file that names no process: PostgreSQL would refuse to start at it for ever. One that does stays, as
+/// PostgreSQL itself tells whether that process still uses the data directory.
+fn remove_spoilt_lock(path: &Path) -> Result<()> {
+    let mut text = String::new();
+    let read =
+        files::open_no_link(path).and_then(|file| Ok(file.take(LOCK_MAX).read_to_string(&mut text)?));
+    let names_a_process =
+        read.is_ok() && text.lines().next().is_some_and(|line| line.parse::<u32>().is_ok_and(|pid| pid > 0));
+    if names_a_process || fs::symlink_metadata(path).is_err() { Ok(()) } else { remove(path) }
 }
 
 /// Removes what has this name, a link itself, a folder as a whole.
@@ -92,7 +103,7 @@ mod tests {
         fs::create_dir_all(pgdata.join("base")).unwrap();
         fs::write(pgdata.join("base/1"), "x").unwrap();
         fs::set_permissions(pgdata.join("base/1"), Permissions::from_mode(0o600)).unwrap();
-        for name in FOREIGN {
+        for name in foreign() {
             fs::write(pgdata.join(name), "archive_cleanup_command = 'sh'").unwrap();
         }
         symlink(outside.path(), pgdata.join("link")).unwrap();
@@ -105,7 +116,13 @@ mod tests {
         fs::write(pgdata.join("postgresql.auto.conf"), "primary_conninfo = 'host=elsewhere'").unwrap();
         fs::remove_file(&link).unwrap();
         fs::create_dir_all(pgdata.join("recovery.signal/x")).unwrap();
-        arm(root.path()).unwrap();
+        for (lock, stays) in
+            [("17\n/srv/cluster/pgdata\n", true), ("x\n", false), ("", false), ("0\n", false)]
+        {
+            fs::write(pgdata.join("postmaster.pid"), lock).unwrap();
+            arm(root.path()).unwrap();
+            assert_eq!(pgdata.join("postmaster.pid").exists(), stays, "{lock:?}");
+        }
         assert_eq!(fs::read_to_string(pgdata.join("postgresql.auto.conf")).unwrap(), "");
         assert_eq!(fs::read_to_string(pgdata.join("standby.signal")).unwrap(), "");
         assert!(!pgdata.join("recovery.signal").exists());

@@ -152,7 +152,7 @@ async fn complete(
     let control = Sandbox::replica(places, &partial).control_data().await?;
     ensure!(
         control.state == ClusterState::InArchiveRecovery,
-        "the replica is no standby any more (its state is {:?}): it is started anew as one",
+        "the replica is not a standby any more (its state is {}): it is restarted as one",
         control.state
     );
     let said = request.flushed_lsn.parse().context("the WAL position that is asked for is not one")?;

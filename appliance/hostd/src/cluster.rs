@@ -34,10 +34,12 @@ const IDENTIFYING: Bounds = Bounds::SHORT.within(Duration::from_secs(20));
 /// Time for an immediate shutdown; a server that has not ended then hangs.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes the run folder with what connects to the monitor: passfile and pinned certificate.
+/// Writes the run folder with what connects to the monitor: passfile and pinned certificate. No server runs then; SQL in the last
+/// one may have filled the folder of its socket, which shares the room with the run folder, or spoilt its lock file.
 pub fn write_credentials(places: &Places, peer: &Peer) -> Result<PathBuf> {
     let run = places.cluster_run(peer.id);
     fs::create_dir_all(&run).with_context(|| format!("cannot make {}", run.display()))?;
+    files::remove_folder(&run.join("socket"))?;
     let (uid, gid) = user_ids(&places.cluster_user)?;
     let passfile = replica::passfile_line(peer.password.reveal());
     for (name, text) in [(PASS_FILE, passfile.as_str()), (CERTIFICATE_FILE, peer.certificate.as_str())] {
@@ -139,7 +141,7 @@ impl Server {
     /// The processes cannot be listed.
     pub fn working(&self) -> Result<Working> {
         let Some(pid) = self.postgres.child.id() else { return Ok(Working::default()) };
-        let pid = Pid::from_raw(i32::try_from(pid).context("a process id that is none")?);
+        let pid = Pid::from_raw(i32::try_from(pid).context("the process id is invalid")?);
         // One that has ended meanwhile has no title any more.
         let title = |process| fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         let titles: Vec<String> = (children(pid)?.into_iter())
@@ -220,7 +222,7 @@ impl Postgres {
     /// Stops it: fast shutdown, and the hard way where that takes too long.
     pub async fn stop(&mut self) -> Result<()> {
         let Some(pid) = self.child.id() else { return Ok(()) };
-        let pid = Pid::from_raw(i32::try_from(pid).context("a process id that is none")?);
+        let pid = Pid::from_raw(i32::try_from(pid).context("the process id is invalid")?);
         kill(pid, Signal::SIGINT).context("cannot ask PostgreSQL to stop")?;
         if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
             tracing::warn!(

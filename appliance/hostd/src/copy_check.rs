@@ -4,7 +4,7 @@
 //! on a large database it would hold up the stream until the slot is lost (facts, "Verifying"). The snapshot stays until
 //! the copy is known to be good, so a restart in between costs nothing but time.
 
-use crate::adopt::FOREIGN;
+use crate::adopt;
 use crate::btrfs;
 use crate::places::{Places, UNVERIFIED_SUFFIX};
 use crate::program::{self, Bounds};
@@ -81,8 +81,8 @@ pub async fn run(places: &Places, monitor: Uuid, generation: &Generation) -> Res
     }
     // The WAL is checked by recovery at the first start; reading it here as well would need a shell, which no cluster sees.
     let mut arguments = vec!["--no-parse-wal", "--exit-on-error"];
-    // `hostd adopt` has set these aside.
-    for name in FOREIGN {
+    // `hostd adopt` has removed these.
+    for name in adopt::foreign() {
         arguments.extend(["--ignore", name]);
     }
     arguments.push(replica::PGDATA);

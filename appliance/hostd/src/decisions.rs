@@ -149,8 +149,7 @@ impl Decisions {
     /// None waits, or another one than the console has seen: the network may have changed it meanwhile.
     pub fn decide_retention(&self, confirm: Option<u32>) -> Result<()> {
         let old = self.record.lock().unwrap_or_else(PoisonError::into_inner).retention;
-        if let (Some(days), Some(Period(Some(waits)))) =
-            (confirm, old.pending().map(|pending| pending.period))
+        if let (Some(days), Some(Period(Some(waits)))) = (confirm, old.pending().map(|pending| pending.wish))
         {
             ensure!(days == waits, "a retention period of {waits} days waits, not of {days}; look again");
         }

@@ -1,7 +1,7 @@
 //! `hostd`, the privileged process of the backup server (see the library's page for its place).
 //!
 //! `hostd serve` answers requests, `hostd order` sends those that need root; `hostd cluster-exec`, `hostd adopt`,
-//! `hostd arm`, `hostd disarm`, `hostd set-aside` and `hostd digest` are the steps that it takes in processes of their own.
+//! `hostd arm`, `hostd disarm`, `hostd remove-stray-files` and `hostd digest` are the steps that it takes in processes of their own.
 
 mod access;
 mod adopt;
@@ -34,7 +34,7 @@ mod sandbox;
 mod scope;
 mod server;
 mod stragglers;
-mod strangers;
+mod stray_files;
 mod tablespaces;
 mod tidy;
 mod usage;
@@ -86,7 +86,7 @@ enum Command {
     /// Make the clone of a backup at /srv/cluster ready to be started on its own
     Disarm,
     /// Remove what is not PostgreSQL's from the folders of tables of the clone at /srv/cluster
-    SetAside,
+    RemoveStrayFiles,
 }
 
 fn main() -> Result<()> {
@@ -100,7 +100,7 @@ fn main() -> Result<()> {
         Command::Digest(args) => digest::run(&args),
         Command::Adopt => adopt::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Arm => adopt::arm(Path::new(replica::CLUSTER_ROOT)),
-        Command::SetAside => strangers::run(Path::new(replica::CLUSTER_ROOT)),
+        Command::RemoveStrayFiles => stray_files::run(Path::new(replica::CLUSTER_ROOT)),
         Command::Disarm => backups::disarm(Path::new(replica::CLUSTER_ROOT)),
         Command::Order { order, socket, data } => tokio::runtime::Builder::new_current_thread()
             .enable_all()

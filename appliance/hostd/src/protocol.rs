@@ -61,7 +61,8 @@ pub enum Request {
     },
     /// Which monitors were refused lately that the console might accept. Replies [`Reply::RefusedPeers`].
     RefusedPeers,
-    /// Let the paired monitor go: its replica stops, a copy of it is given up, its backups stay. Replies [`Reply::Done`]. For root alone.
+    /// Let the paired monitor go: its replica stops, a copy of it is given up, its backups stay. Replies
+    /// [`Reply::Done`]. For root alone.
     ReleasePeer,
     /// Start the replica, following `peer`, unless it runs already. Replies [`Reply::Done`].
     StartReplica {

@@ -104,9 +104,9 @@ fn retention_state(
     RetentionState {
         days: retention.in_force().and_then(|period| period.0),
         pending: retention.pending().map(|pending| PendingRetention {
-            days: pending.period.0,
+            days: pending.wish.0,
             seconds_left: delay(&rules.limits).saturating_sub(lived.saturating_sub(pending.since)),
-            would_go: u64::try_from(would_go(pending.period)).unwrap_or(u64::MAX),
+            would_go: u64::try_from(would_go(pending.wish)).unwrap_or(u64::MAX),
         }),
         refused: retention.refused().is_some(),
     }

@@ -215,7 +215,7 @@ async fn carry_out(
             checked(host, &peer)?;
             let left = pin!(async {
                 tokio::select! {
-                    () = left => "whoever asked for it has left",
+                    () = left => "its request was cancelled",
                     () = decisions.until_refused(&peer) => "the console has released the monitor, or another one is paired",
                 }
             });

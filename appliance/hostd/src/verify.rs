@@ -11,7 +11,7 @@ use crate::places::Places;
 use crate::program::{self, Bounds, Failure};
 use crate::sandbox::{Sandbox, user_ids};
 use crate::verdict::{self, Hindrance, Source, Verdict};
-use crate::{btrfs, catalog, digest, foreign, stragglers, strangers, write_limit};
+use crate::{btrfs, catalog, digest, foreign, stragglers, stray_files, write_limit};
 use anyhow::{Context, Result};
 use api::{Attempt, Backup, Depth, Digests, Manifest, Proof, Reading, Verification};
 use backups::BackupId;
@@ -27,7 +27,7 @@ use replica::{
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fs::DirBuilder;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -291,7 +291,7 @@ async fn prove(
     let (uid, gid) = user_ids(sandbox.user())?;
     let tree = clone.to_path_buf();
     let given = tokio::task::spawn_blocking(move || {
-        leave_to_it_what_a_restore_takes(&tree)?;
+        remove_what_a_restore_leaves_out(&tree)?;
         Ok::<_, Verdict>(give(&tree, uid, gid)?)
     });
     given.await.map_err(anyhow::Error::from)??;
@@ -317,15 +317,15 @@ async fn prove(
     let mut limits = match asking.check(depth).await {
         Ok(limits) => limits,
         Err(verdict) => {
-            // One who is thrown out is so before the server has ended.
+            // psql is thrown out a moment before the server has ended.
             tokio::time::sleep(ENDING).await;
             if postgres.runs() {
                 postgres.stop().await?;
-                let is_confirmed = matches!(verdict, Verdict::Machine(_))
+                // SQL of the database may say anything; pg_checksums reads the files.
+                let asks_files = matches!(verdict, Verdict::Machine(_))
                     && depth == Depth::Full
                     && backup.postgresql.checksums;
-                // SQL of the database may say anything; what pg_checksums says is of the files.
-                if is_confirmed && let Err(bad @ Verdict::Data(_)) = checksums(places, sandbox, &own).await {
+                if asks_files && let Err(bad @ Verdict::Data(_)) = checksums(places, sandbox, &own).await {
                     return Err(bad);
                 }
                 return Err(verdict);
@@ -360,21 +360,27 @@ async fn prove(
 /// Has the checksum of every page checked, once no server runs. Gives what could not be checked.
 async fn checksums(places: &Places, sandbox: Sandbox<'_>, own: &Path) -> Result<Vec<String>, Verdict> {
     // The server makes files as well.
-    let printed = sandbox.output(own, ["set-aside"], ASKING).await?;
+    let printed = sandbox.output(own, ["remove-stray-files"], ASKING).await?;
     let program = places.program("pg_checksums");
     let checked = sandbox.output(&program, ["--check", "-D", replica::PGDATA], READING).await;
     checked.map_err(said_by(Source::Checksums))?;
-    Ok(strangers::limits(&printed))
+    Ok(stray_files::limits(&printed)?)
 }
 
 /// Removes from a clone what a restore would pass over, so that the proof is of what a restore starts. Links are not followed,
 /// and nobody else writes here meanwhile.
-fn leave_to_it_what_a_restore_takes(clone: &Path) -> Result<(), Verdict> {
+fn remove_what_a_restore_leaves_out(clone: &Path) -> Result<(), Verdict> {
     let cannot = || format!("cannot look through {}", clone.display());
     let mut left_out = Vec::new();
     let mut entries = files::tree(clone, |_| true).skip(1);
     for entry in &mut entries {
-        let entry = entry.with_context(cannot)?;
+        let entry = match entry {
+            // It went with a folder that is left out.
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => {
+                continue;
+            }
+            entry => entry.with_context(cannot)?,
+        };
         let kind = entry.file_type();
         let target = if kind.is_symlink() {
             std::fs::read_link(entry.path()).with_context(cannot)?
@@ -408,7 +414,7 @@ fn remove_all(paths: &mut Vec<(PathBuf, bool)>) -> Result<()> {
             continue;
         }
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
             }
             _ => {}

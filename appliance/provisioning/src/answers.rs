@@ -877,7 +877,7 @@ install:
             (
                 "role: monitor\ninstall:\n  disks: [{path: sda}]\n",
                 "answers: install, line 3",
-                "disks[0]: path \"sda\" is no device file, such as /dev/sda",
+                "disks[0]: path \"sda\" is not a device file, such as /dev/sda",
             ),
             (
                 "role: monitor\ninstall:\n  require_empty: false\n",

@@ -121,7 +121,7 @@ impl Unpacked<'_> {
         let control = self.control_data()?;
         let settings = self.configure(&control)?;
         let target: Lsn = (self.backup.postgresql.flushed_lsn.parse())
-            .map_err(|_| self.damaged("its manifest's WAL position is none"))?;
+            .map_err(|_| self.damaged("the WAL position in its manifest is invalid"))?;
         let recovered_on = control.recovery_timeline(self.backup.postgresql.timeline);
         let timeline =
             next_timeline(recovered_on, |timeline| self.history(timeline).symlink_metadata().is_ok());

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use std::collections::HashMap;
+use std::fmt;
 
 /// `Database cluster state`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -32,6 +33,18 @@ impl ClusterState {
             "in production" => Self::InProduction,
             _ => Self::Other,
         }
+    }
+}
+
+impl fmt::Display for ClusterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ShutDown => "shut down",
+            Self::ShutDownInRecovery => "shut down in recovery",
+            Self::InArchiveRecovery => "in archive recovery",
+            Self::InProduction => "in production",
+            Self::Other => "between two states",
+        })
     }
 }
 
@@ -150,7 +163,7 @@ impl ControlData {
     pub fn has_recovered(&self, timeline: u32, target: Lsn) -> Result<(), String> {
         if self.state != ClusterState::ShutDown || self.timeline != timeline {
             return Err(format!(
-                "it was not promoted: its state is {:?}, on timeline {} and not {timeline}",
+                "it was not promoted: its state is {}, on timeline {} and not {timeline}",
                 self.state, self.timeline
             ));
         }

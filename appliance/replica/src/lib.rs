@@ -43,7 +43,7 @@ pub use state::{
 };
 pub use steady::Steady;
 pub use step::{Backoff, Step, next_step};
-pub use stream::{broken_stream, looks_empty, refused_stream, set_back};
+pub use stream::{broken_stream, has_what_the_monitor_lost, looks_empty, refused_stream, set_back};
 pub use working::{Believed, Working, believe};
 
 /// The PostgreSQL major that this product replicates (design D6).

@@ -94,7 +94,7 @@ pub enum ReplicaView {
         /// Since the last sign of life.
         silence: Duration,
     },
-    /// It runs, and is no standby any more.
+    /// It runs, and is not a standby any more.
     Promoted,
     /// It runs and answers.
     Running {
@@ -223,7 +223,7 @@ pub fn state(seen: &Observations) -> State {
             ),
         },
         ReplicaView::Promoted => State::Failed {
-            reason: "something has promoted the replica, so it follows nobody; it is started anew as a standby".into(),
+            reason: "the replica was promoted, so it does not follow the monitor; it is restarted as a standby".into(),
         },
         ReplicaView::Down { reason: None }
         | ReplicaView::Silent { reason: None }

@@ -11,6 +11,9 @@ const SET_BACK: &str = "the monitor was set back to an older state than the repl
 /// What a monitor did that was promoted before the replica's position, such as a restored one.
 const DIVERGED: &str = "the monitor went another way than the replica (its timeline diverged)";
 
+/// What a monitor is that was restored to before its last promotion.
+const BEHIND: &str = "the monitor is behind the replica (its timeline is older)";
+
 /// A tablespace lies where the monitor has it, and there is no such place here; a copy is told another one.
 const TABLESPACE: &str = "the monitor has a tablespace that the replica was copied without";
 
@@ -24,13 +27,18 @@ const BROKEN: [(&str, &str); 8] = [
     ("is ahead of the WAL flush position", SET_BACK),
     ("Create this directory for the tablespace before restarting the server", TABLESPACE),
     ("could not set permissions on directory", TABLESPACE),
-    ("is behind recovery timeline", "the monitor is behind the replica (its timeline is older)"),
+    ("is behind recovery timeline", BEHIND),
 ];
 
 /// Why a replica at `replayed` cannot follow a monitor that was at `position` later: a busy one that was set back soon
 /// passes the replica, and would then be followed on the wrong way.
 pub fn set_back(replayed: Lsn, position: Lsn) -> Option<String> {
     (replayed > position).then(|| format!("{SET_BACK} ({position} < {replayed}); a full copy is needed"))
+}
+
+/// Whether the replica has something newer than the monitor, by the reason why its stream cannot be continued.
+pub fn has_what_the_monitor_lost(reason: &str) -> bool {
+    [SET_BACK, DIVERGED, BEHIND].iter().any(|lost| reason.contains(lost))
 }
 
 /// Less than this is no database that anybody would miss, in bytes: a cluster without tables has about 22 MB.
@@ -82,7 +90,11 @@ mod tests {
     fn only_a_monitor_behind_its_replica_was_set_back() {
         assert_eq!(set_back(Lsn(5), Lsn(5)), None);
         assert_eq!(set_back(Lsn(5), Lsn(6)), None);
-        assert!(set_back(Lsn(6), Lsn(5)).unwrap().contains("(0/5 < 0/6)"));
+        let back = set_back(Lsn(6), Lsn(5)).unwrap();
+        assert!(back.contains("(0/5 < 0/6)") && has_what_the_monitor_lost(&back));
+        let gone =
+            broken_stream(&["FATAL:  requested WAL segment 1 has already been removed".into()]).unwrap();
+        assert!(!has_what_the_monitor_lost(&gone));
     }
 
     #[test]

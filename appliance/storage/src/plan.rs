@@ -128,7 +128,7 @@ impl Filter {
 /// Why no disk has this path, as far as its words tell: a path that means something else never matches, and that should be known
 /// before a machine stands there.
 fn not_a_disk(path: &str) -> Option<String> {
-    let no_device = || Some("is no device file, such as /dev/sda".to_owned());
+    let no_device = || Some("is not a device file, such as /dev/sda".to_owned());
     let Some(name) = path.strip_prefix("/dev/") else { return no_device() };
     let is_plain = |part: &str| !["", ".", ".."].contains(&part) && !part.contains(char::is_whitespace);
     if !name.split('/').all(is_plain) {
@@ -373,7 +373,7 @@ fn by_several_paths(disk: &Disk) -> Option<String> {
 pub(crate) fn is_one_of<'a>(disk: &Disk, mut others: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
     let twin = others.find(|other| disk.twins.contains(other))?;
     Some(format!(
-        "is the same disk as {}, by another path to it: a mirror of a disk onto itself is none",
+        "is the same disk as {}, by another path to it: a disk cannot mirror itself",
         twin.display()
     ))
 }

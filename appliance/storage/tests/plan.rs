@@ -278,7 +278,7 @@ fn of_a_disk_with_two_paths_the_one_that_is_named_is_taken() {
         named(Filter { serial: Some("s1".into()), ..Filter::default() }),
     ] {
         let error = plan(&disks, &both, Firmware::Uefi).unwrap_err().to_string();
-        assert!(error.contains("a mirror of a disk onto itself is none"), "{error}");
+        assert!(error.contains("a disk cannot mirror itself"), "{error}");
     }
 }
 
@@ -329,12 +329,12 @@ fn a_path_that_no_disk_has_is_refused_before_a_machine_is_there() {
         assert_eq!(path(good).check(), Ok(()), "{good}");
     }
     let table = [
-        ("sda", "is no device file, such as /dev/sda"),
-        ("/dev", "is no device file"),
-        ("/dev/", "is no device file"),
-        ("/dev/sda ", "is no device file"),
-        ("/dev/../dev/sda", "is no device file"),
-        ("/dev/disk//by-id/a", "is no device file"),
+        ("sda", "is not a device file, such as /dev/sda"),
+        ("/dev", "is not a device file"),
+        ("/dev/", "is not a device file"),
+        ("/dev/sda ", "is not a device file"),
+        ("/dev/../dev/sda", "is not a device file"),
+        ("/dev/disk//by-id/a", "is not a device file"),
         ("/dev/sda1", "is a partition; the disk is /dev/sda"),
         ("/dev/nvme0n1p3", "is a partition; the disk is /dev/nvme0n1"),
         ("/dev/mmcblk0p2", "is a partition; the disk is /dev/mmcblk0"),

@@ -135,6 +135,12 @@ fn what_is_pinned_stays_and_settings_are_checked_and_kept() -> anyhow::Result<()
     server.wait_for_state(&["synchronized"], MINUTE)?;
     let old = client.create_backup(&CreateBackup::default())?;
     let backup = client.create_backup(&CreateBackup::default())?;
+    // Which of them is verified first decides what is kept.
+    client.verify_backup(&backup.id)?;
+    wait_for("the proof", 2 * MINUTE, || match client.backup(&backup.id) {
+        Ok(backup) if matches!(backup.verification, Verification::Verified(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     client.set_comment(&backup.id, &SetComment { comment: "before the upgrade".into() })?;
     assert!(client.set_pin(&backup.id, SetPin { pinned: true })?.pinned);
     let pin = format!("/v1/backups/{}/pin", backup.id);

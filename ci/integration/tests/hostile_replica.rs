@@ -131,7 +131,7 @@ fn what_sql_writes_beside_the_cluster_spoils_no_proof_and_no_restore() -> Result
     let toolbox = Toolbox::open()?;
     let (monitor, server) = paired(&toolbox, 1000)?;
     monitor.sql(RUNS_IN_THE_REPLICA)?;
-    let outside = tempfile::Builder::new().prefix("infimonitor-test-").tempdir_in("/var/tmp")?;
+    let outside = test_folder()?;
     fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o777))?;
     let elsewhere = outside.path().join("written");
     for place in ["/srv/cluster/x", "/srv/cluster/socket", &elsewhere.to_string_lossy()] {
@@ -172,8 +172,13 @@ fn a_replica_that_sql_has_promoted_follows_again() -> Result<()> {
     monitor.sql("insert into hostile values ('select pg_promote(false)')")?;
     wait_until_replayed(&toolbox, &server, &monitor)?;
     // It runs when the replica is asked for the backup's facts; whether a backup is made depends on who is quicker.
-    let asked = server.client()?.create_backup(&CreateBackup::default());
-    println!("{asked:?}");
+    drop(server.client()?.create_backup(&CreateBackup::default()));
+    let client = server.client()?;
+    wait_for("the promotion", MINUTE, || {
+        let events = client.events(None).map_err(|error| error.to_string())?.events;
+        let is_told = events.iter().any(|event| event.message.contains("replica was promoted"));
+        if is_told { Ok(()) } else { Err(format!("{events:?}")) }
+    })?;
     monitor.sql("delete from hostile")?;
     wait_for("the replica that follows", 3 * MINUTE, || {
         match integration::query_replica(&toolbox, &server, &monitor, "select count(*) from hostile") {

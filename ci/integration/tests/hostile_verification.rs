@@ -86,7 +86,7 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("psql", "select 1"),
     ("psql", "create extension"),
     ("pg_amcheck", ""),
-    ("nice", "set-aside"),
+    ("nice", "remove-stray-files"),
     ("pg_checksums", ""),
     ("nice", "digest"),
 ];

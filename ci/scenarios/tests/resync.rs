@@ -76,8 +76,8 @@ mod full {
             let check = status.checks.iter().find(|check| check.name == "free-space");
             assert_eq!(check.map(|check| check.level), Some(Level::Fail), "{status:?}");
             let left: Vec<String> = user.backups()?.backups.into_iter().map(|backup| backup.id).collect();
-            assert!(!left.contains(&before.id), "rotation made no room: {left:?}");
-            assert!(left.contains(&newest.id), "{left:?}");
+            // All are younger than a day, so none may go for room: replay stops instead.
+            assert!(left.contains(&before.id) && left.contains(&newest.id), "{left:?}");
 
             server.run_ok("rm /data/filler", COMMAND)?;
             user.wait_for_state("synchronized", LONG)?;

@@ -1,33 +1,39 @@
-//! `hostd set-aside`: removes from the clone of a backup what is not PostgreSQL's in the folders of its tables.
+//! `hostd remove-stray-files`: removes from the clone of a backup what is not PostgreSQL's in the folders of its tables.
 //!
-//! `pg_checksums` reads every file there as a table's, whatever its name: at a core dump or an editor's backup it gives up, or calls
-//! its pages bad. One stray file must not decide for all tables; the result names what was not checked. Runs in the clone's namespace as
-//! the clone's user, when its server has ended.
+//! `pg_checksums` reads every file there as a table's, whatever its name. At a core dump or an editor's backup it gives
+//! up, or calls its pages bad. One stray file must not decide for all tables, so the result names what was not checked.
+//! It runs in the clone's namespace as the clone's user, when its server has ended.
 
 use anyhow::{Context, Result};
-use std::fs;
+use std::fs::{self, FileType};
 use std::path::{Path, PathBuf};
 
 /// Names that are told.
 const NAMED: usize = 10;
 
-/// Files that PostgreSQL has beside those of tables.
-const OTHERS: [&str; 5] = ["PG_VERSION", "pg_control", "pg_filenode.map", "pg_internal.init", "pgsql_tmp"];
+/// Files that PostgreSQL has beside those of tables: `pg_checksums` passes over what has exactly such a name.
+const OTHERS: [&str; 3] = ["PG_VERSION", "pg_control", "pg_filenode.map"];
 
-/// Removes strangers below `root` and prints how many, and the names of the first ones, a line each.
+/// What begins like this is passed over, too: these names have a process's number behind them.
+const PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
+
+/// Removes stray files below `root` and prints how many, and the names of the first ones, a line each.
 pub fn run(root: &Path) -> Result<()> {
     let mut removed = Vec::new();
     let pgdata = root.join("pgdata");
-    remove_strangers(&pgdata.join("global"), is_file_of_tables, &mut removed)?;
+    remove_stray(&pgdata.join("global"), |name, _| is_file_of_tables(name), &mut removed)?;
+    // Links, and folders of tablespaces that are in place.
+    remove_stray(&pgdata.join("pg_tblspc"), |_, kind| !kind.is_file(), &mut removed)?;
     let mut places = vec![pgdata.join("base")];
     for tablespace in entries(&root.join("tablespaces"))? {
         // A folder for each major that has used it.
         places.extend(entries(&tablespace)?);
     }
     for place in places {
-        remove_strangers(&place, |name| is_number(name) || name == "pgsql_tmp", &mut removed)?;
+        let is_own = |name: &str, kind: FileType| kind.is_dir() && (is_number(name) || name == "pgsql_tmp");
+        remove_stray(&place, is_own, &mut removed)?;
         for database in entries(&place)? {
-            remove_strangers(&database, is_file_of_tables, &mut removed)?;
+            remove_stray(&database, |name, _| is_file_of_tables(name), &mut removed)?;
         }
     }
     println!("{}", removed.len());
@@ -37,10 +43,14 @@ pub fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is said of what was removed, as sentences, from what [`run`] has printed.
-pub fn limits(printed: &str) -> Vec<String> {
+/// Sentences about what was removed, from what [`run`] has printed.
+///
+/// # Errors
+/// It has not printed how many there were.
+pub fn limits(printed: &str) -> Result<Vec<String>> {
     let mut lines = printed.lines();
-    let count: usize = lines.next().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
+    let count = lines.next().and_then(|count| count.trim().parse::<usize>().ok());
+    let count = count.with_context(|| format!("the search for stray files printed {printed:?}"))?;
     let named: Vec<&str> = lines.take(NAMED).collect();
     let more = count.saturating_sub(named.len());
     let mut said: Vec<String> = named
@@ -50,7 +60,7 @@ pub fn limits(printed: &str) -> Vec<String> {
     if more > 0 {
         said.push(format!("Not checked: {more} more such files."));
     }
-    said
+    Ok(said)
 }
 
 /// What is in a folder that is one itself, and no link; nothing where there is none.
@@ -63,13 +73,18 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry.with_context(cannot)?.path())).collect()
 }
 
-fn remove_strangers(folder: &Path, is_own: impl Fn(&str) -> bool, removed: &mut Vec<PathBuf>) -> Result<()> {
+fn remove_stray(
+    folder: &Path,
+    is_own: impl Fn(&str, FileType) -> bool,
+    removed: &mut Vec<PathBuf>,
+) -> Result<()> {
     for path in entries(folder)? {
-        let is_known = path.file_name().and_then(|name| name.to_str()).is_some_and(&is_own);
-        if is_known {
+        let found = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let kind = found.file_type();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| is_own(name, kind)) {
             continue;
         }
-        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        if kind.is_dir() {
             files::remove_folder(&path)?;
         } else {
             files::remove(&path)?;
@@ -85,10 +100,7 @@ fn is_number(text: &str) -> bool {
 
 /// Whether a name is one of a table's file (documentation, "Database File Layout"), a temporary one's too.
 fn is_file_of_tables(name: &str) -> bool {
-    if OTHERS
-        .iter()
-        .any(|own| name == *own || name.strip_prefix(own).is_some_and(|rest| rest.starts_with('.')))
-    {
+    if OTHERS.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
         return true;
     }
     let (file, segment) = name.split_once('.').map_or((name, None), |(file, segment)| (file, Some(segment)));
@@ -135,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_go_and_are_named_and_tables_stay() {
+    fn stray_files_go_and_are_named_and_tables_stay() {
         let root = tempfile::tempdir().unwrap();
         let make = |path: &str| {
             let path = root.path().join(path);
@@ -149,23 +161,24 @@ mod tests {
             "tablespaces/16390/PG_17_202406281/5/16391",
             "pgdata/pg_wal/kept",
         ];
-        let strangers = [
+        let stray = [
             "pgdata/base/5/x.map",
             "pgdata/base/many/1",
             "pgdata/global/core.1234",
             "tablespaces/16390/PG_17_202406281/5/y",
         ];
-        own.into_iter().chain(strangers).for_each(make);
+        own.into_iter().chain(stray).for_each(make);
         run(root.path()).unwrap();
         for path in own {
             assert!(root.path().join(path).exists(), "{path}");
         }
-        for path in strangers {
+        for path in stray {
             assert!(!root.path().join(path).exists(), "{path}");
         }
-        let said = limits("12\npgdata/base/5/x.map\npgdata/global/core.1234\n");
+        let said = limits("12\npgdata/base/5/x.map\npgdata/global/core.1234\n").unwrap();
         assert_eq!(said[0], "Not checked: pgdata/base/5/x.map, which is not a file of PostgreSQL's.");
         assert_eq!(said[2], "Not checked: 10 more such files.");
-        assert_eq!(limits("0\n"), Vec::<String>::new());
+        assert_eq!(limits("0\n").unwrap(), Vec::<String>::new());
+        assert!(limits("").is_err());
     }
 }
