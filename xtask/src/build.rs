@@ -5,6 +5,7 @@
 
 mod bios;
 mod boot;
+mod checks;
 mod cpio;
 mod disk;
 mod drivers;
@@ -14,18 +15,20 @@ mod packages;
 mod programs;
 mod system;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use media::profile::Package;
+use media::profile::{Package, Profile as Target};
 use serde::Serialize;
 use tools::mirror::Mirrors;
 use tools::{Cache, Mkosi, Toolbox, Tree};
 
-use crate::jobs::{Graph, Outcome};
+use crate::jobs::{Graph, Job, Outcome};
 use crate::preflight::Need;
 use crate::{paths, preflight};
 
@@ -100,6 +103,9 @@ pub struct Options {
     /// Room that is needed beside the build's own
     #[arg(skip)]
     needs: Vec<Need>,
+    /// Compile and check what tests need, beside the images
+    #[arg(skip)]
+    checks: bool,
 }
 
 impl Options {
@@ -117,12 +123,13 @@ impl Options {
             for_scenarios,
             trees,
             needs: Need::of_tests(!tools_only),
+            checks: true,
         }
     }
 
     /// What the benchmarks need.
     pub fn for_benchmarks() -> Self {
-        Self { trees: vec![Tree::PEERS], needs: Vec::new(), ..Self::for_tests(true, false) }
+        Self { trees: vec![Tree::PEERS], needs: Vec::new(), checks: false, ..Self::for_tests(true, false) }
     }
 
     /// What a release needs.
@@ -131,6 +138,7 @@ impl Options {
             profile: Profile::Release,
             trees: Vec::new(),
             needs: Vec::new(),
+            checks: false,
             ..Self::for_tests(false, false)
         }
     }
@@ -148,36 +156,37 @@ pub fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(work.join("logs")).with_context(|| format!("cannot create {}", work.display()))?;
     let _lock = lock(&work)?;
     let mkosi = Mkosi::prepare(&cache, &Mirrors::of_host()?)?;
-    let toolbox = prepare_tree(&cache, &mkosi, Tree::TOOLS, &work)?;
-    let of_scenarios = options.for_scenarios.then_some(Tree::OLD_OVMF);
-    for tree in options.trees.iter().chain(&of_scenarios) {
-        prepare_tree(&cache, &mkosi, *tree, &work)?;
-    }
-    if options.tools_only {
+    let with_programs = options.checks || !options.tools_only;
+    let drivers = drivers::wanted(&all_targets)?; // of all targets: there is one root for all
+    let outcomes = thread::scope(|scope| {
+        if with_programs {
+            // Trees are mostly fetched and unpacked, and leave the cores to the compiler. What fails here fails again in
+            // the job of the programs, and is said there.
+            scope.spawn(|| programs::compile(options.profile, &work).is_ok());
+        }
+        let toolbox = prepare_tree(&cache, &mkosi, Tree::TOOLS, &work)?;
+        let of_scenarios = options.for_scenarios.then_some(Tree::OLD_OVMF);
+        for tree in options.trees.iter().chain(&of_scenarios) {
+            prepare_tree(&cache, &mkosi, *tree, &work)?;
+        }
         println!("tools tree: {}", toolbox.folder().display());
+        let system =
+            system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, drivers, &work);
+        let mut jobs = Vec::new();
+        if with_programs {
+            jobs.push(programs::job(options.profile, &work));
+        }
+        if !options.tools_only {
+            jobs.extend(image_jobs(&system, &targets, &all_targets, &toolbox, options.profile, &work)?);
+        }
+        if options.checks {
+            jobs.extend(checks::jobs());
+        }
+        Graph::new(work.clone(), jobs)?.run(PARALLEL_JOBS)
+    })?;
+    if options.tools_only {
         return Ok(());
     }
-    // Of all targets: there is one root for all.
-    let drivers = drivers::wanted(&all_targets)?;
-    let system =
-        system::System::new(&cache, &mkosi, &toolbox, options.profile, options.refresh, drivers, &work);
-    let mut jobs = vec![
-        programs::job(options.profile, &work),
-        system.base_initrd_job(),
-        system.root_job(),
-        boot::job(&toolbox, &work),
-        esp::job(&toolbox, &work),
-        bios::job(&toolbox, &work),
-    ];
-    let wants = |package| targets.values().find(|target| target.packages.contains(&package));
-    if let Some(raw) = wants(Package::Raw) {
-        jobs.push(disk::job("disk".into(), raw.disk.size, paths::system_disk(), &work));
-    }
-    if wants(Package::Iso).is_some() {
-        jobs.push(iso::job(&toolbox, &work));
-    }
-    jobs.extend(packages::jobs(&targets, &all_targets, &toolbox, options.profile, &work)?);
-    let outcomes = Graph::new(work, jobs)?.run(PARALLEL_JOBS)?;
     let seconds = start.elapsed().as_secs_f64();
     if options.json {
         let summary = Summary { seconds, jobs: &outcomes, files: packages::files(&targets)? };
@@ -186,6 +195,33 @@ pub fn run(options: &Options) -> Result<()> {
         print_summary(&outcomes, seconds, &packages::files(&targets)?);
     }
     Ok(())
+}
+
+/// The jobs that make the images from the programs.
+fn image_jobs<'a>(
+    system: &'a system::System<'a>,
+    targets: &BTreeMap<String, Target>,
+    all_targets: &BTreeMap<String, Target>,
+    toolbox: &'a Toolbox,
+    profile: Profile,
+    work: &Path,
+) -> Result<Vec<Job<'a>>> {
+    let mut jobs = vec![
+        system.base_initrd_job(),
+        system.root_job(),
+        boot::job(toolbox, work),
+        esp::job(toolbox, work),
+        bios::job(toolbox, work),
+    ];
+    let wants = |package| targets.values().find(|target| target.packages.contains(&package));
+    if let Some(raw) = wants(Package::Raw) {
+        jobs.push(disk::job("disk".into(), raw.disk.size, paths::system_disk(), work));
+    }
+    if wants(Package::Iso).is_some() {
+        jobs.push(iso::job(toolbox, work));
+    }
+    jobs.extend(packages::jobs(targets, all_targets, toolbox, profile, work)?);
+    Ok(jobs)
 }
 
 /// What `--json` prints.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::{Context, Result};
+
 /// The cargo that runs this program, without what it told this program about itself.
 ///
 /// Build scripts (ring's) run again when a variable such as `CARGO_MANIFEST_DIR` changes, so passing those on would
@@ -11,6 +13,26 @@ pub fn command() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_running_package(&name.to_string_lossy())) {
         cargo.env_remove(name);
+    }
+    cargo
+}
+
+/// Whether cargo has a command, such as `nextest`.
+///
+/// # Errors
+/// cargo cannot be run.
+pub fn has(command_name: &str) -> Result<bool> {
+    let there = command().args([command_name, "--version"]).output().context("cannot run cargo")?;
+    Ok(there.status.success())
+}
+
+/// What installs a package's program from the registry that cargo uses. Compiled as quickly as can be: a tool of the tests
+/// runs for seconds, and its optimisation took minutes.
+pub fn installer(package: &str, options: &[&str]) -> Command {
+    let mut cargo = command();
+    cargo.args(["install", "--locked", package]).args(options);
+    for (name, value) in [("OPT_LEVEL", "0"), ("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
     }
     cargo
 }

@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// What a job does: fills its scratch folder.
 pub type Action<'a> = Box<dyn Fn(&Room) -> Result<()> + Send + Sync + 'a>;
@@ -53,6 +53,16 @@ pub struct Room {
 }
 
 impl Room {
+    /// A room with a log alone, for work that comes before the graph. An error has the end of the log.
+    ///
+    /// # Errors
+    /// What `action` says.
+    pub fn alone(log: &Path, name: &str, action: impl FnOnce(&Room) -> Result<()>) -> Result<()> {
+        let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let room = Room { scratch: PathBuf::new(), log: file };
+        action(&room).map_err(|error| of_log(name, &error, log))
+    }
+
     /// A place in the scratch folder; outputs go to the names that the job declares.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.scratch.join(name)
@@ -102,8 +112,16 @@ fn ending_with_us(command: &Command) -> Command {
     under
 }
 
+/// Lines of a failed job's log that its error shows: some errors of a compiler.
+const TAIL_LINES: usize = 60;
 /// Characters of a log line that an error message shows; progress bars write lines without end.
 const TAIL_WIDTH: usize = 240;
+
+/// What is said of a job that failed.
+fn of_log(name: &str, error: &anyhow::Error, log: &Path) -> anyhow::Error {
+    let end = tail(log, TAIL_LINES);
+    anyhow!("job {name} failed: {error:#}\nthe end of {}:\n{}", log.display(), end.trim_end())
+}
 
 /// The last lines of a log, for an error message.
 fn tail(log: &Path, lines: usize) -> String {

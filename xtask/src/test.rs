@@ -1,8 +1,10 @@
 //! `cargo xtask test`: format, lints, unit and integration tests, then the VM scenarios on a fresh build.
 //!
-//! Everything that it needs it sets up itself. The tests run in one call of the test runner, so that its closing
+//! Everything that it needs it sets up itself; programs, tests and lints are compiled beside the images. The tests run in one call of the test runner, so that its closing
 //! line is the summary of the whole; what would be skipped is not there: a test that cannot run where it stands fails
 //! and says why.
+
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,17 +24,12 @@ pub struct Options {
 /// Runs the command.
 pub fn run(options: &Options) -> Result<()> {
     build::run(&build::Options::for_tests(options.quick, options.full))?;
-    run_cargo(&["fmt", "--all", "--check"])?;
-    run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     if options.full {
         install("cargo-deny", "deny")?;
         run_cargo(&["deny", "check", "bans", "licenses", "sources"])?;
         advisories::of_build(build::Profile::Dev)?;
         fuzz::run_all()?;
     }
-    // The integration tests start the programs as they are, beside their own binaries.
-    run_cargo(&["build", "--workspace", "--bins", "--locked"])?;
-    install("cargo-nextest", "nextest")?;
     let mut tests = vec!["nextest", "run", "--workspace", "--locked"];
     if let Some(filter) = filter(options) {
         tests.extend(["-E", filter]);
@@ -51,23 +48,24 @@ fn filter(options: &Options) -> Option<&'static str> {
 
 /// Installs a cargo command that the host lacks, from the registry that cargo uses.
 pub fn install(package: &str, command: &str) -> Result<()> {
-    let there = cargo::command().args([command, "--version"]).output().context("cannot run cargo")?;
-    if there.status.success() {
+    if cargo::has(command)? {
         return Ok(());
     }
     eprintln!("{package} is missing and is installed; this takes some minutes, once");
-    run_cargo(&["install", "--locked", package])
+    run_command(&mut cargo::installer(package, &[]), &format!("cargo install {package}"))
 }
 
 fn run_cargo(arguments: &[&str]) -> Result<()> {
-    eprintln!("cargo {}", arguments.join(" "));
-    let status = cargo::command()
-        .args(arguments)
-        .current_dir(paths::root())
-        .status()
-        .context("cannot run cargo; is Rust installed?")?;
+    let said = format!("cargo {}", arguments.join(" "));
+    eprintln!("{said}");
+    run_command(cargo::command().args(arguments), &said)
+}
+
+fn run_command(command: &mut Command, said: &str) -> Result<()> {
+    let status =
+        command.current_dir(paths::root()).status().context("cannot run cargo; is Rust installed?")?;
     if !status.success() {
-        bail!("cargo {} failed ({status})", arguments.join(" "));
+        bail!("{said} failed ({status})");
     }
     Ok(())
 }

@@ -49,25 +49,44 @@ pub fn job<'a>(profile: Profile, work: &Path) -> Job<'a> {
     }
 }
 
-fn make(room: &Room, profile: Profile) -> Result<()> {
+/// Compiles all programs before there are jobs, as the tools tree is made meanwhile; the job then finds them done.
+///
+/// # Errors
+/// A program does not compile; the end of the log is in the error.
+pub fn compile(profile: Profile, work: &Path) -> Result<()> {
+    Room::alone(&work.join("logs/compile.log"), "compile", |room| room.run(&mut compiler(profile)))
+}
+
+/// Those of the image alone for a release. For dev all that the workspace has: they are compiled once for image and tests, with
+/// one set of features.
+fn compiler(profile: Profile) -> Command {
     let mut cargo = cargo::command();
     cargo.current_dir(paths::root()).args(["build", "--locked", "--profile", profile.name()]);
-    for (program, _) in PROGRAMS {
-        cargo.args(["--package", program]);
+    match profile {
+        Profile::Dev => {
+            cargo.args(["--workspace", "--bins"]);
+        }
+        Profile::Release => {
+            for (program, _) in PROGRAMS {
+                cargo.args(["--package", program]);
+            }
+            // A release is the same wherever it is built. Not for dev: the flags would have cargo compile everything
+            // twice, for the image and for the tests.
+            cargo.env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                without_paths(&[
+                    (paths::root(), "/build"),
+                    (&paths::target(), "/build/target"),
+                    (&cargo::home(), "/cargo"),
+                ]),
+            );
+        }
     }
-    if profile == Profile::Release {
-        // A release is the same wherever it is built. Not for dev: the flags would have cargo compile everything twice,
-        // for the image and for the tests.
-        cargo.env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            without_paths(&[
-                (paths::root(), "/build"),
-                (&paths::target(), "/build/target"),
-                (&cargo::home(), "/cargo"),
-            ]),
-        );
-    }
-    room.run(&mut cargo)?;
+    cargo
+}
+
+fn make(room: &Room, profile: Profile) -> Result<()> {
+    room.run(&mut compiler(profile))?;
     for (program, folder) in PROGRAMS {
         let folder = room.scratch("tree").join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

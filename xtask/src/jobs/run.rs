@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::progress::Progress;
 use super::stamp::Stamp;
-use super::{Job, Room, fingerprint, tail};
-
-/// Lines of a failed job's log that its error shows.
-const TAIL_LINES: usize = 25;
+use super::{Job, Room, fingerprint, of_log};
 
 /// What came of one job.
 #[derive(Debug, Clone, Serialize)]
@@ -144,10 +141,7 @@ impl<'a> Graph<'a> {
         let seconds = start.elapsed().as_secs_f64();
         let verdict = if result.is_ok() { "done" } else { "FAILED" };
         progress.end(&bar, &format!("{} {verdict} ({seconds:.1} s)", job.name));
-        result.map_err(|error| {
-            let end = tail(&log, TAIL_LINES);
-            anyhow!("job {} failed: {error:#}\nthe end of {}:\n{}", job.name, log.display(), end.trim_end())
-        })
+        result.map_err(|error| of_log(&job.name, &error, &log))
     }
 
     /// Runs the action in a fresh scratch folder and moves the outputs in place. False when they are what was
