@@ -43,11 +43,15 @@ impl Need {
     pub fn of_tests(with_machines: bool) -> Vec<Self> {
         let mut needs = vec![
             Self { what: "the tests' programs", folder: paths::target(), bytes: 7 * GIB },
-            Self { what: "the tests' volumes, two at a time", folder: "/var/tmp".into(), bytes: 6 * GIB },
+            Self { what: "the tests' volumes, three at a time", folder: "/var/tmp".into(), bytes: 9 * GIB },
         ];
         if with_machines {
             let folder = paths::target().join("lab");
-            needs.push(Self { what: "the disks of virtual machines", folder, bytes: 6 * GIB });
+            needs.push(Self {
+                what: "the disks of virtual machines, two scenarios at a time",
+                folder,
+                bytes: 9 * GIB,
+            });
         }
         needs
     }

@@ -17,7 +17,7 @@ pub fn space_check(
     failed: Option<&str>,
 ) -> Check {
     let check = |level, message| Check { name: "free-space".into(), level, message };
-    let Some(Space { total, free, .. }) = space else {
+    let Some(Space { total, free, usage, .. }) = space else {
         return check(Level::Warn, "It is not known how much space is free.".into());
     };
     let said = format!("{:.1} GB of {:.1} GB are free", free as f64 / 1e9, total as f64 / 1e9);
@@ -35,7 +35,19 @@ pub fn space_check(
     };
     if free < replica::FULL_BYTES {
         let rest = if stuck.is_none() { "; use a larger disk" } else { "" };
-        check(Level::Fail, format!("The data volume is full, so replay stands still: {said}{way_out}{rest}."))
+        let replica = usage.map(|usage| usage.replica).filter(|bytes| *bytes > total / 2);
+        let replica = replica.map_or_else(String::new, |bytes| {
+            format!(
+                ". The replica alone takes {:.1} GB; if the monitor's databases are smaller now, `{} order \
+                 discard-replica` at the console makes room for a full copy",
+                bytes as f64 / 1e9,
+                hostd::PROGRAM
+            )
+        });
+        check(
+            Level::Fail,
+            format!("The data volume is full, so replay stands still: {said}{way_out}{rest}{replica}."),
+        )
     } else if free >= limits.low_space(total) {
         check(Level::Ok, format!("{said}."))
     } else if stuck.is_some() {

@@ -33,6 +33,13 @@ pub enum Order {
         #[arg(long)]
         system_identifier: u64,
     },
+    /// Give up the replica of a monitor, where it fills the data volume or cannot go on, and have a full copy made: what the
+    /// monitor has written since the newest backup is at the monitor alone until that copy is complete
+    DiscardReplica {
+        /// The monitor's UUID, as the status says it
+        #[arg(long)]
+        monitor: Uuid,
+    },
     /// Let a monitor pair with this server that has another key than the paired one, or is another one, or confirm the paired
     /// one after its record was lost; without options, list those that were refused lately
     AcceptPeer {
@@ -207,6 +214,12 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             client.order(&Request::ConfirmPeer { number }).await?;
             println!(
                 "the monitor may use the number {number}; pair it now with what `monitor-link setup` has printed"
+            );
+        }
+        Order::DiscardReplica { monitor } => {
+            client.order(&Request::DiscardReplica { monitor }).await?;
+            println!(
+                "the replica is given up; a full copy is made as soon as there is room, and all backups are kept"
             );
         }
         Order::ReleasePeer => {

@@ -79,6 +79,12 @@ pub enum Request {
         /// The monitor's UUID.
         monitor: Uuid,
     },
+    /// Give the replica up, so that its room is free and a full copy is made. What it has and no backup has is at the monitor
+    /// alone then. Replies [`Reply::Done`]. For root alone.
+    DiscardReplica {
+        /// The monitor's UUID.
+        monitor: Uuid,
+    },
     /// Check the last full copy against its own list of files and checksums. Replies [`Reply::CopyVerified`].
     VerifyCopy {
         /// The monitor's UUID.
@@ -214,6 +220,7 @@ impl Request {
                 | Self::DecideRetention { .. }
                 | Self::AllowRotation
                 | Self::AcceptDatabase { .. }
+                | Self::DiscardReplica { .. }
                 | Self::AcceptPeer { .. }
                 | Self::ConfirmPeer { .. }
                 | Self::ReleasePeer

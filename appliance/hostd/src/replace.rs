@@ -1,9 +1,10 @@
 //! What may take the place of a replica: asked again here, since the process that asks for a copy may be
 //! compromised.
 
+use crate::btrfs;
 use crate::places::Places;
 use crate::sandbox::Sandbox;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use api::Peer;
 use hostd::PROGRAM;
 use replica::looks_empty;
@@ -52,4 +53,18 @@ impl Replace {
         );
         Ok(())
     }
+}
+
+/// Deletes the replica of `monitor`, which does not run: for one that fills the volume, or that cannot go on. Backups share
+/// blocks with it and keep theirs.
+///
+/// # Errors
+/// There is none, or it cannot be deleted; what is left of it then is deleted later.
+pub async fn discard(places: &Places, monitor: uuid::Uuid) -> Result<()> {
+    ensure!(places.has_replica(monitor)?, "there is no replica of monitor {monitor}");
+    let half_made = places.copying(monitor);
+    btrfs::delete(&half_made).await.context("cannot delete what an interrupted copy left")?;
+    // Under this name nobody takes what is left of it for a replica, should the deletion be cut.
+    files::rename(&places.replica(monitor), &half_made)?;
+    btrfs::delete(&half_made).await
 }

@@ -8,7 +8,7 @@ use crate::decisions::Decisions;
 use crate::ledger::{Ledger, Purpose};
 use crate::pairing::{Accepted, Asked, Known, Refused};
 use crate::places::Places;
-use crate::replace::Replace;
+use crate::replace::{self, Replace};
 use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
@@ -232,6 +232,17 @@ async fn carry_out(
         Request::VerifyCopy { monitor } => {
             let _one_at_a_time = host.verifying.lock().await;
             Ok(Reply::CopyVerified(copy_check::run(places, monitor, &host.generation).await?))
+        }
+        Request::DiscardReplica { monitor } => {
+            let Ok(_no_copy) = host.copying.try_lock() else {
+                bail!("a full copy is under way, which takes the replica's place; `release-peer` ends it");
+            };
+            let _no_backup = host.catalog.lock().await;
+            if let Some(server) = host.servers.lock().await.get_mut(&monitor) {
+                server.postgres.stop().await?;
+            }
+            replace::discard(places, monitor).await?;
+            Ok(Reply::Done)
         }
         Request::AcceptDatabase { monitor, system_identifier } => {
             decisions.accept(monitor, system_identifier)?;

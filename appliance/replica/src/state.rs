@@ -183,7 +183,8 @@ pub fn state(seen: &Observations) -> State {
     if seen.is_full {
         return State::Failed {
             reason: "the data volume is full, so replay was stopped before it could do harm; it goes on when there is \
-                     room: use a larger disk, or unpin backups at the console"
+                     room: use a larger disk, or unpin backups at the console; where the replica itself fills the volume, \
+                     `/usr/lib/infimonitor/hostd order discard-replica` there makes room for a full copy"
                 .into(),
         };
     }

@@ -114,3 +114,44 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     assert!(are_there(&server), "{}", server.logs());
     Ok(())
 }
+
+/// A page far behind the end of a file: PostgreSQL fills the file up to it in the replica, gigabytes for one record.
+#[test]
+fn a_replica_that_fills_the_volume_is_given_up_at_the_console_and_every_backup_stays() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let mut monitor = monitor_with_rows(&toolbox, 1000)?;
+    let server = Server::start_sick(&toolbox, 5 << 30)?;
+    let client = server.client()?;
+    client.pair(&monitor.peer)?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    let rows = wait_until_replayed(&toolbox, &server, &monitor)?;
+    let kept = client.create_backup(&CreateBackup::default())?;
+    monitor.sql("create table far (i int) with (autovacuum_enabled = off)")?;
+    let file = monitor.data().join(monitor.sql("checkpoint; select pg_relation_filepath('far')")?);
+    monitor.stop()?;
+    for segment in 0..8 {
+        let mut path = file.clone().into_os_string();
+        if segment > 0 {
+            path.push(format!(".{segment}"));
+        }
+        std::fs::File::create(path)?.set_len(1 << 30)?;
+    }
+    monitor.own_data()?;
+    monitor.run_server()?;
+    monitor.sql("insert into far values (1)")?;
+    server.wait_for_state(&["failed"], 2 * MINUTE)?;
+    let said = client.status()?.message;
+    assert!(said.contains("discard-replica"), "{said}");
+    assert_eq!(monitor.sql("drop table far; checkpoint; select 1")?, "1");
+
+    let order = format!("{} order discard-replica --monitor {}", hostd::PROGRAM, monitor.peer.id);
+    server.order_in_words(&order)?;
+    server.wait_for_state(&["synchronized"], 3 * MINUTE)?;
+    let list = client.backups()?;
+    assert!(list.damaged.is_empty() && list.backups.iter().any(|backup| backup.id == kept.id), "{list:?}");
+    assert_eq!(wait_until_replayed(&toolbox, &server, &monitor)?, rows);
+    let order = format!("{} order discard-replica --monitor {}", hostd::PROGRAM, uuid::Uuid::new_v4());
+    let refused = format!("{:#}", server.order_in_words(&order).unwrap_err());
+    assert!(refused.contains("there is no replica"), "{refused}");
+    Ok(())
+}
