@@ -151,6 +151,8 @@ pub enum StuckReason {
     Floor,
     /// As many went as may go in a day ([`Limits::daily_percent`]).
     DailyShare,
+    /// What went did not let replay go on, which stands still at the same place again.
+    InVain,
 }
 
 /// The retention period that counts, which may be another one than the settings name.

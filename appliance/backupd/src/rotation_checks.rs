@@ -28,6 +28,11 @@ pub fn space_check(
             limits.daily_percent,
             hostd::PROGRAM
         ),
+        Some(StuckReason::InVain) => format!(
+            "; what was deleted did not let replay go on, so no more backups are deleted; use a larger disk, or see what fills \
+             this one (`{} order allow-rotation` at the console lets more go all the same)",
+            hostd::PROGRAM
+        ),
         Some(StuckReason::Floor) => {
             "; no backup may be deleted; unpin some at the console or use a larger disk".into()
         }
@@ -78,6 +83,10 @@ fn data_is_older_by(backup: &Backup) -> SignedDuration {
 pub fn stuck_event(reason: StuckReason) -> &'static str {
     match reason {
         StuckReason::Floor => "Space is low, and no backup may be deleted.",
+        StuckReason::InVain => {
+            "Space is low, and replay stopped at the same place again after backups were deleted, so no more are deleted; the \
+             check `free-space` names the way out."
+        }
         StuckReason::DailyShare => {
             "Space is low, and as many backups were deleted today as may be; the check `free-space` names the way out."
         }
@@ -247,6 +256,7 @@ mod tests {
             (Some((16 * GB, 9 * GB)), None, Level::Warn, "Space is low"),
             (Some((16 * GB, GB)), None, Level::Fail, "replay stands still"),
             (Some((16 * GB, GB)), share, Level::Fail, "order allow-rotation"),
+            (Some((16 * GB, GB)), Some(StuckReason::InVain), Level::Fail, "did not let replay go on"),
             (None, None, Level::Warn, "not known"),
         ];
         for (space, stuck, level, part) in table {

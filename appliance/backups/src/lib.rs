@@ -21,6 +21,7 @@ pub mod recent;
 pub mod retention;
 pub mod rotation;
 pub mod schedule;
+pub mod standstill;
 pub mod witness;
 
 pub use catalog::{

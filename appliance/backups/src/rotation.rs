@@ -85,6 +85,8 @@ pub struct Now {
     pub clone_bytes: u64,
     /// How many backups went for space within the last day that the machine ran.
     pub gone_for_space: usize,
+    /// What went did not let replay go on that stands still for want of room ([`crate::standstill`]).
+    pub in_vain: bool,
 }
 
 /// What to do.
@@ -107,10 +109,12 @@ impl Rules {
 
 /// What low space demands, at any time.
 pub fn for_space(candidates: &[Candidate], rules: &Rules, now: &Now) -> Decision {
-    if rules.is_low(now.total, now.free.saturating_add(now.clone_bytes)) {
-        next_for_space(candidates, rules, now)
-    } else {
+    if !rules.is_low(now.total, now.free.saturating_add(now.clone_bytes)) {
         Decision::Nothing
+    } else if now.in_vain {
+        Decision::Stuck(StuckReason::InVain)
+    } else {
+        next_for_space(candidates, rules, now)
     }
 }
 

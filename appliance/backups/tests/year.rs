@@ -233,6 +233,7 @@ impl World {
                 free: self.free,
                 clone_bytes: self.clone_bytes,
                 gone_for_space: self.gone.count(lived),
+                in_vain: false,
             };
             let candidates: Vec<Candidate> = self
                 .backups

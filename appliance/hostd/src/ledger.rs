@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use api::{Limits, Reason};
 use backups::copy_tries::CopyTries;
 use backups::recent::Recent;
+use backups::standstill::Standstill;
 use backups::witness::Witness;
 use files::Document;
 use hostd::Refused;
@@ -66,6 +67,8 @@ struct Record {
     gone_for_space: Recent,
     /// The last of them: where its deletion fails and is tried again, it counts once.
     last_gone: Option<String>,
+    /// Whether what went lets replay go on.
+    standstill: Standstill,
     /// What full copies came to.
     copies: CopyTries,
     /// Backups that the network made beside the schedule.
@@ -160,8 +163,22 @@ impl Ledger {
     pub fn allow_more(&self) -> Result<()> {
         self.change(|record| {
             record.gone_for_space = Recent::default();
+            record.standstill = Standstill::default();
             record.copies.forget();
         })
+    }
+
+    /// Whether what went for space did not let replay go on.
+    pub fn is_in_vain(&self) -> bool {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).standstill.is_in_vain()
+    }
+
+    /// Something is seen of replay that stands still for want of room; written only where that is news.
+    pub fn change_standstill(&self, change: impl FnOnce(&mut Standstill)) -> Result<()> {
+        let before = self.record.lock().unwrap_or_else(PoisonError::into_inner).standstill.clone();
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before { Ok(()) } else { self.change(|record| record.standstill = after) }
     }
 
     /// What full copies came to.

@@ -8,6 +8,7 @@ use crate::clock::{Clock, Seen};
 use crate::decisions::{Decisions, delay};
 use crate::ledger::Ledger;
 use crate::places::Places;
+use crate::sandbox::Sandbox;
 use crate::{catalog, write_limit};
 use anyhow::{Context, Result};
 use api::{Backup, Deletion, DeletionReason, PendingRetention, RetentionState, RotationPlan, StuckReason};
@@ -18,6 +19,7 @@ use backups::retention::{Period, Retention};
 use backups::rotation::{
     Candidate, Decision, Now, Rules, could_go_today, decide, for_copy, going_by_age, plan, share_for_space,
 };
+use backups::standstill::Standstill;
 use hostd::Refused;
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
@@ -63,6 +65,7 @@ fn look(places: &Places, memory: Memory<'_>) -> Result<(Vec<Candidate>, Now, See
         free,
         clone_bytes: write_limit::clone_bytes(places)?,
         gone_for_space: memory.ledger.gone_for_space(seen.lived),
+        in_vain: memory.ledger.is_in_vain(),
     };
     Ok((candidates, now, seen))
 }
@@ -126,6 +129,7 @@ pub async fn run(
     let mut deleted = Vec::new();
     let mut is_settled = false;
     loop {
+        note_standstill(places, memory, &rules).await?;
         let (candidates, now, seen) = look(places, memory)?;
         let stuck = match decide(&candidates, &rules, &now) {
             Decision::Delete(Deletion { why: DeletionReason::Space, .. }) if !is_settled => {
@@ -153,6 +157,36 @@ pub async fn run(
             keep_reserve(places)?;
         }
         return Ok((deleted, stuck));
+    }
+}
+
+/// Notes where replay stands still for want of room, so that backups do not go for a replica that comes no further.
+async fn note_standstill(places: &Places, memory: Memory<'_>, rules: &Rules) -> Result<()> {
+    let (total, free) = catalog::room(places)?;
+    let free = free.saturating_add(write_limit::clone_bytes(places)?);
+    if !rules.is_low(total, free) {
+        return memory.ledger.change_standstill(Standstill::is_over);
+    }
+    if replica::is_full(false, free) {
+        let mut at = BTreeMap::new();
+        for monitor in places.monitors()? {
+            let replica = places.replica(monitor);
+            if replica.exists() {
+                match Sandbox::replica(places, &replica).control_data().await {
+                    Ok(control) => {
+                        drop(control.min_recovery.parse().map(|position| at.insert(monitor, position)))
+                    }
+                    Err(error) => {
+                        tracing::warn!("it is not known how far replay of {monitor} has come: {error:#}")
+                    }
+                }
+            }
+        }
+        memory.ledger.change_standstill(|seen| seen.full(&at))
+    } else if replica::is_full(true, free) {
+        Ok(())
+    } else {
+        memory.ledger.change_standstill(Standstill::has_room)
     }
 }
 
@@ -241,6 +275,7 @@ pub async fn make_room(places: &Places, memory: Memory<'_>, bytes: u64, most: us
             match reason {
                 StuckReason::Floor => "",
                 StuckReason::DailyShare => " today",
+                StuckReason::InVain => ", as what went did not let replay go on",
             }
         ))),
     }

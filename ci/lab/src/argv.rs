@@ -102,7 +102,8 @@ fn machine(args: &mut Args, spec: &Spec, files: &Files) {
         Accelerator::Kvm => "kvm",
     };
     args.option("-accel", accelerator);
-    args.option("-cpu", "max");
+    // Without the fifth level of page tables, which each translated access to memory would pay for.
+    args.option("-cpu", "max,la57=off");
     if let Some(flash) = &files.flash {
         args.option("-blockdev", flash_chip("flash-code", &flash.code, true));
         args.option("-blockdev", flash_chip("flash-variables", &flash.variables, false));

@@ -41,6 +41,7 @@ fn now(free: u64) -> Now {
         free,
         clone_bytes: 0,
         gone_for_space: 0,
+        in_vain: false,
     }
 }
 
@@ -244,6 +245,9 @@ fn a_quarter_of_the_list_goes_in_a_day_for_space() {
     assert_eq!(decide(&left, &Rules::default(), &later), Decision::Stuck(StuckReason::DailyShare));
     assert_eq!(for_copy(&left, &Rules::default(), &later, GB), Decision::Stuck(StuckReason::DailyShare));
     assert!(matches!(decide(&left, &Rules::default(), &now(0)), Decision::Delete(_)));
+    let in_vain = Now { in_vain: true, ..now(0) };
+    assert_eq!(decide(&list, &Rules::default(), &in_vain), Decision::Stuck(StuckReason::InVain));
+    assert!(matches!(for_copy(&list, &Rules::default(), &in_vain, GB), Decision::Delete(_)));
     // At least one, and never what the floor holds.
     let few = days(4, Proof::Verified);
     assert_eq!(simulate(&few, &Rules::default(), &now(0), 0).len(), 1);
