@@ -31,11 +31,8 @@ fn files() -> Vec<PathBuf> {
             let name = entry.file_name();
             let path = folder.join(&name);
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() => {
-                    if !SKIPPED.iter().any(|skipped| name == *skipped) {
-                        folders.push(path);
-                    }
-                }
+                Ok(_) if SKIPPED.iter().any(|skipped| name == *skipped) => {}
+                Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) if kind.is_file() => found.push(path),
                 _ => {}
             }
