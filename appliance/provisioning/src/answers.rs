@@ -1,4 +1,4 @@
-//! The answer document (docs/architecture.md, "Provisioning"): types, reading, and writing for tests and the lab.
+//! The answer document (docs/architecture/provisioning.md): types, reading, and writing for tests and the lab.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -500,7 +500,7 @@ pub fn together(network: &[Interface]) -> Result<(), String> {
 }
 
 impl Answers {
-    /// What a machine becomes that nobody told anything (docs/architecture.md).
+    /// What a machine becomes that nobody told anything (docs/architecture/provisioning.md).
     pub fn unattended_default() -> Self {
         Self::for_role(Role::BackupServer)
     }

@@ -1,5 +1,5 @@
-//! Which ports answer, seen from a second machine on the same network: exactly those of the table in docs/architecture.md, IPv4
-//! and IPv6, TCP and UDP.
+//! Which ports answer, seen from a second machine on the same network: exactly those of the table in
+//! docs/architecture/network.md, IPv4 and IPv6, TCP and UDP.
 
 /// Two machines and all ports twice over.
 mod full {

@@ -97,7 +97,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         let proof = user.wait_for_proof(&after.id)?;
         println!("verified by the machine: {proof:?}");
 
-        // What the console decides, as the README says it.
+        // What the console decides, as the guide says it.
         let said = server.run_ok(
             "/usr/lib/infimonitor/hostd order --help >&2 && \
              /usr/lib/infimonitor/hostd order limits --low-space-percent 15 --keep-verified 5",
@@ -120,7 +120,7 @@ fn a_database_is_protected_and_comes_back_equal_also_after_a_power_cut() -> Resu
         let said = server.run_ok("/usr/lib/infimonitor/hostd order grow-disks", COMMAND)?;
         ensure!(said.contains("no disk has grown"), "{said}");
 
-        // The monitor is lost, and comes back on another node, as the README says it: the server's console accepts its new key. The story of what
+        // The monitor is lost, and comes back on another node, as the guide says it: the server's console accepts its new key. The story of what
         // can go wrong on that way is in restore.rs.
         let expected = sql(&monitor, &checksum_sql(), LONG)?;
         wait_until_replayed(&monitor, &server, &id)?;
