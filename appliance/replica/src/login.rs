@@ -81,6 +81,9 @@ const OF_SUPERUSER: &[(&str, &str)] = &[
 /// No trigger runs at the login. The replication role has the right to it from `monitor-link setup`.
 const TRIGGERS: (&str, &str) = ("event_triggers", "off");
 
+/// The wait for a lock in a cluster that nobody else uses. It counts more than what stands before it.
+const LOCKED: (&str, &str) = ("lock_timeout", "60s");
+
 /// Refusals that last so long do not pass by themselves.
 const REFUSED: Duration = Duration::from_secs(20);
 
@@ -113,11 +116,11 @@ pub fn options<'a>(settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The connection string for a superuser's login over the socket in `socket_dir`. A database's name is bytes: nothing says
-/// of which encoding.
+/// The connection string for a superuser's login over the socket in `socket_dir`, to a cluster that nobody else uses: what
+/// is locked there stays so, and is waited for [`LOCKED`] at most. A database's name is bytes: nothing says of which encoding.
 pub fn superuser_conninfo(socket_dir: &str, user: &str, database: &OsStr) -> OsString {
     let mut conninfo = Vec::new();
-    let options = options_of_superuser();
+    let options = format!("{} {}", options_of_superuser(), options(&[LOCKED]));
     for (key, value) in [
         ("host", socket_dir.as_bytes()),
         ("user", user.as_bytes()),
