@@ -72,6 +72,24 @@ fn a_backup_is_made_on_schedule_and_verified() -> anyhow::Result<()> {
     })
     .map_err(|error| error.context(server.logs()))?;
     assert!(usage.replica > 20 << 20, "{usage:?}");
+    // What the backups alone hold is measured anew after each, and metadata is not among it.
+    let before = usage.backups;
+    assert!(before < 512 << 20, "{usage:?}");
+    monitor.sql(
+        "create table large as select repeat(md5(g::text), 30) as text from generate_series(1, 30000) as g; \
+         insert into t values (-1, 'later')",
+    )?;
+    integration::wait_until_replayed(&toolbox, &server, &monitor)?;
+    client.create_backup(&CreateBackup::default())?;
+    monitor.sql("drop table large; insert into t values (-2, 'later')")?;
+    integration::wait_until_replayed(&toolbox, &server, &monitor)?;
+    client.create_backup(&CreateBackup::default())?;
+    wait_for("what the dropped table takes", 2 * MINUTE, || {
+        let space = client.status().map_err(|error| error.to_string())?.space;
+        let backups = space.as_ref().and_then(|space| space.usage.as_ref()).map(|usage| usage.backups);
+        if backups.is_some_and(|now| now > before + (10 << 20)) { Ok(()) } else { Err(format!("{space:?}")) }
+    })
+    .map_err(|error| error.context(server.logs()))?;
     let events = client.events(None)?.events;
     for kind in [EventKind::Started, EventKind::Paired, EventKind::Backup, EventKind::Verification] {
         assert!(events.iter().any(|event| event.kind == kind), "{kind:?} in {events:?}");
