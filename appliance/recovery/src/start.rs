@@ -31,8 +31,6 @@ const LETTING_IN: Duration = Duration::from_secs(60);
 const HISTORY_MAX: u64 = 1 << 20;
 /// Memory for shared buffers: the live database beside it keeps its own.
 const SHARED_BUFFERS_MIB: u32 = 128;
-/// Seconds that one question may take, the login included.
-const ASKING_SECONDS: &str = "120";
 /// Seconds that a stop may take: it writes a checkpoint.
 const STOP_SECONDS: &str = "86400";
 /// Seconds that are waited for a start: after it, a server either recovers or has ended.
@@ -54,17 +52,15 @@ pub struct Programs {
 
 impl Programs {
     fn command(&self, program: &str) -> Result<Command> {
-        self.command_behind(&[], program)
-    }
-
-    /// The program with these words before it, which begin with a program.
-    fn command_behind(&self, words: &[&str], program: &str) -> Result<Command> {
         let program = self.folder.join(program);
-        let program = program.to_str().context("the path of PostgreSQL's programs is not UTF-8")?;
-        let own = self.as_owner.iter().map(String::as_str);
-        let mut all = own.chain(words.iter().copied()).chain([program]);
-        let mut command = Command::new(all.next().unwrap_or(program));
-        command.args(all);
+        let mut command = match self.as_owner.as_slice() {
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            [] => Command::new(program),
+        };
         // root's home has files that the owner cannot read, and that are not meant for this.
         command.current_dir("/").env("HOME", "/").env("LC_ALL", "C").stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
@@ -96,14 +92,6 @@ impl Programs {
         let mut command = self.command(program)?;
         arguments(&mut command);
         monitor_link::cluster::run(&mut command)
-    }
-
-    /// Asks with psql, whose server may let nobody in for as long as something is locked in it.
-    fn ask(&self, arguments: impl FnOnce(&mut Command)) -> Result<String> {
-        let mut command = self.command_behind(&["timeout", "--kill-after=10", ASKING_SECONDS], "psql")?;
-        arguments(&mut command);
-        monitor_link::cluster::run(&mut command)
-            .with_context(|| format!("it does not answer within {ASKING_SECONDS} s, or refuses"))
     }
 }
 
@@ -260,7 +248,7 @@ impl Unpacked<'_> {
     /// Runs SQL; columns are separated by `|`, rows end with a zero byte.
     fn sql(&self, superuser: &str, database: &OsStr, sql: &str) -> Result<String> {
         let conninfo = superuser_conninfo(&self.run.join("socket").to_string_lossy(), superuser, database);
-        self.programs.ask(|command| {
+        self.programs.output("psql", |command| {
             command.args(psql_arguments(&conninfo, sql));
         })
     }
