@@ -4,6 +4,7 @@
 //! resolves it to the address it was given; the pinned certificate is the only trust anchor. A server that moves or
 //! gets another address keeps its identity; another machine at the same address does not get the password.
 
+use crate::tls::TlsTrouble;
 use crate::{
     Backup, BackupList, CONTROL_PORT, CreateBackup, ErrorBody, EventList, Peer, PeerInfo, RotationPlan,
     SERVER_NAME, SetComment, SetPin, Settings, Status, USER, VerifyBackup,
@@ -35,7 +36,15 @@ pub enum ClientError {
         /// Seconds until it may be tried again, where the server says so.
         retry_after: Option<u64>,
     },
-    /// No answer, or not from the server that was pinned.
+    /// It answers, and its certificate is not accepted.
+    #[error("backup server {endpoint} answers, but {cause}")]
+    Untrusted {
+        /// `address:port`
+        endpoint: String,
+        /// What is wrong with its certificate, and the way out.
+        cause: String,
+    },
+    /// No answer.
     #[error("backup server {endpoint}: {cause}")]
     NoAnswer {
         /// `address:port`
@@ -169,7 +178,7 @@ impl Client {
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<T, ClientError> {
         let no_answer = |cause: String| ClientError::NoAnswer { endpoint: self.endpoint.clone(), cause };
-        let mut answer = answer.map_err(|error| no_answer(error.to_string()))?;
+        let mut answer = answer.map_err(|error| self.failed(&error))?;
         let status = answer.status();
         if !status.is_success() {
             let retry_after = answer.headers().get("retry-after");
@@ -184,6 +193,23 @@ impl Client {
             });
         }
         answer.body_mut().read_json().map_err(|error| no_answer(format!("unreadable answer: {error}")))
+    }
+}
+
+impl Client {
+    /// What it means that a call gave no answer.
+    fn failed(&self, error: &ureq::Error) -> ClientError {
+        let endpoint = self.endpoint.clone();
+        let tls = match error {
+            ureq::Error::Rustls(error) => Some(TlsTrouble::of(error)),
+            ureq::Error::Io(error) => TlsTrouble::find(error),
+            _ => None,
+        };
+        match tls {
+            Some(TlsTrouble::Certificate(cause)) => ClientError::Untrusted { endpoint, cause },
+            Some(TlsTrouble::Handshake(cause)) => ClientError::NoAnswer { endpoint, cause },
+            None => ClientError::NoAnswer { endpoint, cause: error.to_string() },
+        }
     }
 }
 

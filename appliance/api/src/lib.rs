@@ -15,6 +15,7 @@ mod rotation;
 mod settings;
 mod status;
 pub mod testing;
+pub mod tls;
 
 pub use backup::{
     Attempt, BEFORE_PAIRING, Backup, BackupList, Checkpoint, Collation, CreateBackup, DIGEST_CHUNK_BYTES,

@@ -147,9 +147,7 @@ async fn create_backup(State(app): State<App>, body: Bytes) -> Result<(StatusCod
     check_comment(&request.comment)?;
     match app.shared.create_backup(Reason::OnDemand, request.comment).await? {
         Made::Backup(backup) => Ok((StatusCode::CREATED, Json(*backup))),
-        Made::Unchanged(id) => {
-            Err(ApiError::new(StatusCode::CONFLICT, format!("it would be the same as {id}")))
-        }
+        Made::Unchanged(id) => Ok((StatusCode::OK, Json(blocking(move || app.shared.find(&id)).await?))),
     }
 }
 

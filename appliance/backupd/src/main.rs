@@ -20,6 +20,7 @@ mod room;
 mod rotation_checks;
 mod serve;
 mod shared;
+mod stand_in;
 mod standby;
 mod status;
 mod verification;

@@ -7,9 +7,11 @@ use crate::bounded::{Bounded, Connection, Row, Unanswered, short};
 use crate::pinned;
 use anyhow::{Context, Result};
 use api::Peer;
+use api::tls::TlsTrouble;
 use auth::usable::{Validity, chain, chain_usable, usable};
 use hostd::Tablespace;
 use replica::{Lsn, POSTGRESQL_MAJOR, name_in_ascii, options_of_everybody, options_of_replication_role};
+use rustls::CertificateError;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_postgres::Config;
@@ -311,10 +313,10 @@ fn diagnose(endpoint: &str, peer: &Peer, error: &tokio_postgres::Error) -> Troub
         };
     }
     match tls_error(error) {
-        Some(rustls::Error::InvalidCertificate(_)) => refuses(
+        Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => refuses(
             "shows another certificate than the one that was paired; if it got a new key, pair again".into(),
         ),
-        Some(tls) => refuses(format!("does not complete the TLS handshake: {tls}")),
+        Some(tls) => refuses(format!("cannot be asked with TLS: {}", TlsTrouble::of(tls).words())),
         None => {
             let causes: Vec<String> = causes(error).map(ToString::to_string).collect();
             let cause = short(&causes.last().cloned().unwrap_or_else(|| error.to_string()));

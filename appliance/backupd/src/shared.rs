@@ -6,7 +6,7 @@ use crate::monitor::Shows;
 use crate::paced::Paced;
 use crate::room::Room;
 use crate::standby::Standby;
-use crate::{hardware_checks, pairing, rotation_checks, status, verification_checks};
+use crate::{hardware_checks, pairing, rotation_checks, stand_in, status, verification_checks};
 use anyhow::{Context, Result};
 use api::{
     Attempt, Backup, BackupList, DamagedBackup, Deletion, Depth, EventKind, Frequency, Level, Limits,
@@ -633,14 +633,8 @@ impl Shared {
         }
         let facts = standby.facts().await?;
         let flushed_lsn = facts.flushed.to_string();
-        // One before a resync is protected for a while, so one of another kind does not stand for it.
-        let serves = |last: &Backup| match reason {
-            Reason::OnDemand => false,
-            Reason::Schedule => true,
-            Reason::BeforeResync => last.reason == Reason::BeforeResync,
-        };
         if let Some(last) = self.backups()?.backups.iter().find(|last| last.monitor.id == peer.id)
-            && serves(last)
+            && stand_in::stands_for(last, reason, &comment)
             && (&last.postgresql.flushed_lsn, last.postgresql.timeline) == (&flushed_lsn, facts.timeline)
         {
             return Ok(Made::Unchanged(last.id.clone()));

@@ -1,5 +1,6 @@
 //! One PostgreSQL cluster: its run folder and its running server.
 
+use crate::clone_log::CloneLog;
 use crate::lines::Lines;
 use crate::places::Places;
 use crate::program::Bounds;
@@ -117,7 +118,13 @@ impl Server {
         let own = std::env::current_exe().context("cannot find my own program")?;
         sandbox.output(&own, ["arm"], Bounds::SHORT).await.context("cannot make the replica a standby")?;
         let (run, settings) = write_configuration(places, peer, &control)?;
-        let postgres = Postgres::start(places, sandbox, &run, &settings, format!("replica of {}", peer.id))?;
+        let postgres = Postgres::start(
+            places,
+            sandbox,
+            &run,
+            &settings,
+            LogTo::Journal(format!("replica of {}", peer.id)),
+        )?;
         Ok(Self { peer: peer.clone(), wal_segment_bytes: control.wal_segment_bytes, postgres })
     }
 
@@ -174,13 +181,13 @@ pub struct Postgres {
 
 impl Postgres {
     /// Starts the server of the cluster in `sandbox` under the configuration in `run` and the `settings`, which hold
-    /// whatever else is written; `name` says in the log whose it is.
+    /// whatever else is written.
     pub fn start(
         places: &Places,
         sandbox: Sandbox<'_>,
         run: &Path,
         settings: &Settings,
-        name: String,
+        log_to: LogTo,
     ) -> Result<Self> {
         let config = format!("config_file={}", run.join(POSTGRESQL_CONF).display());
         let scope = sandbox.scope();
@@ -199,7 +206,7 @@ impl Postgres {
             .context("cannot start PostgreSQL")?;
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let errors = child.stderr.take().context("the server's log is not connected")?;
-        tokio::spawn(keep_log(errors, name, Arc::clone(&log)));
+        tokio::spawn(keep_log(errors, log_to, Arc::clone(&log)));
         Ok(Self { child, log, scope, earlier_kills })
     }
 
@@ -300,17 +307,29 @@ impl Allowance {
     }
 }
 
-async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mutex<VecDeque<String>>>) {
+/// Where a server's log goes, beside the ring from which the reason of its end is told.
+#[derive(Debug, Clone)]
+pub enum LogTo {
+    /// To the journal, as far as it takes it; by this name.
+    Journal(String),
+    /// To what is kept of a verification.
+    Kept(CloneLog),
+}
+
+async fn keep_log(errors: tokio::process::ChildStderr, log_to: LogTo, log: Arc<Mutex<VecDeque<String>>>) {
     let mut lines = Lines::new(errors);
     let mut allowance = Allowance::new(Instant::now());
     loop {
         match lines.next().await {
             Ok(Some(line)) => {
-                // The ring has every line, as the reason of an end is told from it; the journal does not.
-                match allowance.take(Instant::now()) {
-                    Some(0) => tracing::info!("{name}: {line}"),
-                    Some(left_out) => tracing::info!("{name}: {line} (after {left_out} lines left out)"),
-                    None => {}
+                match &log_to {
+                    // The ring has every line; the journal does not.
+                    LogTo::Journal(name) => match allowance.take(Instant::now()) {
+                        Some(0) => tracing::info!("{name}: {line}"),
+                        Some(left_out) => tracing::info!("{name}: {line} (after {left_out} lines left out)"),
+                        None => {}
+                    },
+                    LogTo::Kept(kept) => kept.add(&line),
                 }
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 if log.len() == LOG_LINES {
@@ -320,7 +339,7 @@ async fn keep_log(errors: tokio::process::ChildStderr, name: String, log: Arc<Mu
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!("{name}: cannot read PostgreSQL's log: {error}");
+                tracing::warn!("PostgreSQL's log cannot be read any more: {error}");
                 return;
             }
         }

@@ -85,10 +85,10 @@ pub enum Order {
     Disks,
     /// Have a disk take the place of one that is missing or fails, while the server goes on
     ReplaceDisk {
-        /// The disk that fails, such as /dev/sda; without it, the one that is missing
+        /// The disk that fails, such as /dev/sda or its link in /dev/disk/by-id; without it, the one that is missing
         #[arg(long)]
         old: Option<PathBuf>,
-        /// The disk that takes its place, such as /dev/sdc
+        /// The disk that takes its place, such as /dev/sdc or its link in /dev/disk/by-id
         new: PathBuf,
         /// Although the new one is not empty: all on it is lost
         #[arg(long)]
@@ -100,7 +100,7 @@ pub enum Order {
     },
     /// Take in one more disk, while the server goes on
     AddDisk {
-        /// The disk, such as /dev/sdc
+        /// The disk, such as /dev/sdc or its link in /dev/disk/by-id
         new: PathBuf,
         /// Although it is not empty: all on it is lost
         #[arg(long)]

@@ -9,11 +9,12 @@ use hostd::{Disks, Reply, Request, Scrub};
 use jiff::Timestamp;
 use provisioning::Identity;
 use storage::layout;
-use storage::life::{Machine, Progress};
+use storage::life::{Incoming, Machine, Progress, Report};
 use storage::recorded::{self, Recorded};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
+use crate::named_disk::{self, Part};
 use crate::places::Places;
 use crate::replies::Replies;
 
@@ -159,6 +160,9 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
     let progress: &mut Progress<'_> = &mut progress;
     match request {
         Request::ReplaceDisk { old, new, wipe } => {
+            let report = machine.report(None)?;
+            let old = old.as_deref().map(|old| named_disk::device(&report, old, Part::Leaves)).transpose()?;
+            let new = &incoming(&report, new)?;
             // The volumes alone look as after a replacing whose last step was cut; that one is not on record.
             if old.is_none() && is_in_its_place(&machine, &new.device)? {
                 bail!(
@@ -173,6 +177,7 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
             Ok(Reply::Done)
         }
         Request::AddDisk(new) => {
+            let new = &incoming(&machine.report(None)?, new)?;
             machine.add(new, progress)?;
             record(&machine)?;
             machine.settle(progress)?;
@@ -194,6 +199,12 @@ fn carry_out(places: &Places, request: &Request, under_way: &UnderWay, steps: &S
         }
         other => bail!("{other:?} is not about disks"),
     }
+}
+
+/// A disk that is to come in, by its device file.
+fn incoming(report: &Report, named: &Incoming) -> Result<Incoming> {
+    let device = named_disk::device(report, &named.device, Part::ComesIn)?;
+    Ok(Incoming { device, erase: named.erase })
 }
 
 /// Whether a disk is in use and on record, and no other is missing.

@@ -135,6 +135,11 @@ impl Places {
         self.run.join(VERIFICATION)
     }
 
+    /// The last lines that PostgreSQL logged in the last verification.
+    pub fn verification_log(&self) -> PathBuf {
+        self.state.join("last-verification.log")
+    }
+
     /// The run folder of the monitor's cluster.
     pub fn cluster_run(&self, monitor: Uuid) -> PathBuf {
         self.run.join("clusters").join(monitor.to_string())

@@ -6,7 +6,8 @@
 //! what they print is read as text and bounded. It is slow on purpose where the machine has something better
 //! to do.
 
-use crate::cluster::Postgres;
+use crate::clone_log::CloneLog;
+use crate::cluster::{LogTo, Postgres};
 use crate::places::Places;
 use crate::program::{self, Bounds, Failure};
 use crate::sandbox::{Sandbox, user_ids};
@@ -20,9 +21,9 @@ use hostd::{Step, reached};
 use jiff::Timestamp;
 use nix::unistd::{Gid, Uid, getuid};
 use replica::{
-    CLUSTER_ROOT, CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, Replay, Settings,
-    history_file, is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, promote_arguments,
-    psql_arguments, recovered_to, superuser_conninfo,
+    CLUSTER_ROOT, CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, PREPARED_FOLDER, Replay,
+    Settings, history_file, is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, not_proven,
+    prepared, promote_arguments, psql_arguments, recovered_to, superuser_conninfo,
 };
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -235,6 +236,7 @@ async fn attempt(
     made.with_context(|| format!("cannot make {}", folder.display()))?;
     let sandbox = Sandbox::clone_of_backup(places, &clone);
     let kills = sandbox.memory_kills();
+    let log = CloneLog::default();
     let proof = async {
         // Asked on the snapshot: nothing is written before the limit is known.
         let control = Sandbox::replica(places, &snapshot).in_background().control_data().await;
@@ -243,10 +245,11 @@ async fn attempt(
         btrfs::clone(&snapshot, &clone).await?;
         write_limit::set(&places.data, &clone, limit).await?;
         reached(Step::VerificationClone);
-        prove(places, backup, &control, &clone, depth).await
+        prove(places, backup, &control, &clone, depth, &log).await
     };
     let proof = tokio::time::timeout(LIMIT, proof).await;
     let is_short_of_memory = sandbox.memory_kills() > kills;
+    tell_of_log(places, &id, &log);
     // Not made at all, where the limit or the snapshot failed.
     if clone.exists()
         && let Err(error) = discard(places, &clone).await
@@ -264,6 +267,15 @@ async fn attempt(
             Err(Verdict::Machine(Hindrance::new(reason)))
         }
         proof => proof,
+    }
+}
+
+/// Says how much PostgreSQL has logged, and where the last of it is.
+fn tell_of_log(places: &Places, id: &BackupId, log: &CloneLog) {
+    let (path, whose) = (places.verification_log(), format!("verification of {id}"));
+    match log.write(&path, &whose) {
+        Ok(()) => tracing::info!("{whose}: {}; the last of them are in {}", log.summary(), path.display()),
+        Err(error) => tracing::warn!("{whose}: {}, which cannot be kept: {error:#}", log.summary()),
     }
 }
 
@@ -285,6 +297,7 @@ async fn prove(
     control: &ControlData,
     clone: &Path,
     depth: Depth,
+    log: &CloneLog,
 ) -> Result<Proof, Verdict> {
     let began = Instant::now();
     let sandbox = Sandbox::clone_of_backup(places, clone);
@@ -306,16 +319,32 @@ async fn prove(
     let timeline = next_timeline(recovered_on, |timeline| history(timeline).symlink_metadata().is_ok());
 
     let started = Instant::now();
-    let name = format!("verification of {}", backup.id);
-    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name.clone())?;
+    let mut postgres =
+        Postgres::start(places, sandbox, &asking.run, &asking.settings, LogTo::Kept(log.clone()))?;
     reached(Step::VerificationStarted);
     asking.recover(&mut postgres, &history(timeline)).await?;
     recovered_all(&history(timeline), backup.postgresql.timeline, target, &postgres)?;
     reached(Step::VerificationPromoted);
     let recovery_seconds = started.elapsed().as_secs_f64();
+    if !postgres.runs() {
+        return Err(verdict::of_log(Source::Log, "PostgreSQL ended after its recovery", &postgres.log()));
+    }
+    postgres.stop().await?;
+    // Before any SQL has said or done anything.
+    let left = sandbox.control_data().await.map_err(said_by(Source::Other))?;
+    left.has_recovered(timeline, target).map_err(|problem| Verdict::Machine(Hindrance::new(problem)))?;
 
-    let mut limits = match asking.check(depth).await {
-        Ok(limits) => limits,
+    let prepared = end_prepared(clone)?;
+    if asking.superuser.is_none() {
+        asking.admit().await?;
+    }
+    // A restore starts what was recovered once more, with nothing left of the recovery.
+    let mut postgres =
+        Postgres::start(places, sandbox, &asking.run, &asking.settings, LogTo::Kept(log.clone()))?;
+    asking.wait_until_let_in(&mut postgres).await?;
+    let mut limits: Vec<String> = not_proven(&prepared).into_iter().collect();
+    match asking.check(depth).await {
+        Ok(found) => limits.extend(found),
         Err(verdict) => {
             // psql is thrown out a moment before the server has ended.
             tokio::time::sleep(ENDING).await;
@@ -337,14 +366,7 @@ async fn prove(
                 &postgres.log(),
             ));
         }
-    };
-    postgres.stop().await?;
-    // Whatever SQL has said or done: this is what the server has left.
-    let left = sandbox.control_data().await.map_err(said_by(Source::Other))?;
-    left.has_recovered(timeline, target).map_err(|problem| Verdict::Machine(Hindrance::new(problem)))?;
-    // A restore starts what was recovered once more, with nothing left of the recovery.
-    let mut postgres = Postgres::start(places, sandbox, &asking.run, &asking.settings, name)?;
-    asking.wait_until_let_in(&mut postgres).await?;
+    }
     postgres.stop().await?;
     if depth == Depth::Full {
         if backup.postgresql.checksums {
@@ -421,6 +443,22 @@ fn remove_all(paths: &mut Vec<(PathBuf, bool)>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Ends the transactions that are prepared in a clone whose server was stopped: what they have locked could not be read, and
+/// a locked catalog lets nobody in. Gives their numbers. No SQL has run in the clone, so nobody else has written here.
+fn end_prepared(clone: &Path) -> Result<Vec<u32>> {
+    let folder = clone.join("pgdata").join(PREPARED_FOLDER);
+    let mut names = Vec::new();
+    for entry in files::tree(&folder, |_| true).skip(1) {
+        let entry = entry.with_context(|| format!("cannot look through {}", folder.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.depth() == 1 && entry.file_type().is_file() && !prepared([name.as_str()]).is_empty() {
+            files::remove(entry.path())?;
+            names.push(name);
+        }
+    }
+    Ok(prepared(names.iter().map(String::as_str)))
 }
 
 /// Judges the end of the recovery by the history of the timeline on which the clone goes on.
@@ -532,12 +570,7 @@ impl<'a> Asking<'a> {
             let stands = |problem| Verdict::Machine(Hindrance::new(problem));
             let has_history = history.symlink_metadata().is_ok();
             match replay.saw(&control, has_history, Instant::now()).map_err(stands)? {
-                Next::Done => {
-                    if self.superuser.is_none() {
-                        self.admit(postgres).await?;
-                    }
-                    return self.wait_until_let_in(postgres).await;
-                }
+                Next::Done => return Ok(()),
                 Next::Promote => self.promote().await?,
                 Next::Wait => {}
             }
@@ -558,8 +591,7 @@ impl<'a> Asking<'a> {
 
     /// Lets the bootstrap superuser into the clone, under a name that is known, where none may log in. A server of one user
     /// asks for no login (documentation, `postgres --single`).
-    async fn admit(&self, postgres: &mut Postgres) -> Result<(), Verdict> {
-        postgres.stop().await?;
+    async fn admit(&self) -> Result<(), Verdict> {
         let mut arguments = vec!["--single".to_owned(), "-D".into(), replica::PGDATA.into()];
         arguments.extend(["-c".into(), format!("config_file={}", self.run.join(POSTGRESQL_CONF).display())]);
         arguments.extend(self.settings.arguments());
@@ -573,10 +605,7 @@ impl<'a> Asking<'a> {
         .context("cannot write into a pipe")?;
         drop(statement);
         let said = program::fed(command, input.into(), ASKING).await.map_err(anyhow::Error::from);
-        said.map_err(said_by(Source::Other))?;
-        let name = "verification of a backup without a superuser".to_owned();
-        *postgres = Postgres::start(self.places, self.sandbox, &self.run, &self.settings, name)?;
-        Ok(())
+        said.map(drop).map_err(said_by(Source::Other))
     }
 
     /// Its control file says that it takes writes a moment before it lets anybody in. Finds a database that does.
@@ -585,7 +614,7 @@ impl<'a> Asking<'a> {
         loop {
             let Err(error) = self.sql(&self.open_database(), "select 1", ASKING).await else { return Ok(()) };
             if !postgres.runs() {
-                let begin = "PostgreSQL ended after its recovery";
+                let begin = "PostgreSQL does not start once more after its recovery";
                 return Err(verdict::of_log(Source::Log, begin, &postgres.log()));
             }
             match error.downcast_ref::<Failure>().and_then(Failure::refusal) {

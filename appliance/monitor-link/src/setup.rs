@@ -63,6 +63,14 @@ struct Link {
 /// # Errors
 /// The first step that fails, with what to do; running it again goes on from there.
 pub fn run(options: &Options) -> Result<Peer> {
+    run_with(options, &|cluster| service("restart", cluster))
+}
+
+/// As [`run`]; where PostgreSQL has to be restarted, `restart` does it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(options: &Options, restart: &dyn Fn(&Cluster) -> Result<()>) -> Result<Peer> {
     if !rustix::process::geteuid().is_root() {
         bail!("setup changes PostgreSQL's configuration and the firewall: run it as root");
     }
@@ -95,9 +103,8 @@ pub fn run(options: &Options) -> Result<Peer> {
         cluster.port,
         if exposed_before { "was open to the network and stays so" } else { "stays closed to the network" }
     ));
-    let pinned = prepare(&psql, &options.server, &servers, own, options.ca.as_deref(), &|| {
-        service("restart", &cluster)
-    })?;
+    let pinned =
+        prepare(&psql, &options.server, &servers, own, options.ca.as_deref(), &|| restart(&cluster))?;
     let configuration = configuration(&psql)?;
     let database = psql.open_database()?;
     let peer = credentials(Path::new(STATE), &psql, |id, password, number| {

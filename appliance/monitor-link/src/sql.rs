@@ -19,6 +19,8 @@ const SEPARATOR: char = '\u{1f}';
 
 /// Where SQL is run if [`hba::DATABASE`] is closed.
 const OTHER_DATABASE: &str = "template1";
+/// Seconds that a login may take.
+const LOGIN_SECONDS: &str = "60";
 /// psql's exit status when the server does not let it in.
 const NOT_LET_IN: i32 = 2;
 
@@ -72,6 +74,8 @@ impl Psql {
             // root's home has files that the owner cannot read, and that are not meant for this.
             .env("HOME", "/")
             .env("PGCLIENTENCODING", "UTF8")
+            // A login waits for a catalog that somebody has locked, whatever the settings are.
+            .env("PGCONNECT_TIMEOUT", LOGIN_SECONDS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -233,6 +233,34 @@ fn a_setting_that_alter_system_overrides_is_named() {
     assert!(error.to_string().contains("listen_addresses is \"localhost\" and not \"*\""), "{error:#}");
 }
 
+/// PostgreSQL cannot bind a login to it, so the backup server would never connect.
+#[test]
+fn a_certificate_of_the_hosts_that_binds_no_login_is_refused_before_anything_changes() {
+    let server = Server::new();
+    let psql = server.psql();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["monitor".to_owned()]).unwrap().self_signed(&key).unwrap();
+    for (name, text) in [("own.crt", certificate.pem()), ("own.key", key.serialize_pem())] {
+        let path = server.data().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(USER), Some(USER)).unwrap();
+    }
+    for (name, value) in [("ssl_cert_file", "own.crt"), ("ssl_key_file", "own.key"), ("ssl", "on")] {
+        psql.run(&format!("alter system set {name} = '{value}'")).unwrap();
+    }
+    server.control("restart");
+    assert_eq!(psql.value("show ssl").unwrap(), "on");
+    let restart = || panic!("it restarts PostgreSQL");
+    let host = "127.0.0.1".parse().unwrap();
+    let local = "127.0.0.1".parse().unwrap();
+    let error = setup::prepare(&psql, &host, &[local], local, None, &restart).unwrap_err();
+    let said = format!("{error:#}");
+    assert!(said.contains("signed with Ed25519") && said.contains("ECDSA or RSA"), "{said}");
+    assert_ne!(psql.value("show listen_addresses").unwrap(), "*");
+}
+
 #[test]
 fn nft_takes_the_rules_and_takes_them_again() {
     let toolbox = Toolbox::open().unwrap();

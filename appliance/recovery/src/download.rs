@@ -95,7 +95,10 @@ impl Source {
                     shown,
                     expected: self.fingerprint,
                 }),
-                None => passing(&error),
+                None => match trust::without_tls(&self.endpoint(), cause) {
+                    Failure::Unreachable { cause, .. } => Trouble::Passing(cause),
+                    untrusted => Trouble::Final(untrusted),
+                },
             },
             _ => passing(&error),
         })?;

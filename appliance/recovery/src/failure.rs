@@ -26,6 +26,14 @@ pub enum Failure {
         /// The one that was confirmed.
         expected: Fingerprint,
     },
+    /// It answers, and its certificate is not accepted.
+    #[error("backup server {endpoint} answers, but {cause}; the password was not sent to it")]
+    Untrusted {
+        /// `address:port`
+        endpoint: String,
+        /// What is wrong with its certificate, and the way out.
+        cause: String,
+    },
     /// The password is wrong.
     #[error("backup server {endpoint} refuses the password: it is wrong")]
     Password {
@@ -92,7 +100,7 @@ pub enum Failure {
 
 /// The exit statuses of the program, for its help. The words are those of [`Failure::exit_status`].
 pub const EXIT_STATUSES: &str = "0 done, 1 this machine does not let it, 2 wrong command line,\n\
-    3 the server does not answer, 4 another key, 5 wrong password, 6 it cannot be restored here, 7 damaged,\n\
+    3 the server does not answer, 4 another key or a certificate that is not accepted, 5 wrong password, 6 it cannot be restored here, 7 damaged,\n\
     8 no such backup, 9 the server refuses it now (also after too many wrong passwords)";
 
 impl Failure {
@@ -101,7 +109,7 @@ impl Failure {
         match self {
             Self::Here(_) => 1,
             Self::Unreachable { .. } => 3,
-            Self::OtherKey { .. } => 4,
+            Self::OtherKey { .. } | Self::Untrusted { .. } => 4,
             Self::Password { .. } => 5,
             Self::Unsuitable { .. } => 6,
             Self::Damaged { .. } => 7,

@@ -145,6 +145,17 @@ impl Local {
         Ok(Psql::of(&now.owner, now.port))
     }
 
+    /// Restarts PostgreSQL, and the application around it: it is never without its database.
+    ///
+    /// # Errors
+    /// One of them does not stop or start.
+    pub fn restart(&self) -> Result<()> {
+        self.application("stop")?;
+        setup::service("restart", &self.cluster)?;
+        Service::start(self)?;
+        self.application("start")
+    }
+
     fn application(&self, action: &str) -> Result<()> {
         let Some(program) = self.application else { return Ok(()) };
         // Without pipes: what it starts lives on and would hold them open.

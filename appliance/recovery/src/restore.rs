@@ -454,6 +454,15 @@ impl<'a> Restore<'a> {
     /// # Errors
     /// It starts with neither: then all is as it was.
     pub fn bring_in(&mut self) -> Result<Vec<String>, Failure> {
+        self.bring_in_with(&|| Ok(()))
+    }
+
+    /// The same; `settle` changes settings of PostgreSQL, which may restart it, before the application is started. Where that
+    /// fails, it is said, and the application is started nevertheless.
+    ///
+    /// # Errors
+    /// As [`Self::bring_in`].
+    pub fn bring_in_with(&mut self, settle: &dyn Fn() -> Result<()>) -> Result<Vec<String>, Failure> {
         let mut notes = match self.stage() {
             Stage::Ready => self.make_ready()?,
             Stage::Swapping => Vec::new(),
@@ -467,7 +476,7 @@ impl<'a> Restore<'a> {
             }
             _ => return Ok(Vec::new()),
         };
-        let Err(error) = self.take_place(&mut notes) else { return Ok(notes) };
+        let Err(error) = self.take_place(settle, &mut notes) else { return Ok(notes) };
         Err(match self.take_back() {
             Ok(true) => error.context("what was restored is not live; what was there before is back and runs"),
             Ok(false) => error.context("what was restored is not live; what was there before is back, and stopped as it was"),
@@ -510,7 +519,7 @@ impl<'a> Restore<'a> {
         Ok(swap.place()?.map(|_| swap))
     }
 
-    fn take_place(&mut self, notes: &mut Vec<String>) -> Result<()> {
+    fn take_place(&mut self, settle: &dyn Fn() -> Result<()>, notes: &mut Vec<String>) -> Result<()> {
         let service = self.host.service;
         service.stop()?;
         self.data().bring_in()?;
@@ -527,6 +536,10 @@ impl<'a> Restore<'a> {
             notes.push(format!(
                 "It does not start with the monitor's configuration ({first:#}); it runs with this machine's."
             ));
+        }
+        if let Err(error) = settle() {
+            notes.push(format!("The settings for the backup server are not complete: {error:#}."));
+            service.start()?;
         }
         if let Err(error) = service.start_application() {
             notes.push(format!("The monitor's application does not start: {error:#}."));

@@ -264,6 +264,7 @@ fn refused(address: &Address, error: ClientError) -> Failure {
     match error {
         ClientError::Refused { endpoint, status: 401, .. } => Failure::Password { endpoint },
         ClientError::Refused { endpoint, message, .. } => Failure::Refused { endpoint, message },
+        ClientError::Untrusted { endpoint, cause } => Failure::Untrusted { endpoint, cause },
         ClientError::NoAnswer { cause, .. } => Failure::Unreachable { endpoint: address.endpoint(), cause },
     }
 }

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use api::Backup;
 use replica::{
-    CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, Replay, Settings, history_file,
-    is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, promote_arguments, psql_arguments,
-    recovered_to, superuser_conninfo,
+    CloneConfig, ControlData, Entrance, Lsn, Next, POSTGRESQL_CONF, PREPARED_FOLDER, Replay, Settings,
+    history_file, is_early_or_late, is_whole, name_in_ascii, name_of, next_timeline, prepared,
+    promote_arguments, psql_arguments, recovered_to, restored, superuser_conninfo,
 };
 
 use crate::Failure;
@@ -147,11 +147,12 @@ impl Unpacked<'_> {
             false => Err(self.damaged(NO_START)),
         };
         match result {
-            Ok(notes) => {
+            Ok(mut notes) => {
                 self.stop("fast")?;
                 // Whatever SQL has said or done: this is what the server has left.
                 let left = self.control_data()?;
                 left.has_recovered(timeline, target).map_err(|problem| self.damaged(&problem))?;
+                notes.extend(restored(&self.prepared()?));
                 Ok(notes)
             }
             Err(failure) => {
@@ -179,6 +180,17 @@ impl Unpacked<'_> {
         // An error is a process that is not there.
         let there = fs::metadata(format!("/proc/{process}/cwd"));
         Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())))
+    }
+
+    /// The prepared transactions that are in it, once its server was stopped.
+    fn prepared(&self) -> Result<Vec<u32>> {
+        let folder = self.pgdata().join(PREPARED_FOLDER);
+        let cannot = || format!("cannot read {}", folder.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(cannot)? {
+            names.push(entry.with_context(cannot)?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(prepared(names.iter().map(String::as_str)))
     }
 
     fn stop(&self, mode: &str) -> Result<()> {

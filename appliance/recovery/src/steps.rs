@@ -6,6 +6,7 @@ use std::path::Path;
 use api::{Host, Manifest, Peer};
 use auth::pin::Identity;
 use jiff::Timestamp;
+use monitor_link::cluster::Cluster;
 use monitor_link::setup;
 use serde::Serialize;
 
@@ -95,8 +96,9 @@ pub enum Configuration {
     All,
 }
 
-/// Restores a backup, or goes on with it where it was cut. `server` is needed only as long as something is to be
-/// downloaded.
+/// Restores a backup, or goes on with it where it was cut. `server` is needed as long as something is to be downloaded, and
+/// for `pairing`: the settings for the backup server are made before the application is started, as they may need a restart
+/// of PostgreSQL. [`pair`] does the rest.
 ///
 /// # Errors
 /// The first step that fails. The machine is as it was; done again, it goes on from there.
@@ -105,6 +107,7 @@ pub fn restore(
     server: Option<&Server>,
     manifest: &Manifest,
     configuration: Configuration,
+    pairing: Option<&Pairing<'_>>,
     tell: &mut Tell<'_>,
 ) -> Result<(), Failure> {
     let id = &manifest.backup.id;
@@ -143,7 +146,14 @@ pub fn restore(
     }
     if matches!(restore.stage(), Stage::Ready | Stage::Swapping | Stage::GoingBack) {
         tell(Event::Step { step: Step::BringIn });
-        note(restore.bring_in()?, tell);
+        let settle = || match (pairing, server) {
+            (Some(pairing), Some(server)) => {
+                set_up(local, server, manifest, pairing, &|cluster| setup::service("restart", cluster))
+                    .map(drop)
+            }
+            _ => Ok(()),
+        };
+        note(restore.bring_in_with(&settle)?, tell);
     }
     Ok(())
 }
@@ -171,20 +181,11 @@ pub fn pair(
     tell: &mut Tell<'_>,
 ) -> Result<(), Failure> {
     tell(Event::Step { step: Step::Pair });
-    let Pairing { address, authority, before } = *options;
-    setup::adopt(Path::new(setup::STATE), manifest.backup.monitor.id)?;
-    let host: Host = server.address().host.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let options = setup::Options {
-        server: host,
-        address: address.cloned(),
-        cluster: Some(local.name()),
-        ca: authority.map(Path::to_owned),
-        former_key: None,
-    };
-    let peer: Peer = setup::run(&options)?;
+    // The application runs by now.
+    let peer = set_up(local, server, manifest, options, &|_| local.restart())?;
     let key = Identity::of(&peer).map_err(anyhow::Error::from)?.fingerprint();
     tell(Event::Note { text: format!("The key of this monitor is {key}.") });
-    let text = match server.pair(&peer, before)? {
+    let text = match server.pair(&peer, options.before)? {
         Ok(id) => {
             format!("What the backup server had of this monitor is kept as backup {id}, which is pinned.")
         }
@@ -200,6 +201,26 @@ pub fn pair(
         tell(Event::Note { text });
     }
     Ok(())
+}
+
+/// Prepares this machine's PostgreSQL for the backup server, under the UUID of the monitor that was lost.
+fn set_up(
+    local: &Local,
+    server: &Server,
+    manifest: &Manifest,
+    pairing: &Pairing<'_>,
+    restart: &dyn Fn(&Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<Peer> {
+    setup::adopt(Path::new(setup::STATE), manifest.backup.monitor.id)?;
+    let host: Host = server.address().host.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let options = setup::Options {
+        server: host,
+        address: pairing.address.cloned(),
+        cluster: Some(local.name()),
+        ca: pairing.authority.map(Path::to_owned),
+        former_key: None,
+    };
+    setup::run_with(&options, restart)
 }
 
 fn note(notes: Vec<String>, tell: &mut Tell<'_>) {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use api::Fingerprint;
+use api::tls::TlsTrouble;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -49,12 +50,22 @@ pub fn look(host: &str, port: u16) -> Result<Shown, Failure> {
         ClientConnection::new(Arc::new(config), name).map_err(|error| unreachable(error.to_string()))?;
     let mut stream = first_contact(host, port).map_err(|error| unreachable(error.to_string()))?;
     while tls.is_handshaking() {
-        tls.complete_io(&mut stream).map_err(|error| unreachable(error.to_string()))?;
+        tls.complete_io(&mut stream).map_err(|error| without_tls(&endpoint, &error))?;
     }
     let certificate = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
     let certificate = certificate.ok_or_else(|| unreachable("it showed no certificate".into()))?;
     let fingerprint = Fingerprint::of(&certificate).map_err(|error| unreachable(error.to_string()))?;
     Ok(Shown { fingerprint, certificate: pem(&certificate) })
+}
+
+/// Why TLS with the server did not come about; which key it has is another matter.
+pub(crate) fn without_tls(endpoint: &str, error: &io::Error) -> Failure {
+    let endpoint = endpoint.to_owned();
+    match TlsTrouble::find(error) {
+        Some(TlsTrouble::Certificate(cause)) => Failure::Untrusted { endpoint, cause },
+        Some(TlsTrouble::Handshake(cause)) => Failure::Unreachable { endpoint, cause },
+        None => Failure::Unreachable { endpoint, cause: error.to_string() },
+    }
 }
 
 /// [`connect`], which tries again for a while when there is no way: right after a boot the network is still coming up.

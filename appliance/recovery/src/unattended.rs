@@ -181,11 +181,13 @@ impl Restoring {
         };
         let configuration =
             if self.accept_configuration { Configuration::All } else { Configuration::Harmless };
-        steps::restore(&local, Some(&server), &manifest, configuration, &mut |event| teller.tell(&event))?;
-        if self.pair {
-            let before = if self.pair_without_backup { Before::MayBeLost } else { Before::Kept };
-            let options = Pairing { address: self.address.as_ref(), authority: self.ca.as_deref(), before };
-            steps::pair(&local, &server, &manifest, &options, &mut |event| teller.tell(&event))?;
+        let before = if self.pair_without_backup { Before::MayBeLost } else { Before::Kept };
+        let pairing = Pairing { address: self.address.as_ref(), authority: self.ca.as_deref(), before };
+        let pairing = self.pair.then_some(&pairing);
+        let tell = &mut |event| teller.tell(&event);
+        steps::restore(&local, Some(&server), &manifest, configuration, pairing, tell)?;
+        if let Some(pairing) = pairing {
+            steps::pair(&local, &server, &manifest, pairing, tell)?;
         }
         local.become_monitor()?;
         teller.done(&local, &manifest.backup.id)?;
@@ -294,7 +296,7 @@ fn go_on(cluster: Option<&str>, json: bool) -> Result<(), Failure> {
         restore.manifest().clone()
     };
     let mut teller = Teller::new(json);
-    steps::restore(&local, None, &manifest, Configuration::Harmless, &mut |event| teller.tell(&event))?;
+    steps::restore(&local, None, &manifest, Configuration::Harmless, None, &mut |event| teller.tell(&event))?;
     local.become_monitor()?;
     teller.done(&local, &manifest.backup.id)?;
     Ok(())

@@ -136,6 +136,10 @@ impl CloneConfig<'_> {
         settings.extend([
             // What a database says of itself while it recovers decides nothing, so nothing of it runs before.
             ("hot_standby", "off".into()),
+            (
+                "max_prepared_transactions",
+                self.control.max_prepared_transactions.max(PREPARED_LEAST).to_string(),
+            ),
             ("unix_socket_permissions", "0700".into()),
             ("primary_conninfo", String::new()),
             ("primary_slot_name", String::new()),
@@ -158,6 +162,10 @@ impl CloneConfig<'_> {
         ]
     }
 }
+
+/// Prepared transactions for which there is room at least: the monitor may have been given room for them, and have prepared
+/// some, in WAL that the control file does not know yet.
+const PREPARED_LEAST: u32 = 100;
 
 /// Size of a WAL segment in MiB, from 1 to 1024.
 fn segment_mib(control: &ControlData) -> u64 {

@@ -10,6 +10,7 @@ mod controldata;
 mod headroom;
 mod login;
 mod lsn;
+mod prepared;
 mod progress;
 mod promise;
 mod replay;
@@ -31,6 +32,7 @@ pub use login::{
     options_of_superuser, refusal, superuser_conninfo,
 };
 pub use lsn::{Lsn, LsnError};
+pub use prepared::{PREPARED_FOLDER, not_proven, prepared, restored};
 pub use progress::{CopyProgress, meter, parse_basebackup_progress};
 pub use promise::{Identified, Promise, promise};
 pub use replay::{

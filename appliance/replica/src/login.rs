@@ -81,6 +81,12 @@ const OF_SUPERUSER: &[(&str, &str)] = &[
 /// No trigger runs at the login. The replication role has the right to it from `monitor-link setup`.
 const TRIGGERS: (&str, &str) = ("event_triggers", "off");
 
+/// Seconds that a login there may take: until it is over, no setting of ours counts, and a locked catalog holds it for ever. The
+/// machine may have better things to do for a while.
+const LOGIN_SECONDS: &str = "300";
+/// The wait for a lock in a cluster that nobody else uses. It counts more than what stands before it.
+const LOCKED: (&str, &str) = ("lock_timeout", "60s");
+
 /// Refusals that last so long do not pass by themselves.
 const REFUSED: Duration = Duration::from_secs(20);
 
@@ -113,17 +119,19 @@ pub fn options<'a>(settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The connection string for a superuser's login over the socket in `socket_dir`. A database's name is bytes: nothing says
-/// of which encoding.
+/// The connection string for a superuser's login over the socket in `socket_dir`, to a cluster that nobody else uses: what
+/// is locked there stays so, and neither a login nor a statement waits for it without end. A database's name is bytes: nothing
+/// says of which encoding.
 pub fn superuser_conninfo(socket_dir: &str, user: &str, database: &OsStr) -> OsString {
     let mut conninfo = Vec::new();
-    let options = options_of_superuser();
+    let options = format!("{} {}", options_of_superuser(), options(&[LOCKED]));
     for (key, value) in [
         ("host", socket_dir.as_bytes()),
         ("user", user.as_bytes()),
         ("dbname", database.as_bytes()),
         // What is printed is what is stored, byte by byte.
         ("client_encoding", b"SQL_ASCII"),
+        ("connect_timeout", LOGIN_SECONDS.as_bytes()),
         ("options", options.as_bytes()),
     ] {
         conninfo.extend_from_slice(key.as_bytes());
@@ -286,7 +294,8 @@ mod tests {
         let name = OsStr::from_bytes(b"a'\\\xe9");
         let conninfo = superuser_conninfo("/socket", "it's", name).into_vec();
         let begin =
-            b"host='/socket' user='it\\'s' dbname='a\\'\\\\\xe9' client_encoding='SQL_ASCII' options='-c ";
+            b"host='/socket' user='it\\'s' dbname='a\\'\\\\\xe9' client_encoding='SQL_ASCII' connect_timeout='300' \
+              options='-c ";
         assert!(conninfo.starts_with(begin), "{}", String::from_utf8_lossy(&conninfo));
     }
 

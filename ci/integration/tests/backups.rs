@@ -72,6 +72,16 @@ fn a_backup_is_made_on_schedule_and_verified() -> anyhow::Result<()> {
     })
     .map_err(|error| error.context(server.logs()))?;
     assert!(usage.replica > 20 << 20, "{usage:?}");
+    // It is measured anew after each backup, and not an hour or a night later.
+    let last = client.create_backup(&CreateBackup::default())?;
+    wait_for("what takes the room after a backup", MINUTE, || {
+        let space = client.status().map_err(|error| error.to_string())?.space;
+        match space.and_then(|space| space.usage) {
+            Some(usage) if usage.at > last.created => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .map_err(|error| error.context(server.logs()))?;
     let events = client.events(None)?.events;
     for kind in [EventKind::Started, EventKind::Paired, EventKind::Backup, EventKind::Verification] {
         assert!(events.iter().any(|event| event.kind == kind), "{kind:?} in {events:?}");

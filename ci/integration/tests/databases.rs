@@ -2,7 +2,7 @@
 //! cluster. Each is followed, backed up, proven and restored by the recovery program, and has the same tables then.
 
 use anyhow::{Context, Result};
-use api::{Check, CreateBackup, Level, Manifest, Proof, Verification};
+use api::{Backup, Check, CreateBackup, Level, Manifest, Proof, Verification};
 use integration::{
     CLUSTER_ID, Certificate, Monitor, Process, Server, as_cluster_user, followed, programs, query_in,
     query_replica, test_folder, wait_for,
@@ -41,9 +41,8 @@ fn monitor(toolbox: &Toolbox, initdb: &[&str]) -> Result<Monitor> {
 
 const UTF8: [&str; 2] = ["--locale=C.UTF-8", "--data-checksums"];
 
-/// Makes a backup and waits until it is proven in all depth.
-fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
-    let client = server.client()?;
+/// Waits until the replica has all WAL of the monitor.
+fn wait_until_all_is_there(server: &Server, monitor: &Monitor) -> Result<()> {
     let position = monitor.sql("select pg_current_wal_lsn()")?;
     wait_for("all WAL in the replica", MINUTE, || {
         let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
@@ -51,7 +50,13 @@ fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
             Ok(is_there) if is_there == "t" => Ok(()),
             other => Err(format!("{other:?}")),
         }
-    })?;
+    })
+}
+
+/// Makes a backup and waits until it is proven in all depth.
+fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
+    let client = server.client()?;
+    wait_until_all_is_there(server, monitor)?;
     let id = client.create_backup(&CreateBackup::default())?.id;
     client.verify_backup(&id)?;
     let proof = wait_for("the proof", 12 * MINUTE, || match client.backup(&id) {
@@ -62,6 +67,11 @@ fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
         Err(error) => Err(error.to_string()),
     })
     .with_context(|| server.logs())?;
+    // One line tells how much PostgreSQL has logged, and no other line is the clone's.
+    let logs = server.logs();
+    let told = format!("verification of {id}: PostgreSQL logged ");
+    assert!(logs.contains(&told), "{logs}");
+    assert!(!logs.contains("LOG:  selected new timeline ID"), "{logs}");
     Ok((backups::read_manifest(&server.backups(monitor.peer.id), &id.parse()?)?, proof))
 }
 
@@ -102,7 +112,7 @@ impl Fresh {
             &conf,
             format!(
                 "listen_addresses = ''\nunix_socket_directories = '{}'\nhba_file = '{}'\nmin_wal_size = 2GB\n\
-             max_wal_size = 4GB\n",
+             max_wal_size = 4GB\nmax_prepared_transactions = 10\n",
                 socket.display(),
                 hba.display()
             ),
@@ -242,6 +252,138 @@ fn segments_of_another_size_and_names_of_bytes_are_followed_and_restored() -> Re
         assert_eq!(fresh.sql(database, ROWS)?, monitor.sql_in(database, ROWS)?);
     }
     assert_eq!(fresh.sql(&name, "select count(*) from cache")?, "0");
+    Ok(())
+}
+
+/// An amcheck of the monitor's own, whatever it is: older, elsewhere, of another role, of other functions, or half of it gone.
+/// Ours is asked, in every database.
+#[test]
+fn the_monitors_own_amcheck_neither_hinders_a_check_nor_is_asked() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    // Without page checksums, only amcheck finds anything.
+    let monitor = monitor(&toolbox, &["--locale=C.UTF-8"])?;
+    let functions = "verify_heapam(regclass, boolean, boolean, text, bigint, bigint)";
+    let set_ups = [
+        ("app", "create extension amcheck version '1.0'".to_owned()),
+        ("elsewhere", "create schema tools; create extension amcheck schema tools version '1.2'".to_owned()),
+        (
+            "of_another",
+            "create role consultant superuser login; set role consultant; create extension amcheck version '1.3'; \
+             reset role; alter role consultant nosuperuser nologin"
+                .to_owned(),
+        ),
+        (
+            "replaced",
+            "create extension amcheck; create or replace function verify_heapam(relation regclass, \
+             on_error_stop boolean default false, check_toast boolean default false, skip text default 'none', \
+             startblock bigint default null, endblock bigint default null, blkno out bigint, offnum out integer, \
+             attnum out integer, msg out text) returns setof record language plpgsql as \
+             $$ begin raise 'invalid page in block 1 of relation base/1/2'; end $$"
+                .to_owned(),
+        ),
+        (
+            "half",
+            format!("create extension amcheck; alter extension amcheck drop function {functions}; drop function {functions}"),
+        ),
+        ("later", "create extension amcheck; update pg_extension set extversion = '9.9'".to_owned()),
+        ("no_public", "create schema tools; create extension amcheck schema tools; drop schema public cascade".to_owned()),
+    ];
+    for (name, sql) in &set_ups {
+        if *name != "app" {
+            monitor.sql(&format!("create database {name}"))?;
+            monitor
+                .sql_in(name, "create schema s; create table s.t as select generate_series(1, 100) as id")?;
+        }
+        monitor.sql_in(name, sql)?;
+    }
+    monitor.sql_in("app", "create index t_id on t (id)")?;
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, proof) = proven(&server, &monitor)?;
+    assert!(!proof.limits.iter().any(|limit| limit.starts_with("Not checked")), "{:?}", proof.limits);
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    assert_eq!(fresh.sql("app", ROWS)?, monitor.sql_in("app", ROWS)?);
+    let versions = "select extversion from pg_extension where extname = 'amcheck'";
+    for (name, _) in &set_ups {
+        assert_eq!(fresh.sql(name, versions)?, monitor.sql_in(name, versions)?, "{name}");
+    }
+    drop(fresh);
+    // An index that says that it is sorted the other way: in the database with the oldest one it is found.
+    monitor.sql_in("app", "update pg_index set indoption = '3' where indexrelid = 't_id'::regclass")?;
+    wait_until_all_is_there(&server, &monitor)?;
+    let client = server.client()?;
+    let id = client.create_backup(&CreateBackup::default())?.id;
+    client.verify_backup(&id)?;
+    let reason = wait_for("the verdict", 3 * MINUTE, || match client.backup(&id) {
+        Ok(Backup { verification: Verification::Failed { reason, .. }, .. }) => Ok(reason),
+        other => Err(format!("{other:?}")),
+    })
+    .with_context(|| server.logs())?;
+    assert!(reason.contains("app.public.t_id"), "{reason}");
+    Ok(())
+}
+
+/// As with PostGIS, pgvector or citext of a monitor whose packages are not installed here.
+#[test]
+fn an_index_whose_library_is_missing_is_named_and_all_others_are_checked() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = monitor(&toolbox, &UTF8)?;
+    monitor.sql_in(
+        "app",
+        "create extension citext; create table names (name citext primary key); \
+         insert into names select 'Name ' || g from generate_series(1, 1000) as g; \
+         create function number(citext) returns integer language c immutable strict as '$libdir/citext', 'citext_hash'; \
+         create index numbers on names (number(name)); create index t_id on t (id); \
+         update pg_proc set probin = '$libdir/not_here' where probin = '$libdir/citext'",
+    )?;
+    assert!(monitor.sql_in("app", "select 'a'::citext < 'B'::citext").is_err());
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, proof) = proven(&server, &monitor)?;
+    let named = "Not checked: index public.names_pkey in database app, which uses operator class citext_ops of extension \
+                 citext.";
+    assert_eq!(proof.limits, [named]);
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    let names = "select count(*), sum(hashtextextended(name::text, 0)) from names";
+    for rows in [ROWS, names] {
+        assert_eq!(fresh.sql("app", rows)?, monitor.sql_in("app", rows)?);
+    }
+    Ok(())
+}
+
+/// What a prepared transaction has locked lets nobody in, nor do the catalogs of a database. The proof reads all of it, in a
+/// bounded time, and names the transactions; a restore has them.
+#[test]
+fn what_a_prepared_transaction_has_locked_is_proven_and_restored() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let mut monitor = monitor(&toolbox, &UTF8)?;
+    monitor.sql("alter system set max_prepared_transactions = 10; create database locked")?;
+    monitor.stop()?;
+    monitor.run_server()?;
+    monitor.sql_in(
+        "app",
+        "create index t_id on t (id); create table other as select 1 as id; create index other_id on other (id)",
+    )?;
+    let rows = monitor.sql_in("app", ROWS)?;
+    monitor.sql_in(
+        "app",
+        "begin; lock table t in access exclusive mode; insert into t values (0, 'prepared'); \
+         create table made as select 1 as id; drop table other; prepare transaction 'first'",
+    )?;
+    monitor.sql_in(
+        "locked",
+        "begin; lock table pg_class in access exclusive mode; prepare transaction 'second'",
+    )?;
+    let server = followed(&toolbox, &monitor)?;
+    let (manifest, proof) = proven(&server, &monitor)?;
+    let named =
+        |sentences: &[String]| sentences.iter().any(|said| said.contains("the prepared transactions "));
+    assert!(named(&proof.limits) && proof.limits.len() == 1, "{:?}", proof.limits);
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    assert!(named(&fresh.notes), "{:?}", fresh.notes);
+    let prepared = "select string_agg(gid || ' ' || database, ', ' order by gid) from pg_prepared_xacts";
+    assert_eq!(fresh.sql("postgres", prepared)?, "first app, second locked");
+    fresh.sql("app", "rollback prepared 'first'")?;
+    assert_eq!(fresh.sql("app", ROWS)?, rows);
+    assert_eq!(fresh.sql("app", "select count(*) from other")?, "1");
     Ok(())
 }
 

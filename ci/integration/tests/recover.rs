@@ -71,6 +71,13 @@ struct Failing {
     application_runs: Cell<bool>,
 }
 
+impl Failing {
+    fn restart(&self) -> Result<()> {
+        self.monitor.borrow_mut().stop()?;
+        self.monitor.borrow_mut().run_server()
+    }
+}
+
 impl Service for Failing {
     fn runs(&self) -> Result<bool> {
         Ok(self.monitor.borrow().sql("select 1").is_ok())
@@ -183,7 +190,26 @@ fn a_restore_goes_on_after_every_cut_and_what_does_not_start_is_taken_back() -> 
     let first = tablespaces(&data)?;
     Restore::begin(&host, &kept.manifest)?.unpack(|from| kept.tar_from(from))?;
     reopened()?.recover(|_, _| ())?;
-    reopened()?.bring_in()?;
+    // PostgreSQL is restarted for settings before the application is started, and not under it.
+    let settled = Cell::new(false);
+    let settle = || {
+        assert!(!service.application_runs.get());
+        settled.set(true);
+        service.restart()
+    };
+    assert_eq!(reopened()?.bring_in_with(&settle)?, Vec::<String>::new());
+    assert!(settled.get() && service.application_runs.get());
+    reopened()?.abandon(Written::Lost)?;
+    Restore::begin(&host, &kept.manifest)?.unpack(|from| kept.tar_from(from))?;
+    reopened()?.recover(|_, _| ())?;
+    // Settings that fail leave neither without the other.
+    let settle = || {
+        service.monitor.borrow_mut().stop()?;
+        bail!("no settings")
+    };
+    let notes = reopened()?.bring_in_with(&settle)?;
+    assert!(notes.len() == 1 && notes[0].contains("no settings"), "{notes:?}");
+    assert!(service.application_runs.get());
     reopened()?.confirm()?;
     assert_eq!(sql("select place from far")?, "there");
     let last = tablespaces(&data)?;

@@ -1,6 +1,6 @@
 //! What ends a stream for good, and the way back that needs nobody: another full copy, after a backup of what is there.
 
-use api::{BackupList, Client, CreateBackup, EventKind, Reason, Verification};
+use api::{Backup, BackupList, Client, CreateBackup, EventKind, Reason, SetPin, Verification};
 use hostd::{Request, Step};
 use integration::{
     CHECKSUM, Monitor, Restored, Server, paired, query_replica, run, wait_for, wait_until_replayed,
@@ -130,6 +130,42 @@ fn a_monitor_that_went_another_way_is_followed_and_what_was_there_before_restore
     Ok(())
 }
 
+/// A restore keeps what there is before it pairs its monitor; the full copy after it needs no other one of the same.
+#[test]
+fn what_a_restore_has_kept_before_pairing_is_not_kept_twice() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, server) = paired(&toolbox, ROWS)?;
+    let client = server.client()?;
+    monitor.stop()?;
+    monitor.keep()?;
+    monitor.run_server()?;
+    monitor.sql("insert into t select generate_series(1, 100000)")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    monitor.stop()?;
+    server.wait_for_state(&["disconnected"], MINUTE)?;
+    let number = client.backups()?.backups.len();
+    let kept = || -> anyhow::Result<Backup> {
+        let kept = client.create_backup(&CreateBackup { comment: api::BEFORE_PAIRING.into() })?;
+        Ok(client.set_pin(&kept.id, SetPin { pinned: true })?)
+    };
+    let first = kept()?;
+    assert_eq!(kept()?.id, first.id);
+    // An older state, promoted.
+    monitor.set_back()?;
+    std::fs::write(monitor.data().join("standby.signal"), "")?;
+    monitor.own_data()?;
+    monitor.run_server()?;
+    monitor.sql("select pg_promote()")?;
+    monitor.sql("insert into t values (-1)")?;
+    wait_until_replayed(&toolbox, &server, &monitor)?;
+    server.wait_for_state(&["synchronized"], 2 * MINUTE)?;
+    let list = client.backups()?.backups;
+    let same = list.iter().filter(|backup| backup.postgresql.flushed_lsn == first.postgresql.flushed_lsn);
+    assert_eq!(same.map(|backup| &backup.id).collect::<Vec<_>>(), [&first.id], "{list:?}");
+    assert!(list.len() > number, "{list:?}");
+    Ok(())
+}
+
 #[test]
 fn a_tablespace_made_while_it_is_followed_comes_along() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;
@@ -151,6 +187,11 @@ fn a_tablespace_made_while_it_is_followed_comes_along() -> anyhow::Result<()> {
         .iter()
         .any(|event| event.message.contains("has a tablespace that the replica was copied without"));
     assert!(said, "{events:?}");
+    // What the replica had is kept, or it is said why not.
+    let list = server.client()?.backups()?.backups;
+    let is_kept = list.iter().any(|backup| backup.reason == Reason::BeforeResync);
+    let is_told = events.iter().any(|event| event.message.contains("No backup is made before the full copy"));
+    assert!(is_kept || is_told, "{list:?} {events:?}");
     Ok(())
 }
 

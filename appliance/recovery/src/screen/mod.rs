@@ -164,7 +164,8 @@ fn restore(
         (Some(name), Some(server)) => server.manifest(server.choose(name, &local.facts()?)?)?,
         _ => with_restore(local, |restore| Ok(restore.manifest().clone()))?,
     };
-    steps::restore(local, server, &manifest, configuration, tell)
+    // Whether it is paired is asked afterwards.
+    steps::restore(local, server, &manifest, configuration, None, tell)
 }
 
 /// What of a backup's configuration would run something, as sentences.
