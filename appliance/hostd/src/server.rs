@@ -13,8 +13,8 @@ use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
 use crate::{
-    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tablespaces, tidy, usage, verify,
-    write_limit,
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, stragglers, tablespaces, tidy,
+    usage, verify, write_limit,
 };
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
@@ -68,6 +68,10 @@ const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
     let (observer, observer_group) = user_ids(&places.observer)?;
+    // Before anybody asks for one that would meet what an earlier hostd left.
+    stragglers::end_all(&places.data)
+        .await
+        .unwrap_or_else(|error| tracing::error!("a cluster of an earlier hostd still runs: {error:#}"));
     let listener = listen(socket, observer_group.as_raw())?;
     places.scopes = Scopes::take_over(cluster::machine_mib()?);
     let clock = Clock::start(&places.state)?;
@@ -131,11 +135,13 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
             }
         });
     }
+    let mut stopped: Result<()> = Ok(());
     for (monitor, server) in host.servers.lock().await.iter_mut() {
         tracing::info!(%monitor, "stopping the replica");
-        server.postgres.stop().await?;
+        // The others are stopped all the same.
+        stopped = stopped.and(server.postgres.stop().await);
     }
-    Ok(())
+    stopped
 }
 
 fn listen(socket: &Path, group: u32) -> Result<UnixListener> {

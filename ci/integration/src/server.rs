@@ -125,7 +125,9 @@ impl Server {
             command.arg(format!("PATH={}:/usr/sbin:/usr/bin", faults.folder().display()));
         }
         // As its unit confines it, as far as that can be done without systemd.
-        command.args(["setpriv", "--no-new-privs", "--bounding-set", &bounding_set(HOSTD_UNIT), "--"]);
+        // When the test is killed it stops its clusters and ends.
+        command.args(["setpriv", "--pdeathsig", "TERM"]);
+        command.args(["--no-new-privs", "--bounding-set", &bounding_set(HOSTD_UNIT), "--"]);
         command.arg(self.path("bin/hostd")).arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
