@@ -24,6 +24,8 @@ const ROTATION_WAITS: Duration = Duration::from_secs(15);
 const SAMPLE: Duration = Duration::from_secs(1800);
 /// Time between two looks at the disks.
 const DISKS: Duration = Duration::from_secs(30);
+/// Time between two looks whether the monitor has anything new.
+const CHANGES: Duration = Duration::from_secs(600);
 /// Time until a verification that could not be tried is tried again.
 const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
 
@@ -34,8 +36,18 @@ pub async fn run(shared: Arc<Shared>) {
         verify(&shared),
         look_at_room(&shared),
         look_at_disks(&shared),
+        look_for_changes(&shared),
         look_at_pairing(&shared)
     );
+}
+
+async fn look_for_changes(shared: &Shared) {
+    loop {
+        if let Err(error) = shared.look_for_changes().await {
+            tracing::debug!("it is not seen whether the monitor has anything new: {error}");
+        }
+        tokio::time::sleep(CHANGES).await;
+    }
 }
 
 async fn look_at_pairing(shared: &Shared) {
