@@ -523,9 +523,6 @@ impl<'a> Follower<'a> {
             self.copy_failed(&why, wait);
             return;
         }
-        if !self.would_begin().await {
-            return;
-        }
         let runs = matches!(self.seen.replica, ReplicaView::Running { .. });
         if !runs && !self.is_told {
             self.is_told = true;
@@ -551,6 +548,9 @@ impl<'a> Follower<'a> {
                     }
                 }
             }
+        }
+        if !self.would_begin().await {
+            return;
         }
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {

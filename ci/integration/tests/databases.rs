@@ -41,9 +41,8 @@ fn monitor(toolbox: &Toolbox, initdb: &[&str]) -> Result<Monitor> {
 
 const UTF8: [&str; 2] = ["--locale=C.UTF-8", "--data-checksums"];
 
-/// Makes a backup and waits until it is proven in all depth.
-fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
-    let client = server.client()?;
+/// Waits until the replica has all that the monitor has.
+fn wait_for_all_wal(server: &Server, monitor: &Monitor) -> Result<()> {
     let position = monitor.sql("select pg_current_wal_lsn()")?;
     wait_for("all WAL in the replica", MINUTE, || {
         let sql = format!("select pg_last_wal_replay_lsn() >= '{position}'");
@@ -51,7 +50,13 @@ fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
             Ok(is_there) if is_there == "t" => Ok(()),
             other => Err(format!("{other:?}")),
         }
-    })?;
+    })
+}
+
+/// Makes a backup and waits until it is proven in all depth.
+fn proven(server: &Server, monitor: &Monitor) -> Result<(Manifest, Proof)> {
+    let client = server.client()?;
+    wait_for_all_wal(server, monitor)?;
     let id = client.create_backup(&CreateBackup::default())?.id;
     client.verify_backup(&id)?;
     let proof = wait_for("the proof", 12 * MINUTE, || match client.backup(&id) {
@@ -242,6 +247,37 @@ fn segments_of_another_size_and_names_of_bytes_are_followed_and_restored() -> Re
         assert_eq!(fresh.sql(database, ROWS)?, monitor.sql_in(database, ROWS)?);
     }
     assert_eq!(fresh.sql(&name, "select count(*) from cache")?, "0");
+    Ok(())
+}
+
+/// Thousands of databases, of which only the catalog is made here: their names are too many for one answer.
+#[test]
+fn thousands_of_databases_are_backed_up_and_what_the_manifest_lacks_is_said() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let monitor = monitor(&toolbox, &UTF8)?;
+    let server = followed(&toolbox, &monitor)?;
+    // As DROP DATABASE leaves them when it is interrupted: nobody looks for their files.
+    monitor.sql(
+        "set allow_system_table_mods = on; \
+         insert into pg_database select (1000000 + g)::oid, rpad('many ' || g || ' ', 63, 'x'), datdba, encoding, \
+         datlocprovider, false, false, dathasloginevt, -2, datfrozenxid, datminmxid, dattablespace, \
+         case when g = 2999 then 'C' else datcollate end, datctype, datlocale, daticurules, datcollversion, null \
+         from pg_database, generate_series(1, 3000) as g where datname = 'template1'",
+    )?;
+    let client = server.client()?;
+    wait_for_all_wal(&server, &monitor)?;
+    let id = client.create_backup(&CreateBackup::default()).with_context(|| server.logs())?.id;
+    let manifest = backups::read_manifest(&server.backups(monitor.peer.id), &id.parse()?)?;
+    let collations = manifest.backup.postgresql.collations;
+    assert!(collations.len() > 500, "{}", collations.len());
+    assert!(collations.len() < 600, "{}", collations.len());
+    assert!(
+        collations.iter().any(|collation| collation.database.starts_with("many 2999 ")),
+        "a locale is lost"
+    );
+    let check = client.status()?.checks.into_iter().find(|check| check.name == "last-backup");
+    let check = check.context("there is no such check")?;
+    assert!(check.level == Level::Ok && check.message.contains("has 300"), "{check:?}");
     Ok(())
 }
 
