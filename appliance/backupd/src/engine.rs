@@ -564,13 +564,17 @@ impl<'a> Follower<'a> {
     /// Whether hostd would begin a full copy now. It is asked before the replica is stopped and the slot made anew, since
     /// what it refuses for want of room would cost both for nothing.
     async fn would_begin(&mut self) -> bool {
-        // What cannot be measured is announced by the copy itself.
-        let announced = match &self.monitor {
-            Some(monitor) => match tokio::time::timeout(MEASURE_TIMEOUT, monitor.database_bytes()).await {
-                Ok(Ok(bytes)) => bytes,
-                Ok(Err(_)) | Err(_) => 0,
-            },
-            None => return false,
+        let Some(monitor) = &self.monitor else { return false };
+        let measured = tokio::time::timeout(MEASURE_TIMEOUT, monitor.database_bytes()).await;
+        let announced = if let Ok(Ok(bytes)) = measured {
+            bytes
+        } else {
+            // The copy announces its size itself, and begins on a connection that answers.
+            self.monitor = Monitor::connect(self.peer).await.ok();
+            if self.monitor.is_none() {
+                return false;
+            }
+            0
         };
         match self.shared.hostd.try_copy(self.peer.id, announced).await {
             Ok(()) => true,

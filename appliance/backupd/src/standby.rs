@@ -118,15 +118,9 @@ pub struct Collations {
 impl Collations {
     fn add(&mut self, collation: Collation) {
         self.databases += 1;
-        let is_same = |other: &Collation| {
-            let locale = |of: &Collation| {
-                (of.provider.clone(), of.collate.clone(), of.ctype.clone(), of.version.clone())
-            };
-            locale(other) == locale(&collation)
-        };
-        if self.taken.len() < COLLATIONS_MAX {
-            self.taken.push(collation);
-        } else if self.taken.len() < 2 * COLLATIONS_MAX && !self.taken.iter().any(is_same) {
+        let is_new = || !self.taken.iter().any(|taken| locale(taken) == locale(&collation));
+        let there = self.taken.len();
+        if there < COLLATIONS_MAX || there < 2 * COLLATIONS_MAX && is_new() {
             self.taken.push(collation);
         } else {
             self.is_cut = true;
@@ -291,6 +285,11 @@ impl Standby {
         let rows = self.connection.ask(question, limit).await?;
         rows.into_iter().next().ok_or_else(|| NotReady::Refuses("it answers with nothing".into()))
     }
+}
+
+/// What a restore needs of it on the machine.
+fn locale(of: &Collation) -> (&str, &str, &str, Option<&str>) {
+    (&of.provider, &of.collate, &of.ctype, of.version.as_deref())
 }
 
 fn collation(row: &Row) -> Result<Collation> {

@@ -126,7 +126,7 @@ struct Finds {
 /// # Errors
 /// [`Refused`]: it would not.
 pub async fn would_begin(room: &Room<'_>, monitor: Uuid, announced: u64) -> Result<()> {
-    Ok(decide(room, monitor, announced, TURN).await.map(drop)?)
+    decide(room, monitor, announced, TURN).await.map(drop)
 }
 
 /// [`may_begin`] with what there is; waits for its turn with the backups so long.
