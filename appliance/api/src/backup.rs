@@ -141,7 +141,7 @@ pub struct PostgresInfo {
     /// Missing in backups of the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// Locale and collation version of each database.
+    /// Locale and collation version of each database; where there are many, of the first ones, and of the others what is new.
     pub collations: Vec<Collation>,
 }
 

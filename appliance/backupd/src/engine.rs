@@ -96,6 +96,8 @@ struct Follower<'a> {
     ask_backoff: Backoff,
     /// There is a backup of the replica that is to be replaced.
     backed_up: bool,
+    /// It was told that the copy waits for room. Each time the figures are others.
+    waits_for_room: bool,
     /// Since when the replica has refused that backup.
     refused_since: Option<Instant>,
     /// It was told that there is none.
@@ -150,6 +152,7 @@ impl<'a> Follower<'a> {
             copy_backoff: Backoff::up_to(COPY_BACKOFF),
             ask_backoff: Backoff::new(),
             backed_up: false,
+            waits_for_room: false,
             refused_since: None,
             is_told: false,
             restarts: 0,
@@ -179,7 +182,7 @@ impl<'a> Follower<'a> {
             if matches!(now, State::Synchronized { .. }) && self.seen.needs_copy().is_none() {
                 // Whatever was tried is over; the next time begins anew, with a backup.
                 (self.backed_up, self.is_told, self.refused_since) = (false, false, None);
-                self.seen.copy_failure = None;
+                (self.seen.copy_failure, self.waits_for_room) = (None, false);
                 self.shared.publish_copy_failure(None);
                 self.copy_backoff.succeeded();
                 self.ask_backoff.succeeded();
@@ -189,7 +192,11 @@ impl<'a> Follower<'a> {
                 match next_step(&self.seen) {
                     Step::Wait => {}
                     Step::FullCopy | Step::Resync if Instant::now() < self.copy_again => {}
-                    Step::FullCopy => self.full_copy(None).await,
+                    Step::FullCopy => {
+                        if self.would_begin().await {
+                            self.full_copy(None).await;
+                        }
+                    }
                     Step::Start => self.start().await,
                     Step::Restart => {
                         self.restarts = self.restarts.saturating_add(1);
@@ -261,7 +268,7 @@ impl<'a> Follower<'a> {
         // Years from now cannot be told from never.
         self.slot_lost_at = left.and_then(|left| Instant::now().checked_add(Duration::from_secs(left)));
         self.shared.publish_headroom(left);
-        self.shared.publish_certificate(monitor.shows);
+        self.shared.publish_certificate(monitor.shows.clone());
         MonitorView::Answers {
             position: answer.position,
             slot_active: answer.slot_active,
@@ -556,6 +563,9 @@ impl<'a> Follower<'a> {
                 }
             }
         }
+        if !self.would_begin().await {
+            return;
+        }
         self.standby = None;
         if let Err(error) = self.shared.hostd.stop_replica(self.peer.id).await {
             let wait = self.ask_backoff.failed();
@@ -563,6 +573,35 @@ impl<'a> Follower<'a> {
             return;
         }
         self.full_copy(Some(reason)).await;
+    }
+
+    /// Whether hostd would begin a full copy now. It is asked before the replica is stopped and the slot made anew, since
+    /// what it refuses for want of room would cost both for nothing.
+    async fn would_begin(&mut self) -> bool {
+        let Some(monitor) = &self.monitor else { return false };
+        let measured = tokio::time::timeout(MEASURE_TIMEOUT, monitor.database_bytes()).await;
+        let announced = if let Ok(Ok(bytes)) = measured {
+            bytes
+        } else {
+            // The copy announces its size itself, and begins on a connection that answers.
+            self.monitor = Monitor::connect(self.peer).await.ok();
+            if self.monitor.is_none() {
+                return false;
+            }
+            0
+        };
+        match self.shared.hostd.try_copy(self.peer.id, announced).await {
+            Ok(()) => true,
+            Err(hostd::ClientError::Refused(refused)) => {
+                self.copy_waits(&refused);
+                false
+            }
+            Err(error) => {
+                let wait = self.ask_backoff.failed();
+                self.copy_failed(&format!("it cannot be told whether it may begin: {error}"), wait);
+                false
+            }
+        }
     }
 
     /// Whether the copy is made although no backup of the replica could be made before. What it has replayed, such as a role
@@ -614,7 +653,7 @@ impl<'a> Follower<'a> {
         };
         match copy.await {
             Ok(took) => {
-                self.seen.copy_failure = None;
+                (self.seen.copy_failure, self.waits_for_room) = (None, false);
                 self.seen.broken_stream = None;
                 (self.backed_up, self.is_told, self.refused_since) = (false, false, None);
                 // They, and the log that names their reason, were the old replica's.
@@ -624,17 +663,31 @@ impl<'a> Follower<'a> {
                 let message = format!("The full copy of monitor {} was made in {took:.0?}.", self.peer.id);
                 self.shared.events.record(EventKind::FullCopy, Level::Ok, message, None);
             }
-            Err(error) => {
-                let endpoint = self.peer.info().endpoint();
-                let wait = self.copy_backoff.failed();
-                self.copy_failed(&format!("monitor at {endpoint}: {error:#}"), wait);
-            }
+            Err(error) => match error.downcast_ref::<hostd::ClientError>() {
+                Some(hostd::ClientError::Refused(refused)) => self.copy_waits(refused),
+                _ => {
+                    let endpoint = self.peer.info().endpoint();
+                    let wait = self.copy_backoff.failed();
+                    self.copy_failed(&format!("monitor at {endpoint}: {error:#}"), wait);
+                }
+            },
         }
         // Its connection may be older than the copy took.
         self.ask_again = Instant::now();
     }
 
+    /// hostd refuses the copy for want of room. The check has the figures of each time, an event those of the first.
+    fn copy_waits(&mut self, refused: &hostd::Refused) {
+        let wait = wait_for_room(refused.retry_after, self.copy_backoff.failed());
+        if std::mem::replace(&mut self.waits_for_room, true) {
+            self.seen.copy_failure = Some(refused.error.clone());
+        }
+        self.copy_failed(&refused.error, wait);
+        self.waits_for_room = true;
+    }
+
     fn copy_failed(&mut self, why: &str, wait: Duration) {
+        self.waits_for_room = false;
         if self.seen.copy_failure.as_deref() != Some(why) {
             let message = format!("A full copy failed: {why}.");
             self.shared.events.record(EventKind::FullCopy, Level::Fail, message, None);
@@ -642,5 +695,26 @@ impl<'a> Follower<'a> {
         self.seen.copy_failure = Some(why.into());
         self.shared.publish_copy_failure(Some(why));
         self.copy_again = Instant::now() + wait;
+    }
+}
+
+/// How long a copy that found no room waits: hostd is asked again at least once in [`COPY_BACKOFF`], as somebody may make
+/// room meanwhile, and asking stops nothing.
+fn wait_for_room(retry_after: Option<u64>, backoff: Duration) -> Duration {
+    retry_after.map_or(backoff, |seconds| Duration::from_secs(seconds.max(1)).min(COPY_BACKOFF))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_without_room_waits_as_long_as_it_is_told_to_and_not_for_hours() {
+        let backoff = Duration::from_secs(8);
+        for (retry_after, seconds) in
+            [(None, 8), (Some(0), 1), (Some(600), 600), (Some(86_400), 1800), (Some(u64::MAX), 1800)]
+        {
+            assert_eq!(wait_for_room(retry_after, backoff), Duration::from_secs(seconds), "{retry_after:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use api::{
 };
 use auth::{Asking, Outcome, Verifier};
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -212,8 +213,14 @@ struct Since {
     after: Option<u64>,
 }
 
-async fn events(State(app): State<App>, Query(since): Query<Since>) -> Json<EventList> {
-    Json(EventList { events: app.shared.events.after(since.after) })
+async fn events(
+    State(app): State<App>,
+    since: Result<Query<Since>, QueryRejection>,
+) -> Result<Json<EventList>, ApiError> {
+    let Query(since) = since.map_err(|_| {
+        ApiError::field("after", "after: must be the number of an event, as in /v1/events?after=17".into())
+    })?;
+    Ok(Json(EventList { events: app.shared.events.after(since.after) }))
 }
 
 /// Each event as it happens, and after a reconnection (`Last-Event-ID`) those that were missed.
@@ -253,7 +260,7 @@ async fn authenticate(
     let response = match check(&app, &connection, request.headers()).await {
         Ok(()) => match admit(&app, &connection, request).await {
             Ok((request, busy)) => {
-                let response = next.run(request).await;
+                let response = in_json(next.run(request).await).await;
                 // Listeners have a limit of their own, and cost little.
                 let listens = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENTS);
                 let busy = if listens { None } else { Some(busy) };
@@ -269,6 +276,31 @@ async fn authenticate(
         }
     };
     response.map(|body| Body::new(Answer { body, _open: open, _busy: None }))
+}
+
+/// Longest text of an error that is passed on, in bytes.
+const ERROR_MAX: usize = 4096;
+
+/// The answer, with the error of the library in the form of all others: it answers in plain text, or with nothing, what no
+/// handler sees, such as a path that is not UTF-8.
+async fn in_json(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if !is_error || kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, ERROR_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    let unknown = || status.canonical_reason().unwrap_or("the request is refused").to_owned();
+    let mut answer = ApiError::new(status, if text.is_empty() { unknown() } else { text }).into_response();
+    for (name, value) in &parts.headers {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            answer.headers_mut().append(name, value.clone());
+        }
+    }
+    answer
 }
 
 /// Whether the request carries the right password.
@@ -494,6 +526,30 @@ impl IntoResponse for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn every_error_is_json_and_nothing_else_is_touched() {
+        const ALLOW: [(HeaderName, &str); 1] = [(header::ALLOW, "GET")];
+        let table = [
+            ((StatusCode::BAD_REQUEST, "no number").into_response(), Some("no number")),
+            (StatusCode::PAYLOAD_TOO_LARGE.into_response(), Some("Payload Too Large")),
+            ((ALLOW, StatusCode::METHOD_NOT_ALLOWED).into_response(), Some("Method Not Allowed")),
+            (ApiError::new(StatusCode::CONFLICT, "it is").into_response(), Some("it is")),
+            ((StatusCode::OK, "text").into_response(), None),
+        ];
+        for (response, expected) in table {
+            let (status, allow) = (response.status(), response.headers().get(header::ALLOW).cloned());
+            let response = in_json(response).await;
+            assert_eq!((response.status(), response.headers().get(header::ALLOW)), (status, allow.as_ref()));
+            let body = axum::body::to_bytes(response.into_body(), ERROR_MAX).await.unwrap();
+            match expected {
+                Some(error) => {
+                    assert_eq!(serde_json::from_slice::<ErrorBody>(&body).unwrap().error, error)
+                }
+                None => assert_eq!(&body[..], b"text"),
+            }
+        }
+    }
 
     #[test]
     fn malformed_bodies_name_the_field() {

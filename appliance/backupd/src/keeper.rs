@@ -24,8 +24,19 @@ const ROTATION_WAITS: Duration = Duration::from_secs(15);
 const SAMPLE: Duration = Duration::from_secs(1800);
 /// Time between two looks at the disks.
 const DISKS: Duration = Duration::from_secs(30);
+/// Time between two looks whether the monitor has anything new.
+const CHANGES: Duration = Duration::from_secs(600);
 /// Time until a verification that could not be tried is tried again.
 const VERIFICATION_AGAIN: Duration = Duration::from_secs(600);
+
+/// Environment variable with the seconds between two looks, in builds with debug assertions: a test waits for many of them.
+const LOOK_SECONDS: &str = "BACKUPD_LOOK_SECONDS";
+
+/// So long, or less where [`LOOK_SECONDS`] says so.
+fn paced(pause: Duration) -> Duration {
+    let shorter = || Some(Duration::from_secs(std::env::var(LOOK_SECONDS).ok()?.parse().ok()?));
+    if cfg!(debug_assertions) { shorter().map_or(pause, |shorter| pause.min(shorter)) } else { pause }
+}
 
 /// Runs for ever.
 pub async fn run(shared: Arc<Shared>) {
@@ -34,14 +45,24 @@ pub async fn run(shared: Arc<Shared>) {
         verify(&shared),
         look_at_room(&shared),
         look_at_disks(&shared),
+        look_for_changes(&shared),
         look_at_pairing(&shared)
     );
+}
+
+async fn look_for_changes(shared: &Shared) {
+    loop {
+        if let Err(error) = shared.look_for_changes().await {
+            tracing::debug!("it is not seen whether the monitor has anything new: {error}");
+        }
+        tokio::time::sleep(CHANGES).await;
+    }
 }
 
 async fn look_at_pairing(shared: &Shared) {
     loop {
         shared.look_at_pairing().await;
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(paced(ROUND)).await;
     }
 }
 
@@ -57,7 +78,7 @@ async fn make_and_rotate(shared: &Shared) {
                 let message = format!("A scheduled backup could not be made: {error}.");
                 shared.events.record(EventKind::Backup, Level::Fail, message, None);
             }
-            let pause = if shared.waits_for_console() { ROTATION_WAITS } else { ROTATION };
+            let pause = if shared.waits_for_console() { paced(ROTATION_WAITS) } else { ROTATION };
             let is_due = rotated.is_none_or(|at| at.elapsed() > pause);
             if is_due || shared.space_is_low() {
                 rotated = Some(Instant::now());
@@ -68,7 +89,7 @@ async fn make_and_rotate(shared: &Shared) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(ROUND) => {}
+            () = tokio::time::sleep(paced(ROUND)) => {}
             () = shared.settings_changed.notified() => rotated = None,
         }
     }
@@ -109,10 +130,10 @@ async fn look_at_room(shared: &Shared) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(ROUND) => {}
+            () = tokio::time::sleep(paced(ROUND)) => {}
             () = shared.backups_changed.notified() => {
                 // Another one follows soon where many are deleted; those are measured together.
-                tokio::time::sleep(ROUND).await;
+                tokio::time::sleep(paced(ROUND)).await;
                 measured = None;
             }
         }
@@ -212,13 +233,13 @@ async fn verify(shared: &Shared) {
                 if had_last_turn && !matches!(tried, Err(Refusal::Unavailable(_))) {
                     shared.was_tried(&backup.id);
                 }
-                (tried, ROUND)
+                (tried, paced(ROUND))
             }
             Ok(Some((backup, Work::Read))) => tokio::select! {
                 // The disks have as long for others.
                 read = shared.read_backup(&backup) => {
                     was_cut = false;
-                    (read, began.elapsed().max(ROUND))
+                    (read, began.elapsed().max(paced(ROUND)))
                 }
                 // It is read later.
                 () = shared.verification_asked.notified(), if !was_cut => {
@@ -226,17 +247,17 @@ async fn verify(shared: &Shared) {
                     continue;
                 }
             },
-            Ok(None) => (Ok(true), ROUND),
-            Err(error) => (Err(error), ROUND),
+            Ok(None) => (Ok(true), paced(ROUND)),
+            Err(error) => (Err(error), paced(ROUND)),
         };
         let pause = match &tried {
             Ok(true) => pause,
             // Each that somebody asked for is tried once.
-            Ok(false) if !shared.asked().is_empty() => ROUND,
+            Ok(false) if !shared.asked().is_empty() => paced(ROUND),
             // What has trouble waits by itself; that of the machine would befall the next one as well.
             Ok(false) => VERIFICATION_AGAIN,
             Err(error) if is_lasting(error) => VERIFICATION_AGAIN,
-            Err(_) => ROUND,
+            Err(_) => paced(ROUND),
         };
         if let Some(error) = backup.news(tried.map(drop)) {
             let message = format!("A backup could not be verified: {error}.");

@@ -16,6 +16,7 @@ mod monitor;
 mod paced;
 mod pairing;
 mod pinned;
+mod quiet;
 mod room;
 mod rotation_checks;
 mod serve;

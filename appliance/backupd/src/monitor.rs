@@ -12,6 +12,7 @@ use auth::usable::{Validity, chain, chain_usable, usable};
 use hostd::Tablespace;
 use replica::{Lsn, POSTGRESQL_MAJOR, name_in_ascii, options_of_everybody, options_of_replication_role};
 use rustls::CertificateError;
+use rustls_pki_types::CertificateDer;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_postgres::Config;
@@ -67,13 +68,21 @@ pub struct Shows {
     pub is_unknown: bool,
 }
 
+/// The certificate that the monitor has shown, or why it cannot be read; `None`: it has shown none.
+pub type Shown = Option<Result<Shows, String>>;
+
 impl Shows {
-    fn of(peer: &Peer, shown: &pinned::Shown) -> Option<Self> {
-        let pinned = chain(&peer.certificate).ok()?;
-        let mut certificates = vec![shown.get()?.clone()];
+    fn of(peer: &Peer, shown: &pinned::Shown) -> Shown {
+        shown.get().map(|shown| Self::read(&peer.certificate, shown.clone()))
+    }
+
+    fn read(paired: &str, shown: CertificateDer<'static>) -> Result<Self, String> {
+        let pinned = chain(paired).map_err(|error| format!("the paired certificate: {error}"))?;
+        let mut certificates = vec![shown];
         certificates.extend(pinned.iter().skip(1).cloned());
         let is_unknown = pinned.len() == 1 && pinned.first() != certificates.first();
-        Some(Self { validity: chain_usable(&certificates).ok()?, is_unknown })
+        let validity = chain_usable(&certificates).map_err(|error| error.to_string())?;
+        Ok(Self { validity, is_unknown })
     }
 }
 
@@ -86,7 +95,7 @@ pub struct Monitor {
     /// `Database system identifier`: another one is another database.
     pub system_identifier: u64,
     /// Its certificate.
-    pub shows: Option<Shows>,
+    pub shows: Shown,
 }
 
 impl Monitor {
@@ -347,6 +356,15 @@ fn tls_error(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_said_to_be_so() {
+        let rubbish = || CertificateDer::from(vec![0x30, 0x03, 0x02, 0x01]);
+        assert!(!Shows::read("", rubbish()).unwrap_err().is_empty());
+        let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        let unread = Shows::read(broken, rubbish()).unwrap_err();
+        assert!(unread.starts_with("the paired certificate: "), "{unread}");
+    }
 
     #[test]
     fn a_slot_that_is_gone_or_lost_is_said_to_be() {

@@ -15,6 +15,26 @@ pub struct Paced<T> {
     last: Mutex<Option<(Instant, Option<T>)>>,
 }
 
+/// What somebody gets whose turn it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// The last answer, which is newer than the question.
+    Shared,
+    /// Another one, which is begun now.
+    Now,
+    /// Another one, which is begun then.
+    At(Instant),
+}
+
+/// `last` is when the last answer was begun and whether anything came of it.
+fn turn(last: Option<(Instant, bool)>, asked: Instant, pause: Duration) -> Turn {
+    match last {
+        None => Turn::Now,
+        Some((begun, true)) if begun >= asked => Turn::Shared,
+        Some((begun, _)) => Turn::At(begun + pause),
+    }
+}
+
 impl<T: Clone> Paced<T> {
     /// One each `pause` at most.
     pub fn new(pause: Duration) -> Self {
@@ -28,11 +48,11 @@ impl<T: Clone> Paced<T> {
     pub async fn get<E>(&self, make: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if let Some((begun, answer)) = &*last {
-            if let Some(answer) = answer.as_ref().filter(|_| *begun >= asked) {
-                return Ok(answer.clone());
-            }
-            tokio::time::sleep_until(*begun + self.pause).await;
+        let known = last.as_ref().map(|(begun, answer)| (*begun, answer.is_some()));
+        match (turn(known, asked, self.pause), &*last) {
+            (Turn::Shared, Some((_, Some(answer)))) => return Ok(answer.clone()),
+            (Turn::At(then), _) => tokio::time::sleep_until(then).await,
+            (Turn::Shared | Turn::Now, _) => {}
         }
         let begun = Instant::now();
         // Before it is made: whoever hangs up meanwhile has used the turn all the same.
@@ -49,33 +69,56 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    const PAUSE: Duration = Duration::from_millis(200);
+    #[test]
+    fn an_answer_is_shared_when_it_is_newer_than_the_question_and_else_there_is_a_pause() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let at = |seconds| start + second * seconds;
+        // the last one: when it was begun, whether it came; the question → whose turn
+        let table = [
+            (None, 5, Turn::Now),
+            (Some((5, true)), 5, Turn::Shared),
+            (Some((6, true)), 5, Turn::Shared),
+            (Some((4, true)), 5, Turn::At(at(7))),
+            (Some((6, false)), 5, Turn::At(at(9))),
+            (Some((0, true)), 5, Turn::At(at(3))),
+        ];
+        for (last, asked, expected) in table {
+            let last = last.map(|(begun, came)| (at(begun), came));
+            assert_eq!(turn(last, at(asked), second * 3), expected, "{last:?} {asked}");
+        }
+    }
 
     #[tokio::test]
-    async fn many_who_ask_share_answers_that_are_newer_than_their_questions() {
-        let (paced, made) = (Arc::new(Paced::new(PAUSE)), Arc::new(AtomicU32::new(0)));
-        let start = Instant::now();
-        let ask = |paced: Arc<Paced<u32>>, made: Arc<AtomicU32>| async move {
-            let before = made.load(Ordering::Relaxed);
-            let answer =
-                paced.get(async || Ok::<_, ()>(made.fetch_add(1, Ordering::Relaxed) + 1)).await.unwrap();
-            assert!(answer > before, "{answer} is older than the question");
-        };
+    async fn many_who_ask_share_an_answer_that_is_newer_than_their_questions() {
+        let (paced, made) = (Arc::new(Paced::new(Duration::ZERO)), Arc::new(AtomicU32::new(0)));
+        let (asked, open) = (Arc::new(AtomicU32::new(0)), Arc::new(tokio::sync::Notify::new()));
         let mut asking = tokio::task::JoinSet::new();
-        for _ in 0..20 {
+        let mut ask = |number: u32| {
             let (paced, made) = (Arc::clone(&paced), Arc::clone(&made));
+            let (asked, open) = (Arc::clone(&asked), Arc::clone(&open));
             asking.spawn(async move {
-                for _ in 0..3 {
-                    ask(Arc::clone(&paced), Arc::clone(&made)).await;
-                }
+                let make = async || {
+                    let answer = made.fetch_add(1, Ordering::Relaxed) + 1;
+                    if number == 0 {
+                        open.notified().await;
+                    }
+                    Ok::<_, ()>(answer)
+                };
+                // Nothing else runs between this and the question.
+                asked.fetch_add(1, Ordering::Relaxed);
+                paced.get(make).await.unwrap()
             });
+        };
+        (0..=20).for_each(&mut ask);
+        // The first answer was begun before the others asked, and is under way until all have.
+        while asked.load(Ordering::Relaxed) <= 20 {
+            tokio::task::yield_now().await;
         }
-        while let Some(asked) = asking.join_next().await {
-            asked.unwrap();
-        }
-        let most = start.elapsed().as_millis() / PAUSE.as_millis() + 1;
-        assert!(u128::from(made.load(Ordering::Relaxed)) <= most, "{made:?} of {most}");
-        assert!(start.elapsed() < 10 * PAUSE, "nobody waits for all the others: {:?}", start.elapsed());
+        open.notify_one();
+        let mut answers = asking.join_all().await;
+        answers.sort_unstable();
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+        assert_eq!((answers[0], &answers[1..]), (1, &[2; 20][..]));
     }
 
     #[tokio::test]

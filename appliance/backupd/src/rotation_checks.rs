@@ -1,6 +1,7 @@
 //! The checks about backups that come and go: free space, the last backup, the clock, the retention period. Pure.
 
 use crate::changes::interval_hours;
+use crate::quiet::Seen;
 use crate::status::{in_words, sentence};
 use api::{Backup, Check, Level, Limits, RetentionState, Settings, Space, StuckReason};
 use jiff::{SignedDuration, Timestamp};
@@ -72,10 +73,12 @@ const CHECKPOINT_LATE: SignedDuration = SignedDuration::from_hours(25);
 /// Less is not worth a word: checkpoints are minutes apart, up to an hour on some machines.
 const CHECKPOINT_USUAL: SignedDuration = SignedDuration::from_hours(2);
 
-/// How much older the data of a backup is than the backup: the time since the monitor's last checkpoint in it. A monitor that
-/// stands still, or one that only says that it goes on, leaves it behind.
-fn data_is_older_by(backup: &Backup) -> SignedDuration {
+/// How much older the data of a backup is than the backup: the time since the monitor's last checkpoint in it, or since it
+/// was seen last that there is nothing new, as an idle monitor makes no checkpoints. A monitor that stands still, or one
+/// that only says that it goes on, leaves it behind.
+fn data_is_older_by(backup: &Backup, seen: &Seen) -> SignedDuration {
     let at = backup.postgresql.checkpoint.as_ref().map_or(backup.created, |checkpoint| checkpoint.at);
+    let at = seen.known_before(backup).map_or(at, |known| known.max(at));
     backup.created.duration_since(at).max(SignedDuration::ZERO)
 }
 
@@ -99,13 +102,30 @@ pub fn is_ahead(backup: &Backup, now: Timestamp) -> bool {
 }
 
 /// Check `last-backup`: its age against the schedule. `backups` are the paired monitor's, newest first. The age of one that is
-/// dated in the future is unknown, so it is no success.
+/// dated in the future is unknown, so it is no success. What has changed since the last one was `seen`: without changes none is
+/// due (`None`: no monitor is paired). `cut` says what a manifest lacks.
 pub fn backup_check(
     settings: &Settings,
-    is_paired: bool,
+    seen: Option<&Seen>,
+    backups: &Result<Vec<Backup>, String>,
+    cut: Option<&str>,
+    now: Timestamp,
+) -> Check {
+    let check = age_check(settings, seen, backups, now);
+    match cut.filter(|_| seen.is_some()) {
+        Some(cut) => Check { message: format!("{} Backups go on, but {cut}.", check.message), ..check },
+        None => check,
+    }
+}
+
+fn age_check(
+    settings: &Settings,
+    seen: Option<&Seen>,
     backups: &Result<Vec<Backup>, String>,
     now: Timestamp,
 ) -> Check {
+    let none = Seen::default();
+    let (is_paired, seen) = (seen.is_some(), seen.unwrap_or(&none));
     let period = SignedDuration::from_hours(interval_hours(settings.frequency).into());
     let is_ahead = |backup: &&Backup| is_ahead(backup, now);
     let (level, message) = match backups {
@@ -129,7 +149,16 @@ pub fn backup_check(
                 (Level::Fail, message)
             }
             (Some(backup), None) => {
-                let age = now.duration_since(backup.created);
+                let made =
+                    format!("The last backup was made {} ago", in_words(now.duration_since(backup.created)));
+                let nothing_since = seen.nothing_since(backup, now).filter(|at| *at > backup.created);
+                let age = now.duration_since(nothing_since.unwrap_or(backup.created));
+                let made = match nothing_since {
+                    Some(_) if now.duration_since(backup.created) > period => {
+                        format!("{made}, and nothing had changed at the monitor until {} ago.", in_words(age))
+                    }
+                    _ => format!("{made}."),
+                };
                 // One may be late by half a period: a summer's hour, a slow start.
                 let level = if age > period * 3 {
                     Level::Fail
@@ -138,8 +167,7 @@ pub fn backup_check(
                 } else {
                     Level::Ok
                 };
-                let made = format!("The last backup was made {} ago.", in_words(age));
-                match data_is_older_by(backup) {
+                match data_is_older_by(backup, seen) {
                     older if older <= CHECKPOINT_USUAL => (level, made),
                     older => {
                         let is_late = older > period * 3 + CHECKPOINT_LATE;
@@ -293,7 +321,7 @@ mod tests {
         ];
         for (dates, level, part) in table {
             let backups = Ok(dates.iter().map(|date| backup(date)).collect());
-            let check = backup_check(&Settings::default(), true, &backups, now);
+            let check = backup_check(&Settings::default(), Some(&Seen::default()), &backups, None, now);
             assert_eq!(check.level, level, "{dates:?}: {}", check.message);
             assert!(check.message.contains(part), "{}", check.message);
         }
@@ -313,10 +341,67 @@ mod tests {
             let mut backup = backup("2026-11-24T11:00:00Z");
             backup.postgresql.checkpoint =
                 at.map(|at| api::Checkpoint { lsn: "0/1".into(), at: at.parse().unwrap() });
-            let check = backup_check(&Settings::default(), true, &Ok(vec![backup]), now);
+            let check =
+                backup_check(&Settings::default(), Some(&Seen::default()), &Ok(vec![backup]), None, now);
             assert_eq!(check.level, level, "{at:?}: {}", check.message);
             assert!(check.message.contains(part) || at.is_none(), "{}", check.message);
         }
+    }
+
+    #[test]
+    fn a_monitor_that_is_idle_needs_no_backup() {
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let still = |lsn: &str, timeline, seen: &str| Seen {
+            still: Some(((lsn.into(), timeline), at(seen))),
+            ..Seen::default()
+        };
+        // What was seen of one whose last backup, of 0/1 on timeline 1, was made eight days ago.
+        let table = [
+            (Seen::default(), Level::Fail, "8 days ago."),
+            (
+                still("0/1", 1, "2026-11-24T11:55:00Z"),
+                Level::Ok,
+                "nothing had changed at the monitor until 5 min ago",
+            ),
+            (still("0/1", 1, "2026-11-22T12:00:00Z"), Level::Warn, "until 2 days ago"),
+            (still("0/1", 1, "2026-11-19T12:00:00Z"), Level::Fail, "until 5 days ago"),
+            (still("0/2", 1, "2026-11-24T11:55:00Z"), Level::Fail, "8 days ago."),
+            (still("0/1", 2, "2026-11-24T11:55:00Z"), Level::Fail, "8 days ago."),
+            // A clock that was wrong.
+            (still("0/1", 1, "2036-11-24T11:55:00Z"), Level::Fail, "8 days ago."),
+        ];
+        for (seen, level, part) in table {
+            let backups = Ok(vec![backup("2026-11-16T12:00:00Z")]);
+            let check = backup_check(&Settings::default(), Some(&seen), &backups, None, now);
+            assert_eq!(check.level, level, "{seen:?}: {}", check.message);
+            assert!(check.message.contains(part), "{}", check.message);
+        }
+        // The first change after a day without any, and the backup at once after it.
+        let mut made = backup("2026-11-24T11:00:00Z");
+        made.postgresql.checkpoint =
+            Some(api::Checkpoint { lsn: "0/1".into(), at: at("2026-11-23T11:00:00Z") });
+        let before = |id: &str, seen: &str| Seen { before: Some((id.into(), at(seen))), ..Seen::default() };
+        let id = made.id.clone();
+        for (seen, level) in [
+            (Seen::default(), Level::Warn),
+            (before(&id, "2026-11-24T10:50:00Z"), Level::Ok),
+            (before(&id, "2026-11-24T01:00:00Z"), Level::Warn),
+            (before("another", "2026-11-24T10:50:00Z"), Level::Warn),
+            (before(&id, "2026-11-24T11:50:00Z"), Level::Warn),
+        ] {
+            let check = backup_check(&Settings::default(), Some(&seen), &Ok(vec![made.clone()]), None, now);
+            assert_eq!(check.level, level, "{seen:?}: {}", check.message);
+        }
+    }
+
+    #[test]
+    fn what_a_manifest_lacks_is_said_and_no_backup_less() {
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let backups = Ok(vec![backup("2026-11-24T11:00:00Z")]);
+        let check = backup_check(&Settings::default(), Some(&Seen::default()), &backups, Some("x"), now);
+        assert_eq!((check.level, check.message.ends_with("Backups go on, but x.")), (Level::Ok, true));
+        assert!(!backup_check(&Settings::default(), None, &backups, Some("x"), now).message.contains('x'));
     }
 
     #[test]

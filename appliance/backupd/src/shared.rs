@@ -2,10 +2,11 @@
 
 use crate::changes::Changes;
 use crate::events::Events;
-use crate::monitor::Shows;
+use crate::monitor::Shown;
 use crate::paced::Paced;
+use crate::quiet::Quiet;
 use crate::room::Room;
-use crate::standby::Standby;
+use crate::standby::{NotReady, Standby};
 use crate::{hardware_checks, pairing, rotation_checks, stand_in, status, verification_checks};
 use anyhow::{Context, Result};
 use api::{
@@ -172,7 +173,7 @@ pub struct Shared {
     /// Seconds until the monitor's slot would be lost without this server.
     headroom: Mutex<Option<u64>>,
     /// The certificate that the monitor has shown last.
-    certificate: Mutex<Option<Shows>>,
+    certificate: Mutex<Shown>,
     asked_document: Document<Vec<String>>,
     /// The backups that somebody wants to have verified, the first one first.
     asked: Mutex<Vec<String>>,
@@ -190,6 +191,10 @@ pub struct Shared {
     copy_damage: Mutex<CopyDamage>,
     /// Why the last full copy came to nothing, until one comes or none is needed any more.
     copy_failure: Mutex<Option<String>>,
+    /// What the last backup's manifest lacks of the databases' locales.
+    collations_cut: Mutex<Option<String>>,
+    /// Where the replica was seen to have nothing new.
+    quiet: Quiet,
     /// Held while a backup is made: one at a time.
     backup: tokio::sync::Mutex<()>,
 }
@@ -251,6 +256,8 @@ impl Shared {
             state: Mutex::new((State::NotConnected, Timestamp::now())),
             copy_damage: Mutex::default(),
             copy_failure: Mutex::default(),
+            collations_cut: Mutex::default(),
+            quiet: Quiet::load(folder),
             backup: tokio::sync::Mutex::new(()),
         };
         // A power cut may have come between the settings and what was noted of them.
@@ -430,7 +437,7 @@ impl Shared {
     }
 
     /// Makes known which certificate the monitor has shown.
-    pub fn publish_certificate(&self, shows: Option<Shows>) {
+    pub fn publish_certificate(&self, shows: Shown) {
         *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = shows;
     }
 
@@ -463,10 +470,16 @@ impl Shared {
             ),
             status::monitor_certificate_check(
                 peer.is_some(),
-                *self.certificate.lock().unwrap_or_else(PoisonError::into_inner),
+                &self.certificate.lock().unwrap_or_else(PoisonError::into_inner),
                 std::time::SystemTime::now(),
             ),
-            rotation_checks::backup_check(&settings, peer.is_some(), &own, Timestamp::now()),
+            rotation_checks::backup_check(
+                &settings,
+                peer.as_ref().map(|peer| self.quiet.of(peer.id)).as_ref(),
+                &own,
+                self.collations_cut.lock().unwrap_or_else(PoisonError::into_inner).as_deref(),
+                Timestamp::now(),
+            ),
             verification_checks::last_verification(peer.is_some(), &own, Timestamp::now()),
             verification_checks::backups_read(&all, peer.as_ref().map(|peer| peer.id), Timestamp::now()),
             status::volume_check(problem),
@@ -633,12 +646,14 @@ impl Shared {
         }
         let facts = standby.facts().await?;
         let flushed_lsn = facts.flushed.to_string();
+        *self.collations_cut.lock().unwrap_or_else(PoisonError::into_inner) = facts.collations.cut();
         if let Some(last) = self.backups()?.backups.iter().find(|last| last.monitor.id == peer.id)
             && stand_in::stands_for(last, reason, &comment)
             && (&last.postgresql.flushed_lsn, last.postgresql.timeline) == (&flushed_lsn, facts.timeline)
         {
             return Ok(Made::Unchanged(last.id.clone()));
         }
+        let seen_before = self.quiet.of(peer.id).still;
         let request = BackupRequest {
             monitor: MonitorRef { id: peer.id, version: peer.version },
             configuration: peer.configuration,
@@ -649,15 +664,41 @@ impl Shared {
             flushed_lsn,
             timeline: facts.timeline,
             superuser: facts.superuser,
-            collations: facts.collations,
+            collations: facts.collations.taken,
         };
         let backup = self.hostd.create_backup(request).await?;
+        self.quiet.made(&backup, seen_before);
         let message =
             format!("Backup {} was made, the snapshot took {:.0} ms.", backup.id, backup.snapshot_ms);
         self.events.record(EventKind::Backup, Level::Ok, message, Some(&backup.id));
         self.verification_asked.notify_one();
         self.backups_changed.notify_one();
         Ok(Made::Backup(Box::new(backup)))
+    }
+
+    /// Looks whether the replica has anything new. Only while it has all of the monitor: one that is not reached has nothing
+    /// new either.
+    ///
+    /// # Errors
+    /// The replica cannot be asked.
+    pub async fn look_for_changes(&self) -> Result<(), Refusal> {
+        let has_all = || {
+            let shown = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            matches!(shown.0, State::Synchronized { .. })
+        };
+        let Some(peer) = self.peer().filter(|_| has_all()) else { return Ok(()) };
+        let info = self.hostd.replica(peer.id).await?;
+        if !info.running {
+            return Ok(());
+        }
+        let cannot = |error: NotReady| Refusal::Conflict(error.to_string());
+        let standby = Standby::connect(&info.socket_dir, &peer.user, &peer.database).await.map_err(cannot)?;
+        let position = standby.position().await.map_err(cannot)?;
+        // It may have changed meanwhile.
+        if has_all() {
+            self.quiet.looked(peer.id, position, Timestamp::now());
+        }
+        Ok(())
     }
 
     /// Changes what is on record of a backup.

@@ -26,6 +26,13 @@ const SOCKET: &str = ".s.PGSQL.5432";
 /// Longest name of a role, locale or version that is put on record, in bytes. PostgreSQL's are shorter.
 const NAME_MAX: usize = 256;
 
+/// Databases that are asked for at once: with the longest names of PostgreSQL they are within what an answer may have.
+const PAGE: usize = 100;
+/// Databases whose locales go into the manifest one by one. Of further ones only such locales do as no other one has.
+const COLLATIONS_MAX: usize = 500;
+/// Databases that are looked at. PostgreSQL makes two of them a second at best.
+const DATABASES_MAX: usize = 20_000;
+
 /// Longest wait for a restartpoint before a backup.
 const RESTARTPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -93,8 +100,44 @@ pub struct Facts {
     pub timeline: u32,
     /// The first superuser that may log in.
     pub superuser: Option<String>,
-    /// Locale of each database.
-    pub collations: Vec<Collation>,
+    /// Locales of the databases.
+    pub collations: Collations,
+}
+
+/// The locales of the databases, as a manifest has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collations {
+    /// Of each database; of those beyond [`COLLATIONS_MAX`] what is new.
+    pub taken: Vec<Collation>,
+    /// Databases that were looked at.
+    pub databases: usize,
+    /// There are more of them.
+    pub is_cut: bool,
+}
+
+impl Collations {
+    fn add(&mut self, collation: Collation) {
+        self.databases += 1;
+        let is_new = || !self.taken.iter().any(|taken| locale(taken) == locale(&collation));
+        let there = self.taken.len();
+        if there < COLLATIONS_MAX || there < 2 * COLLATIONS_MAX && is_new() {
+            self.taken.push(collation);
+        } else {
+            self.is_cut = true;
+        }
+    }
+
+    /// What the manifest lacks, as a sentence's part.
+    pub fn cut(&self) -> Option<String> {
+        self.is_cut.then(|| {
+            format!(
+                "the monitor has {}{} databases, and a manifest names {} of them with their locales",
+                if self.databases >= DATABASES_MAX { "at least " } else { "" },
+                self.databases,
+                self.taken.len()
+            )
+        })
+    }
 }
 
 impl Standby {
@@ -157,19 +200,61 @@ impl Standby {
         let superuser = row.get(3).and_then(|name| name_of(name).into_string().ok());
         // "17.6 (Debian 17.6-0+deb13u1)": the packager's part is no version
         let version = text(0, "version")?.split_whitespace().next().unwrap_or_default().to_owned();
-        let databases = format!(
-            "select {}, datlocprovider::pg_catalog.text, {}, {}, datcollversion \
-             from pg_catalog.pg_database order by oid",
-            name_in_ascii("datname"),
-            name_in_ascii("datcollate"),
-            name_in_ascii("datctype"),
-        );
-        let rows = self.connection.ask(&databases, ANSWER_TIMEOUT).await.map_err(NotReady::from)?;
-        let collations = rows.iter().map(collation).collect::<Result<_>>()?;
+        let collations = self.collations().await?;
         for name in superuser.iter().chain([&version]) {
             bounded(name)?;
         }
         Ok(Facts { version, flushed, timeline, superuser, collations })
+    }
+
+    /// How far it has replayed, as [`Standby::facts`] says it.
+    ///
+    /// # Errors
+    /// As [`Standby::connect`].
+    pub async fn position(&self) -> Result<(String, u32), NotReady> {
+        let row = self
+            .row(
+                "select pg_catalog.pg_last_wal_replay_lsn(), \
+                 coalesce((select received_tli from pg_catalog.pg_stat_wal_receiver), \
+                 (select timeline_id from pg_catalog.pg_control_checkpoint()))",
+                ANSWER_TIMEOUT,
+            )
+            .await?;
+        let unclear = || NotReady::Refuses("it does not say its WAL position".into());
+        let lsn: Lsn = row.get(0).and_then(|lsn| lsn.parse().ok()).ok_or_else(unclear)?;
+        let timeline = row.get(1).and_then(|timeline| timeline.parse().ok()).ok_or_else(unclear)?;
+        Ok((lsn.to_string(), timeline))
+    }
+
+    /// The databases' locales, page by page: a catalog of thousands is no reason for no backup.
+    async fn collations(&self) -> Result<Collations> {
+        let (mut collations, mut last) = (Collations::default(), 0_u32);
+        loop {
+            let databases = format!(
+                "select {}, datlocprovider::pg_catalog.text, {}, {}, datcollversion, oid::pg_catalog.text \
+                 from pg_catalog.pg_database where oid operator(pg_catalog.>) {last}::pg_catalog.oid \
+                 order by oid limit {PAGE}",
+                name_in_ascii("datname"),
+                name_in_ascii("datcollate"),
+                name_in_ascii("datctype"),
+            );
+            let rows = self.connection.ask(&databases, ANSWER_TIMEOUT).await.map_err(NotReady::from)?;
+            for row in &rows {
+                collations.add(collation(row)?);
+            }
+            let Some(next) = rows.last().and_then(|row| row.get(5)?.parse().ok()).filter(|next| *next > last)
+            else {
+                return Ok(collations);
+            };
+            last = next;
+            if rows.len() < PAGE {
+                return Ok(collations);
+            }
+            if collations.databases >= DATABASES_MAX {
+                collations.is_cut = true;
+                return Ok(collations);
+            }
+        }
     }
 
     /// Size of its databases, those of other tablespaces aside, in bytes; may take minutes.
@@ -202,6 +287,11 @@ impl Standby {
     }
 }
 
+/// What a restore needs of it on the machine.
+fn locale(of: &Collation) -> (&str, &str, &str, Option<&str>) {
+    (&of.provider, &of.collate, &of.ctype, of.version.as_deref())
+}
+
 fn collation(row: &Row) -> Result<Collation> {
     // Of a name that is not UTF-8, the manifest has what can be shown.
     let text = |at: usize| bounded(&name_of(row.get(at).unwrap_or_default()).to_string_lossy());
@@ -223,4 +313,46 @@ fn bounded(text: &str) -> Result<String> {
         short(text)
     );
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(number: usize, collate: &str) -> Collation {
+        Collation {
+            database: format!("d{number}"),
+            provider: "c".into(),
+            collate: collate.into(),
+            ctype: "C".into(),
+            version: None,
+        }
+    }
+
+    #[test]
+    fn of_thousands_of_databases_every_locale_is_kept_and_the_rest_is_said() {
+        let mut collations = Collations::default();
+        for number in 0..COLLATIONS_MAX {
+            collations.add(database(number, "C"));
+        }
+        assert_eq!((collations.taken.len(), collations.cut()), (COLLATIONS_MAX, None));
+        for number in 0..4000 {
+            collations.add(database(number, if number == 3000 { "de_DE" } else { "C" }));
+        }
+        assert_eq!(collations.taken.len(), COLLATIONS_MAX + 1);
+        assert_eq!(collations.taken.last().map(|last| last.collate.as_str()), Some("de_DE"));
+        let cut = collations.cut().unwrap();
+        assert!(cut.contains("has 4500 databases") && cut.contains("names 501 of them"), "{cut}");
+        for number in 0..5000 {
+            collations.add(database(number, &format!("l{number}")));
+        }
+        assert_eq!(collations.taken.len(), 2 * COLLATIONS_MAX);
+    }
+
+    #[test]
+    fn a_page_of_the_longest_names_is_within_an_answer() {
+        // A name has 63 bytes, of which each may be written as four. The row's frame and OID are small.
+        let row = 3 * 63 * 4 + 63 + 64;
+        assert!(PAGE * row < crate::bounded::ANSWER_BYTES);
+    }
 }

@@ -1,6 +1,6 @@
 //! The answer of `GET /v1/status` from what is known: sentences and checks, as pure functions.
 
-use crate::monitor::Shows;
+use crate::monitor::{Shown, Shows};
 use api::{Check, FtpSettings, Level, Progress, State};
 use jiff::SignedDuration;
 use std::time::{Duration, SystemTime};
@@ -163,14 +163,20 @@ const CERTIFICATE_ENDS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Check `monitor-certificate`: PostgreSQL's programs, which copy and stream, look at the dates of the monitor's certificate
 /// and at who signed it, not at its key alone. `None`: it was not seen yet.
-pub fn monitor_certificate_check(is_paired: bool, shows: Option<Shows>, now: SystemTime) -> Check {
+pub fn monitor_certificate_check(is_paired: bool, shows: &Shown, now: SystemTime) -> Check {
     const EFFECT: &str = "No full copy can be made, and a stream that is interrupted cannot begin anew";
     const WAY_OUT: &str = "give the monitor's PostgreSQL another certificate, with the same private key if that is possible, \
                            run `monitor-link setup` there and pair again with what it prints.";
     let (level, message) = match shows {
         _ if !is_paired => (Level::Ok, "No monitor is paired.".into()),
         None => (Level::Ok, "The monitor's certificate was not seen yet.".into()),
-        Some(Shows { validity, is_unknown }) => match validity.not_after.duration_since(now) {
+        Some(Err(why)) => (
+            Level::Warn,
+            format!(
+                "The monitor's certificate cannot be read ({why}). PostgreSQL's programs may refuse it: {WAY_OUT}"
+            ),
+        ),
+        Some(Ok(Shows { validity, is_unknown })) => match validity.not_after.duration_since(now) {
             Err(past) => {
                 let past = in_words(SignedDuration::try_from(past.duration()).unwrap_or_default());
                 (Level::Fail, format!("The monitor's certificate expired {past} ago. {EFFECT}: {WAY_OUT}"))
@@ -182,7 +188,7 @@ pub fn monitor_certificate_check(is_paired: bool, shows: Option<Shows>, now: Sys
                      clocks."
                 ),
             ),
-            Ok(_) if is_unknown => (
+            Ok(_) if *is_unknown => (
                 Level::Warn,
                 format!(
                     "The monitor shows another certificate than the paired one, with the same key. {EFFECT}: run \
@@ -309,12 +315,15 @@ mod tests {
             (205, false, Level::Fail, "expired 5 days ago. No full copy"),
             (205, true, Level::Fail, "monitor-link setup"),
         ] {
-            let check = monitor_certificate_check(true, Some(Shows { validity, is_unknown }), at(day));
+            let shown = Some(Ok(Shows { validity, is_unknown }));
+            let check = monitor_certificate_check(true, &shown, at(day));
             assert_eq!(check.level, level, "{day} {check:?}");
             assert!(check.message.contains(part), "{day} {check:?}");
         }
-        assert_eq!(monitor_certificate_check(true, None, at(0)).level, Level::Ok);
-        assert_eq!(monitor_certificate_check(false, None, at(0)).level, Level::Ok);
+        assert_eq!(monitor_certificate_check(true, &None, at(0)).level, Level::Ok);
+        assert_eq!(monitor_certificate_check(false, &None, at(0)).level, Level::Ok);
+        let check = monitor_certificate_check(true, &Some(Err("it has no end".into())), at(0));
+        assert!(check.level == Level::Warn && check.message.contains("it has no end"), "{check:?}");
     }
 
     #[test]

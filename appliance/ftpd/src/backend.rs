@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use auth::throttle::group;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use unftp_core::auth::DefaultUser;
 use unftp_core::storage::{
@@ -37,6 +38,7 @@ pub struct Backend {
 #[derive(Debug)]
 struct Held {
     index: Option<(PathBuf, File)>,
+    session: Arc<Session>,
     unfinished: Arc<Unfinished>,
 }
 
@@ -50,8 +52,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some((path, index)) = self.index.take() {
-            self.unfinished.keep(path, index, Instant::now());
+        if let Some(index) = self.index.take() {
+            let source = group(self.session.client.address);
+            self.unfinished.keep(self.session.number, source, index, Instant::now());
         }
     }
 }
@@ -163,7 +166,8 @@ impl Backend {
             return Err(Error::new(ErrorKind::PermanentFileNotAvailable, text));
         }
         let Opened { content, index } = self.with_catalog(move |catalog| catalog.open(&item)).await?;
-        Ok((Chunks::start(content, offset), Held { index, unfinished: Arc::clone(&self.unfinished) }))
+        let (session, unfinished) = (Arc::clone(&self.session), Arc::clone(&self.unfinished));
+        Ok((Chunks::start(content, offset), Held { index, session, unfinished }))
     }
 
     /// The client's data connection, once it has shown that it is that. The session's deadline ends a wait in vain.

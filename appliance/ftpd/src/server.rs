@@ -4,7 +4,7 @@
 //! for it, which nothing else can do. With few sessions it costs nothing, and a transfer stays on one core. All control
 //! connections, and those that have not logged in, are tasks of one runtime, which runs no code of libunftp.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
@@ -175,7 +175,9 @@ impl Server {
             }
             loop {
                 tokio::time::sleep(HOUSEKEEPING).await;
-                shared.unfinished.let_go(Instant::now());
+                let live: HashSet<u64> =
+                    shared.sessions().here.values().map(|session| session.number).collect();
+                shared.unfinished.let_go(Instant::now(), |session| live.contains(&session));
                 shared.pace.set(shared.settings().bytes_per_second);
                 let displaced = shared.waiting.take_displaced();
                 if displaced > 0 {

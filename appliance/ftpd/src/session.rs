@@ -5,6 +5,7 @@
 //! failures too.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,8 @@ struct Course {
 /// What the parts of one session tell each other.
 #[derive(Debug)]
 pub struct Session {
+    /// Another one for each session of this process.
+    pub(crate) number: u64,
     pub(crate) client: Client,
     pub(crate) unresumed: Unresumed,
     marks: Mutex<Marks>,
@@ -132,8 +135,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session that begins now.
     pub(crate) fn begin(client: Client) -> Self {
+        static SESSIONS: AtomicU64 = AtomicU64::new(0);
         let now = Instant::now();
         Self {
+            number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             client,
             unresumed: Unresumed::default(),
             marks: Mutex::new(Marks {

@@ -69,6 +69,14 @@ impl Client {
         self.ask(&request, news).await.map(drop)
     }
 
+    /// Says whether [`Client::full_copy`] would be begun now, of which so many bytes are announced; nothing changes.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`]: there is too little room.
+    pub async fn try_copy(&self, monitor: Uuid, announced: u64) -> Result<(), ClientError> {
+        self.ask(&Request::TryCopy { monitor, announced }, drop).await.map(drop)
+    }
+
     /// Pairs with `peer`, or says that it was paired before; gives why not.
     pub async fn admit_peer(&self, peer: &Peer, is_new: bool) -> Result<Result<(), String>, ClientError> {
         self.admit(peer, is_new, false).await

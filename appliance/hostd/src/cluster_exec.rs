@@ -199,10 +199,11 @@ fn give_up_privileges(uid: Uid, gid: Gid) -> Result<()> {
     Ok(())
 }
 
-/// No cluster outlives the process that supervises it. SIGINT is PostgreSQL's fast shutdown. To be called after the change
-/// of user, which would clear it.
+/// No cluster outlives the process that supervises it. SIGKILL, as it is the one signal that also ends a process that is
+/// stopped or hangs: hostd has stopped its clusters in order before, unless it was killed itself. What the program has
+/// started is ended by the next hostd. To be called after the change of user, which would clear it.
 fn die_with(supervisor: Pid) -> Result<()> {
-    prctl::set_pdeathsig(Signal::SIGINT).context("cannot set the parent death signal")?;
+    prctl::set_pdeathsig(Signal::SIGKILL).context("cannot set the parent death signal")?;
     // It may have ended before: then no signal comes.
     ensure!(getppid() == supervisor, "the process that supervises the cluster has ended");
     Ok(())

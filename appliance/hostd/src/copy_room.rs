@@ -13,13 +13,13 @@
 use crate::places::Places;
 use crate::program::Holder;
 use crate::rotate::{self, MadeRoom, Memory};
+use crate::usage::Exclusive;
 use crate::{catalog, copy_check};
 use anyhow::{Context, Result, bail};
 use api::Deletion;
 use backups::copy_tries::{self, Begin};
 use hostd::{PROGRAM, Refused};
 use replica::{CopyProgress, FULL_BYTES};
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex as Lock, PoisonError};
@@ -32,7 +32,8 @@ use uuid::Uuid;
 const LOOK: Duration = Duration::from_secs(1);
 /// Time until rotation is asked again when it could not help.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
-/// Time that whoever makes, deletes or looks at backups may keep a copy from making room.
+/// Time that whoever makes, deletes or looks at backups may keep a copy from making room, or from being told whether it may
+/// begin.
 const TURN: Duration = Duration::from_secs(60);
 /// The same before it begins, when nothing waits for it.
 const FIRST_TURN: Duration = Duration::from_secs(600);
@@ -86,22 +87,69 @@ impl Seen {
     }
 }
 
-/// Why a copy is not worth beginning: what is announced of it is more than the volume of `total` bytes holds
-/// in all.
-pub fn refusal(at: CopyProgress, total: u64) -> Option<String> {
-    (at.total.saturating_add(FULL_BYTES) > total).then(|| {
-        format!(
-            "the monitor announces {} for a full copy, and the data volume has {} in all; use a larger disk, or look for \
-             large sparse files in the data directory of the monitor",
-            megabytes(at.total),
+/// Why a copy is not worth beginning: the `announced` bytes are more than the volume of `total` bytes holds in all.
+fn refusal(announced: u64, total: u64) -> Option<Refused> {
+    (announced.saturating_add(FULL_BYTES) > total).then(|| {
+        let error = format!(
+            "the full copy was not begun: the monitor announces {} for it, and the data volume has {} in all; use a larger \
+             disk, or look for large sparse files in the data directory of the monitor",
+            megabytes(announced),
             megabytes(total)
-        )
+        );
+        Refused { error, retry_after: None }
     })
+}
+
+/// Whether a copy may begin, before anything is done for it: by what the last copies came to, the room that there is on a
+/// volume of `total` bytes, and what is announced of it so far.
+fn may_begin(begin: Begin, needed: Option<u64>, room: Finds, announced: u64) -> Result<Permit, Refused> {
+    let permit = Permit::new(begin, needed, room)?;
+    match refusal(announced, room.total).or_else(|| permit.refusal(announced)) {
+        Some(refused) => Err(refused),
+        None => Ok(permit),
+    }
+}
+
+/// What a copy finds on the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Finds {
+    /// The room for it.
+    there: copy_tries::Room,
+    /// Bytes of the volume.
+    total: u64,
+    /// It was measured what each backup takes alone.
+    is_measured: bool,
+}
+
+/// Says whether a full copy of `monitor`, of which so many bytes are announced, would be begun now. Nothing changes.
+///
+/// # Errors
+/// [`Refused`]: it would not.
+pub async fn would_begin(room: &Room<'_>, monitor: Uuid, announced: u64) -> Result<()> {
+    decide(room, monitor, announced, TURN).await.map(drop)
+}
+
+/// [`may_begin`] with what there is; waits for its turn with the backups so long.
+async fn decide(room: &Room<'_>, monitor: Uuid, announced: u64, turn: Duration) -> Result<Permit> {
+    let memory = room.memory;
+    let measured = room.exclusive.known();
+    let (begin, there) = {
+        let turn = tokio::time::timeout(turn, room.catalog.lock()).await;
+        let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
+        // What was not measured may free nothing.
+        let exclusive = |id: &str| measured.as_ref().and_then(|each| each.get(id)).copied().unwrap_or(0);
+        rotate::copy_may(room.places, memory, monitor, exclusive).await?
+    };
+    let before = memory.ledger.copies();
+    let needed = before.stopped(monitor).map(|stopped| stopped.needed);
+    let (total, _) = catalog::room(room.places)?;
+    let finds = Finds { there, total, is_measured: measured.is_some() };
+    Ok(may_begin(begin, needed, finds, announced)?)
 }
 
 /// Why a copy does not begin now, after one that needed more than `needed` bytes and was stopped: by what is announced, or for
 /// `wait` seconds more.
-fn not_begun(needed: u64, room: copy_tries::Room, announced: Option<u64>, wait: Option<u64>) -> Refused {
+fn not_begun(needed: u64, room: Finds, announced: Option<u64>, wait: Option<u64>) -> Refused {
     let announced = announced
         .map_or_else(String::new, |bytes| format!(", the monitor announces {} now", megabytes(bytes)));
     let again = wait.map_or_else(
@@ -113,13 +161,17 @@ fn not_begun(needed: u64, room: copy_tries::Room, announced: Option<u64>, wait: 
             )
         },
     );
+    let freeable = if room.is_measured {
+        format!("{} more could be freed today", megabytes(room.there.freeable))
+    } else {
+        "how much more could be freed is measured in the coming night".to_owned()
+    };
     let error = format!(
         "the full copy was not begun, and nothing is deleted for it: the last one needed more than {}{announced}, and {} are \
-         free ({} more could be freed today); {again}. Add a disk, delete or unpin backups at the console, or let rotation \
+         free ({freeable}); {again}. Add a disk, delete or unpin backups at the console, or let rotation \
          delete more (`{PROGRAM} order allow-rotation`)",
         megabytes(needed),
-        megabytes(room.free),
-        megabytes(room.freeable)
+        megabytes(room.there.free)
     );
     Refused { error, retry_after: wait }
 }
@@ -139,7 +191,7 @@ pub struct Room<'a> {
     /// Of what is kept of copies for their check.
     pub generation: &'a copy_check::Generation,
     /// Bytes that each backup alone takes, as far as they were measured.
-    pub exclusive: &'a Lock<BTreeMap<String, u64>>,
+    pub exclusive: &'a Exclusive,
 }
 
 /// What one copy may do.
@@ -150,13 +202,27 @@ struct Permit {
     /// The copy before needed more than this and was stopped, so what is announced has to fit in what is free.
     needed: Option<u64>,
     /// What there was room for when it began.
-    room: copy_tries::Room,
+    room: Finds,
 }
 
 impl Permit {
+    fn new(begin: Begin, needed: Option<u64>, room: Finds) -> Result<Self, Refused> {
+        match begin {
+            Begin::Deleting(deletions) => Ok(Self { deletions, needed: None, room }),
+            Begin::WithinFree => Ok(Self { deletions: 0, needed, room }),
+            Begin::Wait(seconds) => Err(not_begun(needed.unwrap_or(0), room, None, Some(seconds))),
+        }
+    }
+
+    /// Why it is not begun with what is announced.
+    fn refusal(&self, announced: u64) -> Option<Refused> {
+        let needed = self.needed.filter(|_| !self.fits(announced))?;
+        Some(not_begun(needed, self.room, Some(announced), None))
+    }
+
     /// Whether what is announced fits in what was free. What announces nothing says that it fits.
     fn fits(&self, announced: u64) -> bool {
-        announced.saturating_add(LEAST) <= self.room.free
+        announced.saturating_add(LEAST) <= self.room.there.free
     }
 }
 
@@ -188,22 +254,7 @@ impl<'a> Watch<'a> {
     /// [`Refused`]: after one that found no room it is too early for another.
     pub async fn begin(room: &'a Room<'a>, monitor: Uuid) -> Result<Self> {
         let memory = room.memory;
-        let (begin, there) = {
-            let turn = tokio::time::timeout(FIRST_TURN, room.catalog.lock()).await;
-            let _one_at_a_time = turn.context("the backups are being changed or looked at")?;
-            let known = room.exclusive.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let exclusive = |id: &str| known.get(id).copied().unwrap_or(0);
-            rotate::copy_may(room.places, memory, monitor, exclusive).await?
-        };
-        let before = memory.ledger.copies();
-        let needed = before.stopped(monitor).map(|stopped| stopped.needed);
-        let permit = match begin {
-            Begin::Deleting(deletions) => Permit { deletions, needed: None, room: there },
-            Begin::WithinFree => Permit { deletions: 0, needed, room: there },
-            Begin::Wait(seconds) => {
-                bail!(not_begun(needed.unwrap_or(0), there, None, Some(seconds)))
-            }
-        };
+        let permit = decide(room, monitor, 0, FIRST_TURN).await?;
         let lived = memory.clock.look()?.lived;
         memory.ledger.change_copies(|tries| tries.begins(lived))?;
         Ok(Self {
@@ -222,12 +273,12 @@ impl<'a> Watch<'a> {
 
     /// Refuses what is announced to be too large.
     pub fn announced(&self, at: CopyProgress) -> Result<()> {
-        if let Some(refusal) = refusal(at, catalog::room(self.room.places)?.0) {
-            bail!("the full copy was not begun: {refusal}");
+        if let Some(refused) = refusal(at.total, catalog::room(self.room.places)?.0) {
+            bail!(refused);
         }
         self.announced.fetch_max(at.total, Ordering::Relaxed);
-        if let Some(needed) = self.permit.needed.filter(|_| !self.permit.fits(at.total)) {
-            bail!(not_begun(needed, self.permit.room, Some(at.total), None));
+        if let Some(refused) = self.permit.refusal(at.total) {
+            bail!(refused);
         }
         Ok(())
     }
@@ -239,7 +290,7 @@ impl<'a> Watch<'a> {
             let lived = memory.clock.look()?.lived;
             // All that was free when it began is used up by then, and more has come if backups went.
             let needed =
-                self.written.load(Ordering::Relaxed).saturating_add(LEAST).max(self.permit.room.free);
+                self.written.load(Ordering::Relaxed).saturating_add(LEAST).max(self.permit.room.there.free);
             let was_to_fit = self.permit.fits(self.announced.load(Ordering::Relaxed));
             memory.ledger.change_copies(|tries| {
                 if is_complete {
@@ -450,12 +501,37 @@ mod tests {
 
     #[test]
     fn only_what_no_volume_of_this_size_holds_is_not_begun() {
-        let at = |total| CopyProgress { done: 0, total };
-        assert_eq!(refusal(at(0), 500 * GB), None);
-        assert_eq!(refusal(at(500 * GB - FULL_BYTES), 500 * GB), None);
-        let refused = refusal(at(65 * GB), 64 * GB).unwrap();
+        assert_eq!(refusal(0, 500 * GB), None);
+        assert_eq!(refusal(500 * GB - FULL_BYTES, 500 * GB), None);
+        let refused = refusal(65 * GB, 64 * GB).unwrap().error;
         assert!(refused.contains("65000 MB") && refused.contains("sparse"), "{refused}");
-        assert!(refusal(at(u64::MAX), 64 * GB).is_some());
+        assert!(refusal(u64::MAX, 64 * GB).is_some());
+    }
+
+    #[test]
+    fn whether_a_copy_would_begin_is_told_before_anything_is_done_for_it() {
+        let room = Finds {
+            there: copy_tries::Room { free: 20 * GB, freeable: GB },
+            total: 64 * GB,
+            is_measured: true,
+        };
+        // how it may begin, what is announced → deletions that it may cost, or when it may be tried again
+        let table = [
+            (Begin::Deleting(3), 0, Ok(3)),
+            (Begin::Deleting(3), 40 * GB, Ok(3)),
+            (Begin::Deleting(3), 64 * GB, Err(None)),
+            (Begin::WithinFree, 0, Ok(0)),
+            (Begin::WithinFree, 20 * GB - LEAST, Ok(0)),
+            (Begin::WithinFree, 20 * GB, Err(None)),
+            (Begin::WithinFree, 64 * GB, Err(None)),
+            (Begin::Wait(7200), 0, Err(Some(7200))),
+            (Begin::Wait(7200), 64 * GB, Err(Some(7200))),
+        ];
+        for (begin, announced, expected) in table {
+            let told = may_begin(begin, Some(30 * GB), room, announced);
+            let told = told.map(|permit| permit.deletions).map_err(|refused| refused.retry_after);
+            assert_eq!(told, expected, "{begin:?} {announced}");
+        }
     }
 
     #[tokio::test]
@@ -504,7 +580,10 @@ mod tests {
 
     #[test]
     fn what_is_not_begun_is_said_with_its_figures_and_the_way_out() {
-        let room = copy_tries::Room { free: 2 * GB, freeable: GB };
+        let there = copy_tries::Room { free: 2 * GB, freeable: GB };
+        let room = Finds { there, total: 64 * GB, is_measured: true };
+        let unmeasured = not_begun(9 * GB, Finds { is_measured: false, ..room }, None, None).error;
+        assert!(unmeasured.contains("measured in the coming night"), "{unmeasured}");
         let said = not_begun(9 * GB, room, Some(6 * GB), None);
         for part in [
             "needed more than 9000 MB",

@@ -44,7 +44,7 @@ pub async fn run(
     replace: Option<Replace>,
     room: &Room<'_>,
     replies: &mut Replies,
-    left: Pin<&mut impl Future<Output = &'static str>>,
+    mut left: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<()> {
     let replica = places.replica(peer.id);
     let exists = places.has_replica(peer.id)?;
@@ -57,7 +57,8 @@ pub async fn run(
     if copying.try_exists().with_context(|| format!("cannot look for {}", copying.display()))? {
         btrfs::delete(&copying).await.context("cannot delete what an interrupted copy left")?;
     }
-    let watch = Watch::begin(room, peer.id).await?;
+    // It may wait long for its turn, and a release waits for its end.
+    let watch = unless_left(Watch::begin(room, peer.id), left.as_mut()).await??;
     let attempt = async {
         btrfs::create(&copying).await?;
         reached(Step::CopyBegun);
@@ -89,6 +90,20 @@ pub async fn run(
         tracing::error!("cannot delete the replica that was replaced: {error:#}");
     }
     Ok(())
+}
+
+/// What comes of `work`, which ends when `left` is ready.
+///
+/// # Errors
+/// It has ended so.
+async fn unless_left<T>(
+    work: impl Future<Output = T>,
+    left: Pin<&mut impl Future<Output = &'static str>>,
+) -> Result<T> {
+    tokio::select! {
+        done = work => Ok(done),
+        why = left => bail!("the full copy was given up: {why}"),
+    }
 }
 
 async fn copy_into(
@@ -262,4 +277,18 @@ fn escape_mapping(location: &OsStr) -> OsString {
         escaped.push(byte);
     }
     OsString::from_vec(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_that_waits_for_its_turn_ends_when_its_monitor_is_released() {
+        let released = pin!(std::future::ready("the console has released the monitor"));
+        let error = unless_left(std::future::pending::<()>(), released).await.unwrap_err();
+        assert_eq!(error.to_string(), "the full copy was given up: the console has released the monitor");
+        let stays = pin!(std::future::pending());
+        assert_eq!(unless_left(std::future::ready(7), stays).await.unwrap(), 7);
+    }
 }

@@ -117,11 +117,20 @@ fn main() -> Result<()> {
                 .without_time()
                 .with_writer(std::io::stderr)
                 .init();
-            tokio::runtime::Builder::new_multi_thread()
+            let data = places.data.clone();
+            let served = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?
-                .block_on(server::serve(places, &socket))
+                .block_on(server::serve(places, &socket));
+            // With the runtime copies and verifications have ended, which the next hostd begins again. What their programs have
+            // started has not.
+            let ended = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?
+                .block_on(stragglers::end_all(&data));
+            served.and(ended)
         }
     }
 }

@@ -312,18 +312,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_program_says_is_told_from_what_befalls_it() {
-        let bounds = Bounds::SHORT.printing(100).within(Duration::from_secs(2));
+        let bounds = Bounds::SHORT.printing(100);
+        // Only of what never ends on its own.
+        let soon = bounds.within(Duration::from_millis(50));
         assert_eq!(output(shell("echo good; echo noise >&2"), bounds).await.unwrap(), b"good\n");
         let refused = output(shell("echo out; echo no >&2; exit 2"), bounds).await.unwrap_err();
         assert_eq!(refused.refusal(), Some((2, "no\nout")));
         let trouble = [
-            ("kill -9 $$", "killed by signal 9"),
-            ("exec sleep 60", "not done within 2 s"),
-            ("yes", "more than 100 bytes"),
-            ("exit 125", "could not be started"),
-            ("exit 127", "could not be started"),
+            ("kill -9 $$", bounds, "killed by signal 9"),
+            ("while :; do sleep 1000; done", soon, "not done within 0 s"),
+            ("yes", bounds, "more than 100 bytes"),
+            ("exit 125", bounds, "could not be started"),
+            ("exit 127", bounds, "could not be started"),
         ];
-        for (script, expected) in trouble {
+        for (script, bounds, expected) in trouble {
             let failure = output(shell(script), bounds).await.unwrap_err();
             assert!(failure.refusal().is_none(), "{script}: {failure}");
             assert!(failure.to_string().contains(expected), "{script}: {failure}");
@@ -332,22 +334,33 @@ mod tests {
         assert!(matches!(&missing, Failure::NotStarted { program, .. } if program == "none"), "{missing}");
     }
 
-    #[tokio::test]
-    async fn what_a_program_has_started_ends_with_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("pid");
-        let script = format!("sleep 300 & echo $! > {}; wait", file.display());
-        let failure = output(shell(&script), Bounds::SHORT.within(Duration::from_secs(1))).await.unwrap_err();
-        assert!(matches!(failure, Failure::TimedOut { .. }), "{failure}");
-        let started = std::fs::read_to_string(file).unwrap();
-        let state = || std::fs::read_to_string(format!("/proc/{}/stat", started.trim())).unwrap_or_default();
-        for _ in 0..100 {
-            if state().is_empty() || state().contains(") Z ") {
+    /// The state of a process (`/proc/<pid>/stat`); `None`: it is not there any more.
+    fn state(process: &str) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+
+    /// Looks until it is so.
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
+        for _ in 0..1200 {
+            if is_so() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{}", state());
+        panic!("{what} did not come");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_has_started_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        // It is ended when it has said too much, and by then it has started the other one.
+        let script = format!("sleep 3000 & echo $! > {}; exec yes", file.display());
+        let failure = output(shell(&script), Bounds::SHORT.printing(100)).await.unwrap_err();
+        assert!(matches!(failure, Failure::TooMuch { .. }), "{failure}");
+        let started = std::fs::read_to_string(file).unwrap();
+        until("its end", || matches!(state(&started), None | Some('Z'))).await;
     }
 
     #[tokio::test]
@@ -361,24 +374,24 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_held_does_nothing_until_it_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("grows");
-        let script = format!("(while echo x; do sleep 0.01; done) >{} & wait", file.display());
+        let file = folder.path().join("pid");
+        let script = format!("sleep 3000 & echo $! > {}; wait", file.display());
         let mut child = shell(&script).process_group(0).kill_on_drop(true).spawn().unwrap();
-        let size = || std::fs::metadata(&file).map_or(0, |metadata| metadata.len());
-        let grows = async || {
-            let before = size();
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            size() > before
-        };
+        let started = || std::fs::read_to_string(&file).unwrap_or_default();
+        until("what it starts", || started().ends_with('\n')).await;
+        let all = [child.id().unwrap().to_string(), started()];
+        let held = || all.iter().all(|process| state(process) == Some('T'));
+        let goes_on = || all.iter().all(|process| !matches!(state(process), None | Some('T' | 'Z')));
         let holder = Holder::new(None, child.id());
-        assert!(grows().await);
+        assert!(goes_on());
         assert!(holder.hold());
-        assert!(!grows().await, "also what it has started is held");
+        until("that also what it has started is held", held).await;
         holder.go_on();
-        assert!(grows().await);
+        until("that all goes on", goes_on).await;
         assert!(holder.hold());
+        until("that it is held again", held).await;
         drop(holder);
-        assert!(grows().await);
+        until("that it goes on without a holder", goes_on).await;
         let leader = child.id();
         let holder = Holder::new(None, leader);
         assert!(holder.hold());

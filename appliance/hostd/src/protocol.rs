@@ -34,6 +34,14 @@ pub enum Request {
         /// Whether the copy takes the place of a replica that is there, once it is complete.
         replace: bool,
     },
+    /// Say whether [`Request::FullCopy`] would be begun now, before anything is done for it. Replies [`Reply::Done`], or
+    /// [`Reply::Refused`] where there is too little room.
+    TryCopy {
+        /// Whose copy.
+        monitor: Uuid,
+        /// Bytes that are announced of it so far.
+        announced: u64,
+    },
     /// Pair with `peer`, or say that it was paired before. Replies [`Reply::Admitted`].
     AdmitPeer {
         /// Whom.
@@ -516,6 +524,7 @@ mod tests {
             (Request::Disks, false),
             (Request::AcceptDatabase { monitor, system_identifier: 7 }, true),
             (Request::AcceptedDatabase { monitor }, false),
+            (Request::TryCopy { monitor, announced: 7 }, false),
             (Request::AcceptPeer { monitor, key: "sha256//x".into() }, true),
             (Request::ConfirmPeer { number: 7 }, true),
             (Request::Pairing, false),

@@ -3,7 +3,7 @@
 use crate::callers::Callers;
 use crate::clock::{self, Clock};
 use crate::cluster::{self, Server};
-use crate::copy_room::Room;
+use crate::copy_room::{self, Room};
 use crate::decisions::Decisions;
 use crate::ledger::{Ledger, Purpose};
 use crate::pairing::{Accepted, Asked, Known, Refused};
@@ -13,19 +13,19 @@ use crate::replies::Replies;
 use crate::sandbox::{Sandbox, user_ids};
 use crate::scope::Scopes;
 use crate::{
-    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, tablespaces, tidy, usage, verify,
-    write_limit,
+    access, backup, catalog, copy_check, disks, full_copy, pairing, rotate, stragglers, tablespaces, tidy,
+    usage, verify, write_limit,
 };
 use anyhow::{Context, Result, bail, ensure};
 use api::{Deletion, DeletionReason, Peer};
 use hostd::{Change, ReplicaInfo, Reply, Request};
 use nix::unistd::Uid;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -59,7 +59,7 @@ struct Host {
     /// What is done with the disks.
     disks: disks::UnderWay,
     /// Bytes that each backup alone takes, as they were measured last.
-    exclusive: std::sync::Mutex<BTreeMap<String, u64>>,
+    exclusive: usage::Exclusive,
 }
 
 /// Pause after a connection could not be accepted.
@@ -68,11 +68,16 @@ const ACCEPT_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Serves until SIGTERM or SIGINT, then stops every cluster.
 pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
     let (observer, observer_group) = user_ids(&places.observer)?;
+    // Before anybody asks for one that would meet what an earlier hostd left.
+    stragglers::end_all(&places.data)
+        .await
+        .unwrap_or_else(|error| tracing::error!("a cluster of an earlier hostd still runs: {error:#}"));
     let listener = listen(socket, observer_group.as_raw())?;
     places.scopes = Scopes::take_over(cluster::machine_mib()?);
     let clock = Clock::start(&places.state)?;
     let decisions = Decisions::load(&places.state)?;
     let ledger = Ledger::load(&places.state)?;
+    let exclusive = usage::Exclusive::load(&places.state);
     hand_out_ftp(&places, &decisions)?;
     if decisions.access().peer_only {
         // They stay open to everybody then, behind the password: a server that no monitor reaches protects nothing.
@@ -92,7 +97,7 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
         of_observer: Arc::default(),
         verifying: Mutex::default(),
         disks: disks::UnderWay::default(),
-        exclusive: std::sync::Mutex::default(),
+        exclusive,
     });
     let goes_on = Arc::clone(&host);
     tokio::spawn(async move { disks::go_on(&goes_on.places, &goes_on.disks).await });
@@ -131,11 +136,13 @@ pub async fn serve(mut places: Places, socket: &Path) -> Result<()> {
             }
         });
     }
+    let mut stopped: Result<()> = Ok(());
     for (monitor, server) in host.servers.lock().await.iter_mut() {
         tracing::info!(%monitor, "stopping the replica");
-        server.postgres.stop().await?;
+        // The others are stopped all the same.
+        stopped = stopped.and(server.postgres.stop().await);
     }
-    Ok(())
+    stopped
 }
 
 fn listen(socket: &Path, group: u32) -> Result<UnixListener> {
@@ -220,13 +227,16 @@ async fn carry_out(
                 }
             });
             ensure!(!runs(host, peer.id).await, "the replica runs; it is stopped before a full copy");
-            let Host { catalog, generation, exclusive, .. } = host;
-            let room = Room { places, memory, catalog, generation, exclusive };
+            let room = room(host, memory);
             let replace = replace.then(|| Replace { accepted: decisions.accepted(peer.id) });
             full_copy::run(places, &peer, &tablespaces, replace, &room, replies, left).await?;
             if let Err(error) = decisions.done(peer.id) {
                 tracing::error!("what was accepted for the copy stays accepted: {error:#}");
             }
+            Ok(Reply::Done)
+        }
+        Request::TryCopy { monitor, announced } => {
+            copy_room::would_begin(&room(host, memory), monitor, announced).await?;
             Ok(Reply::Done)
         }
         Request::VerifyCopy { monitor } => {
@@ -418,7 +428,7 @@ async fn carry_out(
             let usage = usage::measure(places).await?;
             let exclusive = if each { Some(usage::of_each_backup(places).await?) } else { None };
             if let Some(exclusive) = &exclusive {
-                host.exclusive.lock().unwrap_or_else(PoisonError::into_inner).clone_from(exclusive);
+                host.exclusive.measured(exclusive);
             }
             Ok(Reply::Usage { usage, exclusive })
         }
@@ -439,6 +449,12 @@ async fn carry_out(
             Ok(Reply::Done)
         }
     }
+}
+
+/// Where a full copy finds room.
+fn room<'a>(host: &'a Host, memory: rotate::Memory<'a>) -> Room<'a> {
+    let Host { places, catalog, generation, exclusive, .. } = host;
+    Room { places, memory, catalog, generation, exclusive }
 }
 
 /// Writes what was decided of FTP for those who need it: they cannot read the decisions.

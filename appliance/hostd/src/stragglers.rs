@@ -1,8 +1,8 @@
-//! Ending what still runs in the clone of a backup.
+//! Ending what still runs in a cluster that is over: in the clone of a backup, or in any cluster of an earlier hostd.
 //!
-//! A server that is killed leaves backends that end when they look for it, and a query of the database's
-//! making need not look. All see the clone at one place of their own mount namespace, which they cannot
-//! leave; by that they are known.
+//! A server that is killed leaves backends that end when they look for it. A query of the database's making need not look,
+//! and a process that is stopped cannot. All see their cluster at one place of their own mount namespace, which they
+//! cannot leave; by that they are known.
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -17,16 +17,33 @@ const POLL: Duration = Duration::from_millis(50);
 /// Looks after which a process that does not end is given up.
 const LOOKS: u32 = 200;
 
-/// Kills every process that sees the subvolume `clone` of the volume at `data` as its cluster, and waits for
-/// their end.
+/// Kills every process whose cluster is the subvolume `folder` of the volume at `data`, or lies below that folder, and waits
+/// for their end.
 ///
 /// # Errors
 /// One does not end, or they cannot be told.
-pub async fn end(data: &Path, clone: &Path) -> Result<()> {
+pub async fn end(data: &Path, folder: &Path) -> Result<()> {
     let own = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
-    let place = place(&own, data, clone).context("the data volume is not mounted")?;
+    let place = place(&own, data, folder).context("the data volume is not mounted")?;
+    end_in(&place, folder).await
+}
+
+/// Kills what an earlier hostd, or this one, has left in any cluster of the volume at `data`. Where the volume is not
+/// mounted nothing is told of its clusters; systemd has killed them then, as they are in hostd's control group.
+///
+/// # Errors
+/// One does not end, or they cannot be told.
+pub async fn end_all(data: &Path) -> Result<()> {
+    let own = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    match place(&own, data, data) {
+        Some(place) => end_in(&place, data).await,
+        None => Ok(()),
+    }
+}
+
+async fn end_in(place: &Place, folder: &Path) -> Result<()> {
     for _ in 0..LOOKS {
-        let found = processes(&place)?;
+        let found = processes(place)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -38,8 +55,8 @@ pub async fn end(data: &Path, clone: &Path) -> Result<()> {
         }
         tokio::time::sleep(POLL).await;
     }
-    let found = processes(&place)?;
-    ensure!(found.is_empty(), "process {found:?} in {} was killed and does not end", clone.display());
+    let found = processes(place)?;
+    ensure!(found.is_empty(), "processes {found:?} in {} were killed and do not end", folder.display());
     Ok(())
 }
 
@@ -92,7 +109,8 @@ fn processes(place: &Place) -> Result<Vec<Pid>> {
 }
 
 fn sees(mountinfo: &str, place: &Place) -> bool {
-    mountinfo.lines().filter_map(mounted).any(|(seen, at)| at == replica::CLUSTER_ROOT && seen == *place)
+    let is_in = |seen: &Place| seen.source == place.source && seen.root.starts_with(&place.root);
+    mountinfo.lines().filter_map(mounted).any(|(seen, at)| at == replica::CLUSTER_ROOT && is_in(&seen))
 }
 
 #[cfg(test)]
@@ -105,19 +123,21 @@ mod tests {
                    40 22 0:35 / /data rw,noatime shared:7 - btrfs /dev/sda9 rw,subvolid=5\n\
                    41 22 0:35 /sub /other rw - btrfs /dev/sda9 rw";
         let clone = place(own, Path::new("/data"), Path::new("/data/verification/a")).unwrap();
+        let all = place(own, Path::new("/data"), Path::new("/data")).unwrap();
         assert_eq!(clone, Place { source: "/dev/sda9".into(), root: "/verification/a".into() });
         assert_eq!(place(own, Path::new("/other"), Path::new("/other/a")).unwrap().root, Path::new("/sub/a"));
         assert_eq!(place(own, Path::new("/none"), Path::new("/none/a")), None);
         let line =
             |root: &str, at: &str, source: &str| format!("50 49 0:35 {root} {at} rw - btrfs {source} rw\n");
         for (line, expected) in [
-            (line("/verification/a", "/srv/cluster", "/dev/sda9"), true),
-            (line("/verification/b", "/srv/cluster", "/dev/sda9"), false),
-            (line("/verification/a", "/srv/cluster", "/dev/sdb9"), false),
-            (line("/verification/a", "/mnt", "/dev/sda9"), false),
-            (String::new(), false),
+            (line("/verification/a", "/srv/cluster", "/dev/sda9"), (true, true)),
+            (line("/verification/b", "/srv/cluster", "/dev/sda9"), (false, true)),
+            (line("/verification/ab", "/srv/cluster", "/dev/sda9"), (false, true)),
+            (line("/verification/a", "/srv/cluster", "/dev/sdb9"), (false, false)),
+            (line("/verification/a", "/mnt", "/dev/sda9"), (false, false)),
+            (String::new(), (false, false)),
         ] {
-            assert_eq!(sees(&line, &clone), expected, "{line}");
+            assert_eq!((sees(&line, &clone), sees(&line, &all)), expected, "{line}");
         }
     }
 }

@@ -10,14 +10,58 @@ use crate::program::{self, Bounds};
 use crate::{btrfs, catalog};
 use anyhow::{Context, Result};
 use api::Usage;
+use files::Document;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::process::Command;
 
 /// Time to walk the extents of one backup when the machine has little else to do.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Version of the file's form.
+const FORMAT: u32 = 1;
+
+/// Bytes that each backup alone takes, as they were measured last: kept over restarts, since measuring waits for the night.
+/// A backup that was made since is missing, and frees nothing as far as is known.
+#[derive(Debug)]
+pub struct Exclusive {
+    document: Document<BTreeMap<String, u64>>,
+    known: Mutex<Option<BTreeMap<String, u64>>>,
+}
+
+impl Exclusive {
+    /// Loads it from hostd's folder. It can be measured again, so damage is worth a line in the log only.
+    pub fn load(folder: &Path) -> Self {
+        let document = Document::new(folder.join("exclusive.json"), FORMAT, 0o600);
+        let known = document.load().map(|loaded| {
+            if let Some(problem) = loaded.problem {
+                tracing::warn!("{problem}");
+            }
+            loaded.value
+        });
+        let known = known.unwrap_or_else(|error| {
+            tracing::warn!("what each backup takes is measured again: {error:#}");
+            None
+        });
+        Self { document, known: Mutex::new(known) }
+    }
+
+    /// What was measured last; `None`: nothing was.
+    pub fn known(&self) -> Option<BTreeMap<String, u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was measured.
+    pub fn measured(&self, each: &BTreeMap<String, u64>) {
+        if let Err(error) = self.document.save(each) {
+            tracing::warn!("what each backup takes is not known after a restart: {error:#}");
+        }
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(each.clone());
+    }
+}
 
 /// Measures the replica and all backups together.
 ///
@@ -80,6 +124,19 @@ fn parse(printed: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_measured_is_known_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let exclusive = Exclusive::load(folder.path());
+        assert_eq!(exclusive.known(), None, "nothing measured is not nothing to free");
+        let each = BTreeMap::from([("20261123T205430Z".to_owned(), 331_776)]);
+        exclusive.measured(&each);
+        assert_eq!(exclusive.known(), Some(each.clone()));
+        assert_eq!(Exclusive::load(folder.path()).known(), Some(each));
+        std::fs::write(folder.path().join("exclusive.json"), "\0").unwrap();
+        assert!(Exclusive::load(folder.path()).known().is_none_or(|known| known.len() == 1));
+    }
 
     #[test]
     fn what_btrfs_prints_is_read() {

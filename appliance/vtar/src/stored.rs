@@ -18,6 +18,8 @@ use crate::{Error, Reader};
 
 /// What lies between two marks, in bytes of the index.
 const MARK_BYTES: u64 = 64 << 10;
+/// Of an index that is larger than this, more lies between two marks: a larger one takes no more memory.
+const MARKED_BYTES: u64 = 1 << 30;
 /// Marks take at most a part of the index in memory: one of so many bytes for each of its path.
 const MARK_BYTES_PER_PATH_BYTE: u64 = 64;
 /// Bytes read at a time.
@@ -81,13 +83,12 @@ impl Stored {
         }
         check_hash(&*input, head.body_bytes)?;
         let (mut cursor, mut marks, mut entries) = (Cursor::default(), vec![Mark::default()], 0);
-        let mut next_mark = MARK_BYTES;
+        let mut next_mark = apart(0, head.body_bytes);
         while let Some((_, entry)) = cursor.next(&*input, head.body_bytes)? {
             entries += 1;
             if cursor.at() >= next_mark {
                 let previous = entry.path;
-                let apart = MARK_BYTES.max(previous.len() as u64 * MARK_BYTES_PER_PATH_BYTE);
-                next_mark = cursor.at().saturating_add(apart);
+                next_mark = cursor.at().saturating_add(apart(previous.len(), head.body_bytes));
                 marks.push(Mark { at: cursor.at(), start: cursor.layout.end, previous });
             }
         }
@@ -139,6 +140,12 @@ impl Stored {
         }
         Err(Error::Damaged("it ends early"))
     }
+}
+
+/// What lies between a mark with a path of so many bytes and the next one, in a body of `body_bytes`.
+fn apart(path_bytes: usize, body_bytes: u64) -> u64 {
+    let least = MARK_BYTES.max(path_bytes as u64 * MARK_BYTES_PER_PATH_BYTE);
+    least.saturating_mul(body_bytes.div_ceil(MARKED_BYTES).max(1))
 }
 
 impl fmt::Debug for Stored {
@@ -250,6 +257,19 @@ fn read_full(input: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<usize
 mod tests {
     use super::*;
     use crate::Kind;
+
+    #[test]
+    fn marks_take_the_same_memory_for_an_index_of_any_size() {
+        let mark = |path: usize| (size_of::<Mark>() + path) as u64;
+        for path in [30, 4096, 65_536] {
+            let small = MARKED_BYTES / apart(path, MARKED_BYTES) * mark(path);
+            for body in [MARKED_BYTES, MARKED_BYTES + 1, MARKED_BYTES * 7, BODY_BYTES_MAX] {
+                let taken = body / apart(path, body) * mark(path);
+                assert!(taken <= small && small < 20 << 20, "{path} {body}: {taken} of {small}");
+            }
+        }
+        assert_eq!(apart(0, 0), MARK_BYTES);
+    }
 
     #[test]
     fn an_index_of_many_files_is_read_from_its_marks_as_from_its_begin() {

@@ -27,8 +27,13 @@ const MAGIC: &[u8; 8] = b"vtarix01";
 pub(crate) const HEAD_BYTES: usize = 48;
 pub(crate) const DIGEST_BYTES: usize = 32;
 
-/// Largest body accepted, in bytes: some fifty million files.
-pub(crate) const BODY_BYTES_MAX: u64 = 1 << 30;
+/// Largest body accepted, in bytes: some three billion files of PostgreSQL, or 250 million whose names share nothing and are
+/// as long as a file system allows. A body is written and read piece by piece, so that no memory depends on its size. What the
+/// bound keeps out is a damaged or hostile head that has somebody read for days.
+pub(crate) const BODY_BYTES_MAX: u64 = 1 << 36;
+
+/// Largest body that is read into memory as a whole, in bytes.
+const IN_MEMORY_BYTES_MAX: u64 = 1 << 30;
 
 /// Bytes of the body that are written at a time.
 const PIECE_BYTES: usize = 64 << 10;
@@ -108,12 +113,12 @@ impl Index {
         result.map_err(|source| Error::IndexIo { action: "write", source })
     }
 
-    /// Reads an index back into memory. Whatever the input, it ends with an index that could have been built, or with an
-    /// error.
+    /// Reads an index back into memory, which one of up to 1 GiB may be. Whatever the input, it ends with an index that could
+    /// have been built, or with an error.
     pub fn read_from(mut input: impl Read) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         // One byte more than there may be, to notice what follows.
-        let limit = HEAD_BYTES as u64 + BODY_BYTES_MAX + DIGEST_BYTES as u64 + 1;
+        let limit = HEAD_BYTES as u64 + IN_MEMORY_BYTES_MAX + DIGEST_BYTES as u64 + 1;
         input
             .by_ref()
             .take(limit)

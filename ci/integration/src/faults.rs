@@ -78,6 +78,8 @@ struct Told {
     times: Option<u32>,
     /// It works again.
     is_over: bool,
+    /// How often it has begun to fail.
+    failed: u32,
 }
 
 /// By the program's name.
@@ -126,7 +128,7 @@ impl Faults {
 
     /// Has `program` fail so many times (`None`: always) when one of its arguments contains `argument`.
     pub fn set(&self, program: &str, fault: Fault, argument: &str, times: Option<u32>) -> Result<()> {
-        let told = Told { fault, argument: argument.into(), times, is_over: false };
+        let told = Told { fault, argument: argument.into(), times, is_over: false, failed: 0 };
         lock(&self.told).insert(program.to_owned(), told);
         Ok(())
     }
@@ -134,6 +136,11 @@ impl Faults {
     /// How many times `program` will still fail; `None`: always.
     pub fn left(&self, program: &str) -> Result<Option<u32>> {
         Ok(lock(&self.told).get(program).with_context(|| format!("{program} was told nothing"))?.times)
+    }
+
+    /// How often `program` has begun to fail since it was told to.
+    pub fn failed(&self, program: &str) -> Result<u32> {
+        Ok(lock(&self.told).get(program).with_context(|| format!("{program} was told nothing"))?.failed)
     }
 
     /// Has `program` work again.
@@ -170,6 +177,7 @@ impl Told {
         if let Some(left) = self.times {
             self.times = Some(left.checked_sub(1)?);
         }
+        self.failed += 1;
         Some(self.fault)
     }
 }

@@ -16,6 +16,8 @@ use tools::Toolbox;
 
 /// Password of user `backup` in tests.
 pub const PASSWORD: &str = "correct horse";
+/// Has `backupd` look each second what is due, in the tests of what is hostile, which wait for it often.
+const LOOK_SECONDS: &str = "BACKUPD_LOOK_SECONDS";
 /// The unit that runs `hostd`.
 const HOSTD_UNIT: &str =
     include_str!("../../../image/root/mkosi.extra/usr/lib/systemd/system/infimonitor-hostd.service");
@@ -125,7 +127,9 @@ impl Server {
             command.arg(format!("PATH={}:/usr/sbin:/usr/bin", faults.folder().display()));
         }
         // As its unit confines it, as far as that can be done without systemd.
-        command.args(["setpriv", "--no-new-privs", "--bounding-set", &bounding_set(HOSTD_UNIT), "--"]);
+        // When the test is killed it stops its clusters and ends.
+        command.args(["setpriv", "--pdeathsig", "TERM"]);
+        command.args(["--no-new-privs", "--bounding-set", &bounding_set(HOSTD_UNIT), "--"]);
         command.arg(self.path("bin/hostd")).arg("serve").arg("--socket").arg(self.path("hostd.sock"));
         command.arg("--data").arg(self.volume.path()).arg("--run").arg(self.path("run"));
         command.arg("--state").arg(self.path("hostd"));
@@ -233,6 +237,13 @@ impl Server {
         daemons.into_iter().filter_map(|(name, daemon)| Some((name, daemon.as_ref()?.id()))).collect()
     }
 
+    /// A file of the test's with this text.
+    pub fn folder_file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
     /// All that `hostd` has logged, with its clusters' logs.
     pub fn hostd_log(&self) -> Result<String> {
         fs::read_to_string(self.path("hostd.log")).context("cannot read hostd's log")
@@ -254,6 +265,9 @@ impl Server {
         let mut command = Command::new(self.path("bin/backupd"));
         // As in its unit.
         command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_MMAP_THRESHOLD_", "1048576");
+        if self.faults.is_some() || self.is_unprivileged {
+            command.env(LOOK_SECONDS, "1");
+        }
         if self.is_unprivileged {
             command.uid(OBSERVER.1).gid(OBSERVER.1);
         }

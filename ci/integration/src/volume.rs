@@ -39,6 +39,10 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        // A hostd that was killed by force leaves what its clusters have started, and that holds the volume.
+        if let Err(error) = tools::scratch::end_users(&self.mount_point) {
+            eprintln!("what uses the test's volume runs on: {error:#}");
+        }
         if let Err(error) = run(Command::new("umount").arg(&self.mount_point)) {
             eprintln!("cannot unmount the test's volume: {error:#}");
         }

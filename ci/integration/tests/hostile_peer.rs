@@ -300,6 +300,8 @@ fn a_copy_of_a_monitor_does_not_outlive_its_release() -> Result<()> {
     // The network process is compromised and does not care.
     server.stop_backupd()?;
     let client = server.hostd_client();
+    let faults = server.faults()?;
+    let before = faults.failed("pg_basebackup")?;
     let (peer, copying) =
         (monitor.peer.clone(), server.data().join(format!("replica/{}.copying", monitor.peer.id)));
     let copy = std::thread::spawn(move || -> Result<String> {
@@ -307,10 +309,11 @@ fn a_copy_of_a_monitor_does_not_outlive_its_release() -> Result<()> {
         let copied = runtime.block_on(client.full_copy(&peer, Vec::new(), false, drop));
         Ok(copied.err().context("it was copied")?.to_string())
     });
-    integration::wait_for("the copy", MINUTE, || {
-        if copying.exists() { Ok(()) } else { Err("there is none".into()) }
+    integration::wait_for("the copy, which hangs", MINUTE, || match faults.failed("pg_basebackup") {
+        Ok(failed) if failed > before => Ok(()),
+        other => Err(format!("{other:?}")),
     })?;
-    std::thread::sleep(Duration::from_secs(1));
+    assert!(copying.exists());
     server.order_in_words(&format!("{} order release-peer", hostd::PROGRAM))?;
     assert!(!copying.exists(), "{}", server.logs());
     let refused = copy.join().ok().context("the copy panicked")??;

@@ -34,7 +34,9 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
         };
         backups.iter().all(is_there)
     };
-    let sparse = std::fs::File::create(monitor.data().join("sparse"))?;
+    // Where the monitor's databases are, so that it also counts when they are measured.
+    let sparse_path = monitor.data().join("base/1/sparse");
+    let sparse = std::fs::File::create(&sparse_path)?;
     monitor.own_data()?;
 
     // Announced to be larger than the whole volume: not begun, and nothing goes for it.
@@ -66,6 +68,11 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
             assert!(refused.contains(part), "{part}: {refused}");
         }
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let trial = |announced| runtime.block_on(server.hostd_client().try_copy(monitor.peer.id, announced));
+    let told = trial(6_000_000_000).unwrap_err().to_string();
+    assert!(told.contains("was not begun") && told.contains("announces 6000 MB"), "{told}");
+    trial(100_000_000)?;
     assert!(are_there(&server), "{}", server.logs());
     // The console lets it be tried again, with what that costs.
     server.order(&Request::AllowRotation)?;
@@ -91,6 +98,7 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
         events.iter().find(says).map(drop).ok_or_else(|| format!("{events:?}"))
     })
     .map_err(|error| error.context(server.logs()))?;
+    let postmaster = server.postmaster(monitor.peer.id)?;
     let check = client.status()?.checks.into_iter().find(|check| check.name == "full-copy");
     assert!(
         check.as_ref().is_some_and(|check| check.level == Level::Fail && check.message.contains("announces")),
@@ -107,8 +115,14 @@ fn a_sparse_file_at_the_monitor_costs_no_backup_and_the_old_replica_goes_on() ->
     let list = client.backups()?.backups;
     assert!(list.iter().any(|backup| backup.reason == Reason::BeforeResync), "{list:?}");
 
+    // It was asked before anything was done for the copy: the replica was not stopped, the slot is as it was left.
+    assert_eq!(server.postmaster(monitor.peer.id)?, postmaster);
+    assert_eq!(monitor.sql("select count(*) from pg_replication_slots")?, "0");
+    let told = |event: &api::Event| event.kind == EventKind::FullCopy && event.message.contains("not begun");
+    assert_eq!(client.events(None)?.events.iter().filter(|event| told(event)).count(), 1);
+
     // What was announced is true no more: it is tried again by itself.
-    std::fs::remove_file(monitor.data().join("sparse"))?;
+    std::fs::remove_file(&sparse_path)?;
     server.wait_for_state(&["synchronized"], 4 * MINUTE)?;
     wait_until_replayed(&toolbox, &server, &monitor)?;
     assert!(are_there(&server), "{}", server.logs());

@@ -99,6 +99,29 @@ fn malformed_requests_are_refused_with_the_fields_name() -> anyhow::Result<()> {
     assert_eq!(code, 409, "{answer}");
     let (code, _) = server.curl(&[], "/v1/nothing")?;
     assert_eq!(code, 404);
+    // Whatever is wrong, and whoever notices it, the answer is the JSON of an error.
+    for (arguments, path, expected, field) in [
+        (&[][..], "/v1/events?after=x", 400, Some("after")),
+        (&[], "/v1/events?after=-1", 400, Some("after")),
+        (&[], "/v1/events?after=1&after=2", 400, Some("after")),
+        (&[], "/v1/events?after=%FF", 400, Some("after")),
+        (&[], "/v1/backups/%FF", 400, None),
+        (&["-X", "PUT", "-d", "{}"], "/v1/backups/%FF/pin", 400, None),
+        (&[], "/v1/backups/x", 404, None),
+        (&["-X", "DELETE"], "/v1/status", 405, None),
+        (&["-X", "BREW"], "/v1/peer", 405, None),
+        (&["-X", "POST", "-d", "7"], "/v1/backups", 400, None),
+        (&["-X", "PUT", "-d", "\u{0}"], "/v1/settings", 400, None),
+        (&["-X", "OPTIONS"], "/", 404, None),
+    ] {
+        let (code, answer) = server.curl(arguments, path)?;
+        assert!(answer["error"].is_string(), "{path}: {answer}");
+        assert_eq!((code, answer["field"].as_str()), (expected, field), "{arguments:?} {path}: {answer}");
+    }
+    let large = server.folder_file("large", &"x".repeat(20_000))?;
+    let (code, answer) =
+        server.curl(&["-X", "PUT", "-d", &format!("@{}", large.display())], "/v1/settings")?;
+    assert_eq!((code, answer["error"].is_string()), (413, true), "{answer}");
     let (code, _) = server.curl(&["-u", "backup:wrong"], "/v1/status")?;
     assert_eq!(code, 401);
     let (code, _) = server.curl(&["-u", "root:correct horse"], "/v1/status")?;

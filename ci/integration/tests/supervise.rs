@@ -61,6 +61,48 @@ fn a_replica_that_crashes_or_hangs_is_started_anew() -> anyhow::Result<()> {
     streams(&toolbox, &monitor, &server)
 }
 
+/// Those of the processes that are there, and are no zombies.
+fn alive(processes: &[u32]) -> Vec<u32> {
+    let stat = |process: &u32| std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let is_alive = |process: &&u32| !stat(process).is_empty() && !stat(process).contains(") Z ");
+    processes.iter().filter(is_alive).copied().collect()
+}
+
+fn wait_for_end_of(processes: &[u32]) -> anyhow::Result<()> {
+    wait_for("the end of the cluster's processes", MINUTE, || match alive(processes).as_slice() {
+        [] => Ok(()),
+        left => Err(format!("{left:?} run")),
+    })
+}
+
+#[test]
+fn no_cluster_outlives_a_hostd_that_is_killed() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (monitor, mut server) = paired(&toolbox, ROWS)?;
+    let id = monitor.peer.id;
+    let stopped = |server: &Server| -> anyhow::Result<(u32, Vec<u32>)> {
+        // None of them can do what it is asked for.
+        let postmaster = server.postmaster(id)?;
+        let all = children(postmaster, ".")?;
+        signal("STOP", &[all.as_slice(), &[postmaster]].concat())?;
+        Ok((postmaster, all))
+    };
+    let (postmaster, others) = stopped(&server)?;
+    assert!(others.len() > 2, "{others:?}");
+    server.stop("KILL")?;
+    wait_for_end_of(&[postmaster])?;
+    server.start_hostd()?;
+    assert_eq!(alive(&others), [0_u32; 0], "the next hostd meets what it does not know");
+    server.start_backupd()?;
+    streams(&toolbox, &monitor, &server)?;
+
+    // Neither does one outlive a test.
+    let (postmaster, others) = stopped(&server)?;
+    server.stop("KILL")?;
+    drop(server);
+    wait_for_end_of(&[others.as_slice(), &[postmaster]].concat())
+}
+
 #[test]
 fn a_receiver_that_stands_still_is_lag_and_passes() -> anyhow::Result<()> {
     let toolbox = Toolbox::open()?;

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -89,6 +90,7 @@ fn remove(folder: &Path) -> Result<bool> {
     if !folder.is_dir() {
         return Ok(false);
     }
+    end_users(folder)?;
     let mounted = || -> Result<Vec<PathBuf>> {
         let mounts =
             fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
@@ -107,6 +109,84 @@ fn remove(folder: &Path) -> Result<bool> {
     }
     fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     Ok(true)
+}
+
+/// Looks for processes that are killed, and the time between two.
+const LOOKS: u32 = 100;
+const POLL: Duration = Duration::from_millis(50);
+
+/// Kills what a run has started and what has outlived it: programs that lie in its `folder` or are told of it, servers whose
+/// data is there, and whoever sees a volume that is mounted there in another place of a mount namespace of its own.
+///
+/// # Errors
+/// One does not end, or they cannot be told.
+pub fn end_users(folder: &Path) -> Result<()> {
+    let own = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let volumes = volumes_below(&own, folder);
+    for _ in 0..LOOKS {
+        let found = users(folder, &volumes)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        for process in found {
+            // One that has ended meanwhile is what is wanted.
+            if let Err(error) = rustix::process::kill_process(process, rustix::process::Signal::KILL)
+                && error != rustix::io::Errno::SRCH
+            {
+                return Err(error).with_context(|| format!("cannot kill process {process:?}"));
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+    let found = users(folder, &volumes)?;
+    if !found.is_empty() {
+        bail!("processes {found:?} use {}, were killed and do not end", folder.display());
+    }
+    Ok(())
+}
+
+/// The processes that [`end_users`] kills.
+fn users(folder: &Path, volumes: &[String]) -> Result<Vec<rustix::process::Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot list the processes")? {
+        let process = entry.context("cannot list the processes")?;
+        let Some(id) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(id) = rustix::process::Pid::from_raw(id).filter(|id| *id != rustix::process::getpid())
+        else {
+            continue;
+        };
+        // What cannot be read has ended meanwhile.
+        let text = |name: &str| {
+            String::from_utf8_lossy(&fs::read(process.path().join(name)).unwrap_or_default()).into_owned()
+        };
+        let is_below =
+            |name: &str| fs::read_link(process.path().join(name)).is_ok_and(|to| to.starts_with(folder));
+        let is_server = || text("comm").trim() == "postgres" && is_below("cwd");
+        let is_told = || text("cmdline").split('\0').any(|word| Path::new(word).starts_with(folder));
+        if is_below("exe") || is_server() || is_told() || sees(&text("mountinfo"), folder, volumes) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// The devices that are mounted in a folder.
+fn volumes_below(mountinfo: &str, folder: &Path) -> Vec<String> {
+    let mounted = mountinfo.lines().filter_map(mount).filter(|(_, place)| place.starts_with(folder));
+    mounted.map(|(source, _)| source).filter(|source| source.starts_with("/dev/")).collect()
+}
+
+/// Whether one of the `volumes` is mounted outside of `folder`, in which they are mounted for all.
+fn sees(mountinfo: &str, folder: &Path, volumes: &[String]) -> bool {
+    let mut mounts = mountinfo.lines().filter_map(mount);
+    mounts.any(|(source, place)| volumes.contains(&source) && !place.starts_with(folder))
+}
+
+/// What is mounted, and where, of a line of mountinfo (proc_pid_mountinfo(5)).
+fn mount(line: &str) -> Option<(String, PathBuf)> {
+    let (fields, file_system) = line.split_once(" - ")?;
+    let place = unescaped(fields.split(' ').nth(4)?).into();
+    Some((unescaped(file_system.split(' ').nth(1)?), place))
 }
 
 /// What is mounted in a folder, what was mounted last first (proc_pid_mountinfo(5)).
@@ -231,6 +311,44 @@ mod tests {
         let found = mounts_below(&mounts, Path::new("/var/tmp/run-1"));
         assert_eq!(found, [Path::new("/var/tmp/run-1/data/in side"), Path::new("/var/tmp/run-1/data")]);
         assert_eq!(unescaped("a\\134b\\x"), "a\\b\\x");
+    }
+
+    #[test]
+    fn who_sees_a_volume_of_a_folder_elsewhere_is_told() {
+        let line = |place: &str, source: &str| format!("36 35 98:0 / {place} rw - btrfs {source} rw\n");
+        let folder = Path::new("/var/tmp/run-1");
+        let own = line("/", "/dev/vda") + &line("/var/tmp/run-1/data", "/dev/loop3");
+        let own = own + &line("/var/tmp/run-1/tmp", "tmpfs") + &line("/var/tmp/run-2/data", "/dev/loop4");
+        let volumes = volumes_below(&own, folder);
+        assert_eq!(volumes, ["/dev/loop3"]);
+        for (more, expected) in [
+            (line("/srv/cluster", "/dev/loop3"), true),
+            (line("/srv/cluster", "/dev/loop4"), false),
+            (line("/srv", "tmpfs"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(sees(&(own.clone() + &more), folder, &volumes), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_has_started_ends_with_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("sleeps");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut inside = Command::new(&program).arg("600").spawn().unwrap();
+        let log = folder.path().join("log");
+        fs::write(&log, "").unwrap();
+        let mut told = Command::new("tail").arg("-f").arg(&log).spawn().unwrap();
+        let mut other = Command::new("/bin/sleep").arg("600").spawn().unwrap();
+        // Nobody waits for what an earlier run has left, so init does.
+        let waits = std::thread::spawn(move || (inside.wait().unwrap(), told.wait().unwrap()));
+        end_users(folder.path()).unwrap();
+        let (inside, told) = waits.join().unwrap();
+        assert!(!inside.success() && !told.success());
+        assert!(other.try_wait().unwrap().is_none(), "a stranger was killed");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]
