@@ -27,6 +27,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::certificate::Key;
+use api::tls::TlsTrouble;
 
 /// Says what is signed, so that no signature for another purpose can stand for it.
 const PURPOSE: &str = "infimonitor: what a monitor says of itself, form 2";
@@ -111,8 +112,8 @@ impl Keys {
             let unusable =
                 |error: String| PinError(format!("the monitor's certificate cannot be used: {error}"));
             let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-            let parsed =
-                ParsedCertificate::try_from(&certificate).map_err(|error| unusable(error.to_string()))?;
+            let parsed = ParsedCertificate::try_from(&certificate)
+                .map_err(|error| unusable(TlsTrouble::of(&error).words().to_owned()))?;
             keys.push(PublicKey(STANDARD.encode(parsed.subject_public_key_info())));
             if keys.len() > CERTIFICATES_MAX {
                 return Err(unusable(format!("there are more than {CERTIFICATES_MAX}")));

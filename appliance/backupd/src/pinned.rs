@@ -1,6 +1,7 @@
 //! TLS towards the monitor's PostgreSQL: exactly the key that the pairing named (design D13), whatever the name and dates
 //! of its certificate, which may be renewed.
 
+use api::tls::TlsTrouble;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -29,7 +30,7 @@ pub fn client_config(certificate: &str, shown: Shown) -> anyhow::Result<ClientCo
         .map_err(|error| anyhow::anyhow!("the monitor's certificate is no PEM certificate: {error}"))?;
     // Said here, or every handshake would fail with less to go by.
     let parsed = ParsedCertificate::try_from(&certificate).map_err(|error| {
-        anyhow::anyhow!("the monitor's certificate is no usable X.509 certificate: {error}")
+        anyhow::anyhow!("the monitor's certificate cannot be used: {}", TlsTrouble::of(&error).words())
     })?;
     let provider = Arc::new(ring::default_provider());
     let verifier = Pinned { key: parsed.subject_public_key_info(), provider: Arc::clone(&provider), shown };

@@ -111,7 +111,7 @@ fn malformed_requests_are_refused_with_the_fields_name() -> anyhow::Result<()> {
         (&["-X", "DELETE"], "/v1/status", 405, None),
         (&["-X", "BREW"], "/v1/peer", 405, None),
         (&["-X", "POST", "-d", "7"], "/v1/backups", 400, None),
-        (&["-X", "PUT", "-d", "\u{0}"], "/v1/settings", 400, None),
+        (&["-X", "PUT", "-d", "\u{1}"], "/v1/settings", 400, None),
         (&["-X", "OPTIONS"], "/", 404, None),
     ] {
         let (code, answer) = server.curl(arguments, path)?;
