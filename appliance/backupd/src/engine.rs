@@ -394,13 +394,11 @@ impl<'a> Follower<'a> {
             return ReplicaView::Absent;
         }
         if !info.running {
-            let tail = info.log.len().saturating_sub(REASON_LINES);
             let failed = self.starts >= STARTS_UNTIL_FAILED;
             // One that was stopped for want of room is not tried.
             self.down_since =
                 self.down_since.or_else(|| Some(Instant::now())).filter(|_| failed && !self.seen.is_full);
-            let reason =
-                failed.then(|| format!("the replica does not start: {}", info.log[tail..].join(" ")));
+            let reason = failed.then(|| format!("the replica does not start: {}", why_it_ended(&info.log)));
             return ReplicaView::Down { reason };
         }
         if !self.introduced {
@@ -704,9 +702,38 @@ fn wait_for_room(retry_after: Option<u64>, backoff: Duration) -> Duration {
     retry_after.map_or(backoff, |seconds| Duration::from_secs(seconds.max(1)).min(COPY_BACKOFF))
 }
 
+/// What a server's log says of its end: the last line that names a reason, with the next one, which often tells more; else its
+/// last lines. What follows a PANIC says only that the server shuts down.
+fn why_it_ended(log: &[String]) -> String {
+    let names_it = |line: &String| line.contains("PANIC:") || line.contains("FATAL:");
+    let from = log.iter().rposition(names_it).unwrap_or(log.len().saturating_sub(REASON_LINES));
+    log[from..].iter().take(REASON_LINES).cloned().collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_that_names_the_reason_is_shown() {
+        let log = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        for (lines, expected) in [
+            (&["LOG: a", "LOG: b", "LOG: c"][..], "LOG: b LOG: c"),
+            (
+                &[
+                    "WARNING: page 1",
+                    "PANIC:  WAL contains references to invalid pages",
+                    "CONTEXT: x",
+                    "LOG: down",
+                ],
+                "PANIC:  WAL contains references to invalid pages CONTEXT: x",
+            ),
+            (&["FATAL:  first", "FATAL:  last"], "FATAL:  last"),
+            (&[], ""),
+        ] {
+            assert_eq!(why_it_ended(&log(lines)), expected);
+        }
+    }
 
     #[test]
     fn a_copy_without_room_waits_as_long_as_it_is_told_to_and_not_for_hours() {

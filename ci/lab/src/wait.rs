@@ -12,9 +12,9 @@ use anyhow::{Result, anyhow};
 
 /// How long a boot may take before it is called dead. Without KVM a login prompt was seen after 36 s on an idle
 /// machine; a shared one with several VMs needs multiples of that.
-pub const BOOT: Duration = Duration::from_secs(300);
+pub const BOOT: Duration = Duration::from_secs(600);
 /// How long a simple command in the guest may take (fork and a few hundred milliseconds of work, under TCG).
-pub const COMMAND: Duration = Duration::from_secs(60);
+pub const COMMAND: Duration = Duration::from_secs(120);
 /// How long a clean shutdown may take: systemd's own stop timeout is 90 s.
 pub const SHUTDOWN: Duration = Duration::from_secs(180);
 
