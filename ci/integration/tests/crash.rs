@@ -71,8 +71,11 @@ fn a_full_copy_cut_at_any_step_is_made_anew() -> anyhow::Result<()> {
     let (monitor, mut server) = (monitor_with_rows(&toolbox, ROWS)?, Server::start(&toolbox)?);
     let pair = |server: &mut Server, step| {
         killed_at(server, step, |server| {
-            let paired = server.client().map(|client| client.pair(&monitor.peer));
-            assert!(matches!(paired, Ok(Ok(_))), "{paired:?}");
+            // Once: what is paired is copied when the daemon starts, and hostd may have ended before it is said again.
+            if step == Step::CopyBegun {
+                let paired = server.client().map(|client| client.pair(&monitor.peer));
+                assert!(matches!(paired, Ok(Ok(_))), "{paired:?}");
+            }
         })
     };
     for step in [
