@@ -163,6 +163,12 @@ impl CloneConfig<'_> {
     }
 }
 
+/// Connections for which there is room at least: those of the daemon, of checks and of PostgreSQL's programs.
+const CONNECTIONS_LEAST: u32 = 20;
+
+/// WAL senders for which there is room at least: the daemon asks one for its position.
+const SENDERS_LEAST: u32 = 4;
+
 /// Prepared transactions for which there is room at least: the monitor may have been given room for them, and have prepared
 /// some, in WAL that the control file does not know yet.
 const PREPARED_LEAST: u32 = 100;
@@ -186,9 +192,12 @@ fn settings(run: &str, c: &ControlData, shared_buffers_mib: u32) -> Settings {
         // never holds back the monitor's vacuum
         ("hot_standby_feedback", "off".into()),
         // At least the monitor's values, or replay stops (documentation, "Hot Standby: Administrator's Overview").
-        ("max_connections", c.max_connections.to_string()),
+        // And as many as are needed here: a monitor may run with one connection.
+        ("max_connections", c.max_connections.max(CONNECTIONS_LEAST).to_string()),
+        ("superuser_reserved_connections", "0".into()),
+        ("reserved_connections", "0".into()),
         ("max_worker_processes", c.max_worker_processes.to_string()),
-        ("max_wal_senders", c.max_wal_senders.to_string()),
+        ("max_wal_senders", c.max_wal_senders.max(SENDERS_LEAST).to_string()),
         ("max_prepared_transactions", c.max_prepared_transactions.to_string()),
         ("max_locks_per_transaction", c.max_locks_per_transaction.to_string()),
         // At least two segments, which may be larger than most people's (`initdb --wal-segsize`).

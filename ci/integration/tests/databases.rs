@@ -469,3 +469,26 @@ fn a_certificate_that_is_signed_with_ed25519_is_refused_at_pairing() -> Result<(
     assert!(refused.contains("signed with Ed25519") && refused.contains("ECDSA or RSA"), "{refused}");
     Ok(())
 }
+
+/// A monitor that lets in hardly anybody: what runs here needs more connections than it has.
+#[test]
+fn a_monitor_with_three_connections_is_proven_restored_and_followed_after_a_restart() -> Result<()> {
+    let toolbox = Toolbox::open()?;
+    let mut monitor = monitor(&toolbox, &UTF8)?;
+    let mut server = followed(&toolbox, &monitor)?;
+    monitor.sql(
+        "alter system set max_connections = 3; alter system set superuser_reserved_connections = 0; \
+         alter system set max_wal_senders = 2; alter system set max_worker_processes = 1",
+    )?;
+    monitor.stop()?;
+    monitor.run_server()?;
+    let (manifest, _) = proven(&server, &monitor)?;
+    let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+    assert_eq!(fresh.sql("app", ROWS)?, monitor.sql_in("app", ROWS)?);
+    drop(fresh);
+    server.stop("TERM")?;
+    server.start_hostd()?;
+    server.start_backupd()?;
+    server.wait_for_state(&["synchronized"], MINUTE)?;
+    wait_until_all_is_there(&server, &monitor)
+}

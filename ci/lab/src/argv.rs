@@ -340,7 +340,7 @@ mod tests {
         let args = argv(&spec(), &files());
         assert_eq!(values(&args, "-machine"), ["q35,pflash0=flash-code,pflash1=flash-variables"]);
         assert_eq!(values(&args, "-accel"), ["tcg,thread=multi"]);
-        assert_eq!(values(&args, "-cpu"), ["max"]);
+        assert_eq!(values(&args, "-cpu"), ["max,la57=off"]);
         assert_eq!(values(&args, "-smp"), ["2"]);
         assert_eq!(values(&args, "-m"), ["2048M"]);
         assert_eq!(values(&args, "-netdev"), Vec::<String>::new());
