@@ -1,6 +1,7 @@
 //! Backups, the first copy, and what it costs the monitor to be followed.
 
 use crate::database::{LONG, fill, pgbench, settle};
+use crate::following;
 use crate::peers::{Barman, PgBackRest, basebackup};
 use crate::report::{Comparison, Series};
 use anyhow::{Context, Result};
@@ -20,9 +21,8 @@ pub struct Options {
     /// Turns of each comparison
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of load in each turn
-    #[arg(long, default_value_t = 30)]
-    seconds: u32,
+    #[command(flatten)]
+    following: following::Load,
     /// Backups of each kind that takes no time
     #[arg(long, default_value_t = 15)]
     snapshots: usize,
@@ -69,7 +69,9 @@ impl Bench<'_> {
         server.client()?.pair(&monitor.peer)?;
         server.wait_for_state(&["synchronized"], LONG)?;
         comparisons.push(self.backups(&monitor, &server, &size)?);
-        comparisons.extend(self.following(&monitor, &mut server, &size)?);
+        let plan = self.options.following.plan();
+        let (toolbox, monitor, server) = (self.toolbox, &mut monitor, &mut server);
+        comparisons.extend(following::Bench { toolbox, monitor, server, size: &size }.run(plan)?);
         Ok(comparisons)
     }
 
@@ -176,52 +178,4 @@ impl Bench<'_> {
         let (start, end) = text.trim().split_once(' ').context("two times are printed")?;
         Ok(end.parse::<f64>()? - start.parse::<f64>()?)
     }
-
-    /// Transactions per second without and with us, by turns, and the lag meanwhile.
-    fn following(&self, monitor: &Monitor, server: &mut Server, size: &str) -> Result<[Comparison; 2]> {
-        let (mut without, mut with, mut lags) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..self.options.rounds {
-            self.say(&format!("transactions without and with us, turn {}", round + 1));
-            server.stop("TERM")?;
-            monitor.sql("checkpoint")?;
-            without.push(transactions(&mut self.load(monitor, self.options.seconds))?);
-            server.start_hostd()?;
-            server.start_backupd()?;
-            server.wait_for_state(&["synchronized"], LONG)?;
-            monitor.sql("checkpoint")?;
-            let mut load = self.load(monitor, self.options.seconds);
-            let running = std::thread::spawn(move || transactions(&mut load));
-            while !running.is_finished() {
-                let lag = "select coalesce(extract(epoch from max(replay_lag)), 0) from pg_stat_replication \
-                           where usename = 'backup_server'";
-                lags.push(monitor.sql(lag)?.parse()?);
-                std::thread::sleep(Duration::from_millis(250));
-            }
-            match running.join() {
-                Ok(measured) => with.push(measured?),
-                Err(_) => anyhow::bail!("the load's thread panicked"),
-            }
-        }
-        let lag = Series::new("lag of replay", "s", lags);
-        let at = |name, part| Series::new(name, "s", lag.percentile(part).into_iter().collect());
-        let lags = vec![at("lag of replay, p50", 0.5), at("lag of replay, p99", 0.99)];
-        Ok([
-            Comparison {
-                title: format!("Transactions of the monitor, {size} (goal: a loss of at most 2 %)"),
-                series: vec![
-                    Series::new("without a backup server", "tps", without),
-                    Series::new("followed by us", "tps", with),
-                ],
-            },
-            Comparison { title: format!("Lag under that load, {size} (goal: p99 below 1 s)"), series: lags },
-        ])
-    }
-}
-
-/// Runs pgbench and reads its figure.
-fn transactions(load: &mut std::process::Command) -> Result<f64> {
-    let printed = String::from_utf8(run_to_end(load)?.stdout)?;
-    let line =
-        printed.lines().find_map(|line| line.strip_prefix("tps = ")).context("pgbench prints no tps")?;
-    line.split_whitespace().next().unwrap_or_default().parse().context("pgbench's tps are no number")
 }

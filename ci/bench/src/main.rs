@@ -5,6 +5,7 @@
 
 mod backup;
 mod database;
+mod following;
 mod ftp;
 mod lists;
 mod media;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Command {
     /// Backup, first copy, and what following costs the monitor
     Backup(backup::Options),
+    /// What it costs the monitor to be followed, by us and by others
+    Following(following::Options),
     /// Downloads of a backup
     Ftp(ftp::Options),
     /// Lists and status with thousands of backups
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let comparisons = match &arguments.command {
         Command::Backup(options) => backup::run(options),
+        Command::Following(options) => following::run(options),
         Command::Ftp(options) => ftp::run(options),
         Command::Lists(options) => lists::run(options),
         Command::Media(options) => media::run(options),
