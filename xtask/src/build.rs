@@ -112,7 +112,11 @@ impl Options {
     /// What tests need: their trees and the dev disk, without the disk where nothing boots.
     pub fn for_tests(tools_only: bool, full: bool) -> Self {
         let profile = Profile::Dev;
-        let (trees, for_scenarios) = (vec![Tree::OLD_POSTGRESQL], full);
+        let mut trees = vec![Tree::OLD_POSTGRESQL];
+        if full {
+            trees.push(Tree::CLIENTS);
+        }
+        let for_scenarios = full;
         Self {
             profile,
             no_install: false,

@@ -69,7 +69,11 @@ pub fn next(asked: Asked<'_>, backups: &[Backup], now: Timestamp) -> Option<(Bac
     let own = || to_verify(backups, now);
     let first = if asked.had_last_turn { own().or_else(wanted) } else { wanted().or_else(own) };
     let found = first.or_else(|| to_verify_again(backups, now)).or_else(|| to_read(backups, now));
-    found.map(|(backup, work)| (backup.clone(), work))
+    found.map(|(backup, work)| match work {
+        // Whoever has asked for it gets all of it, whosever turn it is.
+        Work::Verify(_) if asked.ids.contains(&backup.id) => (backup.clone(), Work::Verify(Depth::Full)),
+        work => (backup.clone(), work),
+    })
 }
 
 /// The newest unproven backup before the newest proven one of its monitor, where it is not waiting.
@@ -268,6 +272,14 @@ pub mod tests {
             let (found, _) = next(Asked { ids: &ids, had_last_turn }, &backups, now()).unwrap();
             assert_eq!(found.id, expected);
         }
+        // The newest, where another's proof was the last turn: whoever asked for it gets all of it.
+        let recent = [backup(1, 4, verified(Depth::Full, 4)), backup(2, 3, Pending)];
+        let ids = ["b2".to_owned()];
+        for (asked, depth) in [(&ids[..], Depth::Full), (&[], Depth::Start)] {
+            let (found, work) = next(Asked { ids: asked, had_last_turn: true }, &recent, now()).unwrap();
+            assert_eq!((found.id.as_str(), work), ("b2", Verify(depth)));
+        }
+        let ids = ["b1".to_owned()];
         // Where nothing else waits, what was asked for goes on.
         let (found, _) = next(Asked { ids: &ids, had_last_turn: true }, &backups[..1], now()).unwrap();
         assert_eq!(found.id, "b1");

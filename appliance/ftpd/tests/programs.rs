@@ -101,3 +101,74 @@ fn wget_fetches_and_resumes_with_tls() {
     done(&command.arg(server.url(&format!("{ID}.tar")).replace("ftp://", "ftps://")).output().unwrap());
     assert!(fs::read(&file).unwrap() == server.tar(), "{} bytes", fs::metadata(&file).unwrap().len());
 }
+
+/// Those that are too large for the tools tree, and one from the npm registry.
+mod full {
+    use super::*;
+    use tools::Tree;
+
+    fn of_clients(name: &str, folder: &Path) -> Command {
+        let mut command = Toolbox::open_tree(Tree::CLIENTS).unwrap().command(name);
+        command.current_dir(folder).env("HOME", folder).stdin(Stdio::null());
+        command
+    }
+
+    /// One session at a time: rclone mixes the TLS tickets of several.
+    #[test]
+    fn rclone_lists_and_fetches_with_tls() {
+        let server = start(|_| {});
+        let folder = server.path("fetched");
+        fs::create_dir(&folder).unwrap();
+        let hidden = done(&of_clients("rclone", &folder).args(["obscure", PASSWORD]).output().unwrap());
+        let rclone = |arguments: &[&str]| {
+            let mut command = of_clients("rclone", &folder);
+            command.args(["--ftp-host=127.0.0.1", "--ftp-user=backup", "--ftp-explicit-tls"]);
+            command.args([
+                "--ftp-no-check-certificate",
+                "--ftp-concurrency=1",
+                "--transfers=1",
+                "--checkers=1",
+            ]);
+            command.arg(format!("--ftp-port={}", server.address.port()));
+            command.arg(format!("--ftp-pass={}", hidden.trim()));
+            done(&command.args(arguments).output().unwrap())
+        };
+        let listed = rclone(&["lsf", ":ftp:"]);
+        assert!(listed.lines().any(|line| line == format!("{ID}.tar")), "{listed}");
+        rclone(&["copy", ":ftp:", "."]);
+        assert!(fs::read(folder.join(format!("{ID}.tar"))).unwrap() == server.tar());
+        assert_eq!(fs::read_to_string(folder.join(format!("{ID}.json"))).unwrap(), MANIFEST);
+    }
+
+    /// It sends OPTS after the login, which once ended its session.
+    #[test]
+    fn basic_ftp_lists_and_fetches_with_tls() {
+        let server = start(|_| {});
+        let folder = server.path("fetched");
+        fs::create_dir(&folder).unwrap();
+        // npm finds its registry in the settings of whoever runs this.
+        let home = std::env::var_os("HOME").unwrap_or_default();
+        let install = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "basic-ftp@6.2.6"];
+        done(&of_clients("npm", &folder).env("HOME", home).args(install).output().unwrap());
+        let script = format!(
+            "const ftp = require('basic-ftp');\n\
+             (async () => {{\n\
+               const client = new ftp.Client();\n\
+               await client.access({{host: '127.0.0.1', port: {}, user: 'backup', password: '{PASSWORD}', secure: true,\n\
+                 secureOptions: {{rejectUnauthorized: false}}}});\n\
+               console.log((await client.list()).map(file => file.name).join('\\n'));\n\
+               await client.downloadTo('all.tar', '{ID}.tar');\n\
+               await client.downloadTo('{ID}.json', '{ID}.json');\n\
+               await client.downloadTo('rest.tar', '{ID}.tar', 1000000);\n\
+               client.close();\n\
+             }})().catch(error => {{ console.error(error); process.exit(1); }});\n",
+            server.address.port()
+        );
+        fs::write(folder.join("fetch.js"), script).unwrap();
+        let listed = done(&of_clients("node", &folder).arg("fetch.js").output().unwrap());
+        assert!(listed.lines().any(|line| line == format!("{ID}.tar")), "{listed}");
+        assert!(fs::read(folder.join("all.tar")).unwrap() == server.tar());
+        assert!(fs::read(folder.join("rest.tar")).unwrap().ends_with(&server.tar()[1_000_000..]));
+        assert_eq!(fs::read_to_string(folder.join(format!("{ID}.json"))).unwrap(), MANIFEST);
+    }
+}

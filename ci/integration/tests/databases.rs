@@ -492,3 +492,57 @@ fn a_monitor_with_three_connections_is_proven_restored_and_followed_after_a_rest
     server.wait_for_state(&["synchronized"], MINUTE)?;
     wait_until_all_is_there(&server, &monitor)
 }
+
+/// Other people's databases.
+mod full {
+    use super::*;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use tools::Tree;
+
+    /// A Zabbix server's schema, images and templates as Debian has them, and values, events and trends as its server
+    /// and housekeeper write and delete them.
+    #[test]
+    fn a_zabbix_database_with_rows_is_proven_and_restored_table_by_table() -> Result<()> {
+        let (toolbox, clients) = (Toolbox::open()?, Toolbox::open_tree(Tree::CLIENTS)?);
+        let monitor = monitor(&toolbox, &UTF8)?;
+        let server = followed(&toolbox, &monitor)?;
+        let folder = clients.folder().join("usr/share/zabbix-server-pgsql");
+        for name in ["schema.sql", "images.sql", "data.sql"] {
+            let mut text = String::new();
+            let packed = folder.join(format!("{name}.gz"));
+            if packed.is_file() {
+                let mut child =
+                    Command::new("gzip").arg("-dc").arg(&packed).stdout(Stdio::piped()).spawn()?;
+                child.stdout.take().context("gzip has an output")?.read_to_string(&mut text)?;
+                anyhow::ensure!(child.wait()?.success(), "gzip fails with {}", packed.display());
+            } else {
+                text = fs::read_to_string(folder.join(name))
+                    .with_context(|| format!("{} is not in {}", name, folder.display()))?;
+            }
+            monitor.sql_in("app", &text)?;
+        }
+        monitor.sql_in(
+            "app",
+            "insert into history_uint (itemid, clock, value, ns) \
+               select itemid, 1700000000 + g * 60, g, 0 from (select itemid from items where flags = 0 limit 200) as i, \
+               generate_series(1, 1000) as g; \
+             insert into trends_uint (itemid, clock, num, value_min, value_avg, value_max) \
+               select itemid, 1700000000 + g * 3600, 60, 0, g, g from (select itemid from items limit 200) as i, \
+               generate_series(1, 100) as g; \
+             delete from history_uint where clock < 1700020000; vacuum history_uint",
+        )?;
+        let tables = monitor.sql_in("app", "select count(*) from pg_tables where schemaname = 'public'")?;
+        assert!(tables.parse::<u32>()? > 100, "{tables}");
+        // Number and content of the rows of every table.
+        let all = "select string_agg(tablename || ' ' || (xpath('/row/c/text()', query_to_xml(format('select count(*) || \
+                   '' '' || coalesce(sum(hashtextextended(t::text, 0)), 0) as c from %I t', tablename), false, true, \
+                   '')))[1]::text, E'\\n' order by tablename) from pg_tables where schemaname = 'public'";
+        let expected = monitor.sql_in("app", all)?;
+        let (manifest, proof) = proven(&server, &monitor)?;
+        assert!(!proof.limits.iter().any(|limit| limit.starts_with("Not checked")), "{:?}", proof.limits);
+        let fresh = Fresh::restore(&toolbox, &server, &monitor, &manifest)?;
+        assert_eq!(fresh.sql("app", all)?, expected);
+        Ok(())
+    }
+}

@@ -60,8 +60,18 @@ impl Tree {
         postgresql: Some(17),
     };
 
+    /// FTP clients, and the schema of a Zabbix server, for the long tests.
+    pub const CLIENTS: Self = Self {
+        label: "clients",
+        release: RELEASE,
+        configuration: include_str!("../trees/clients.conf"),
+        made_by: "cargo xtask test --full",
+        postgresql: None,
+    };
+
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::TOOLS, Self::OLD_POSTGRESQL, Self::OLD_OVMF, Self::PEERS];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::TOOLS, Self::OLD_POSTGRESQL, Self::OLD_OVMF, Self::PEERS, Self::CLIENTS];
 
     /// What the tree is called.
     pub fn label(&self) -> &'static str {
