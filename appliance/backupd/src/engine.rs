@@ -22,9 +22,6 @@ use std::time::{Duration, Instant};
 const ROUND: Duration = Duration::from_secs(1);
 /// Starts of the replica that may fail before the state says so: the first may meet a server that is still stopping.
 const STARTS_UNTIL_FAILED: u32 = 3;
-/// A replica that has not started for so long, however often that was tried, is copied anew: what is wrong with its files does not
-/// mend itself. Long enough for a machine that is short of memory for a while.
-const GIVEN_UP: Duration = Duration::from_secs(15 * 60);
 /// Restarts of a replica that has paused, without one that helped, until it is left alone.
 const RESTARTS_UNTIL_LASTING: u32 = 3;
 /// What waits after it failed is taken up again at most so often by somebody who asks for it.
@@ -85,8 +82,6 @@ struct Follower<'a> {
     step_backoff: Backoff,
     step_again: Instant,
     starts: u32,
-    /// Since when it does not start although that is tried.
-    down_since: Option<Instant>,
     /// Since when the replica's server gives no answer.
     hung_since: Option<Instant>,
     /// When another full copy may be tried: each costs the monitor a checkpoint and many reads.
@@ -146,7 +141,6 @@ impl<'a> Follower<'a> {
             step_backoff: Backoff::new(),
             step_again: now,
             starts: 0,
-            down_since: None,
             hung_since: None,
             copy_again: now,
             copy_backoff: Backoff::up_to(COPY_BACKOFF),
@@ -379,10 +373,7 @@ impl<'a> Follower<'a> {
         let down = |error: hostd::ClientError| ReplicaView::Down { reason: Some(error.to_string()) };
         let info = match self.shared.hostd.replica(self.peer.id).await {
             Ok(info) => info,
-            Err(error) => {
-                self.down_since = None;
-                return down(error);
-            }
+            Err(error) => return down(error),
         };
         if info.is_released
             && let Err(error) = self.shared.released(self.peer.id).await
@@ -395,10 +386,15 @@ impl<'a> Follower<'a> {
         }
         if !info.running {
             let failed = self.starts >= STARTS_UNTIL_FAILED;
-            // One that was stopped for want of room is not tried.
-            self.down_since =
-                self.down_since.or_else(|| Some(Instant::now())).filter(|_| failed && !self.seen.is_full);
-            let reason = failed.then(|| format!("the replica does not start: {}", why_it_ended(&info.log)));
+            let reason = failed.then(|| {
+                format!(
+                    "the replica does not start: {}; if that lasts, `{} order discard-replica --monitor {}` at the console has \
+                     it copied again",
+                    why_it_ended(&info.log),
+                    hostd::PROGRAM,
+                    self.peer.id
+                )
+            });
             return ReplicaView::Down { reason };
         }
         if !self.introduced {
@@ -426,7 +422,7 @@ impl<'a> Follower<'a> {
     }
 
     fn running(&mut self, (replayed, paused): (Lsn, bool)) -> ReplicaView {
-        (self.starts, self.down_since) = (0, None);
+        self.starts = 0;
         self.hung_since = None;
         if !paused {
             self.restarts = 0;
@@ -482,10 +478,8 @@ impl<'a> Follower<'a> {
                     back => back,
                 }
             }
-            (MonitorView::Answers { .. }, ReplicaView::Down { reason: Some(reason) }) => {
-                let down = self.down_since.map_or(Duration::ZERO, |since| since.elapsed());
-                let given_up = (down >= GIVEN_UP).then(|| reason.clone());
-                broken_stream(&self.replica_log().await).or(given_up)
+            (MonitorView::Answers { .. }, ReplicaView::Down { reason: Some(_) }) => {
+                broken_stream(&self.replica_log().await)
             }
             _ => None,
         };
@@ -655,7 +649,7 @@ impl<'a> Follower<'a> {
                 self.seen.broken_stream = None;
                 (self.backed_up, self.is_told, self.refused_since) = (false, false, None);
                 // They, and the log that names their reason, were the old replica's.
-                (self.starts, self.down_since) = (0, None);
+                self.starts = 0;
                 self.step_backoff.succeeded();
                 self.copy_backoff.succeeded();
                 let message = format!("The full copy of monitor {} was made in {took:.0?}.", self.peer.id);

@@ -202,6 +202,9 @@ async fn answer(stream: UnixStream, observer: Uid, host: &Host) -> Result<()> {
     replies.send(&reply).await
 }
 
+/// Time that the order to give up a replica waits for its turn.
+const DISCARD_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
 async fn carry_out(
     request: Request,
     is_root: bool,
@@ -244,8 +247,9 @@ async fn carry_out(
             Ok(Reply::CopyVerified(copy_check::run(places, monitor, &host.generation).await?))
         }
         Request::DiscardReplica { monitor } => {
-            let Ok(_no_copy) = host.copying.try_lock() else {
-                bail!("a full copy is under way, which takes the replica's place; `release-peer` ends it");
+            // Who starts a replica or tidies up is done soon; a full copy is not.
+            let Ok(_no_copy) = tokio::time::timeout(DISCARD_WAIT, host.copying.lock()).await else {
+                bail!("a full copy is under way, which takes the replica's place when it is complete");
             };
             let _no_backup = host.catalog.lock().await;
             if let Some(server) = host.servers.lock().await.get_mut(&monitor) {
