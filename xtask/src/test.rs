@@ -1,8 +1,8 @@
 //! `cargo xtask test`: format, lints, unit and integration tests, then the VM scenarios on a fresh build.
 //!
-//! Everything that it needs it sets up itself; programs, tests and lints are compiled beside the images. The tests run in one call of the test runner, so that its closing
-//! line is the summary of the whole; what would be skipped is not there: a test that cannot run where it stands fails
-//! and says why.
+//! Everything that it needs it sets up itself; programs, tests and lints are compiled beside the images. The tests run in
+//! one call of the test runner, so that its closing line is the summary of the whole; what would be skipped is not there:
+//! a test that cannot run where it stands fails and says why.
 
 use std::process::Command;
 

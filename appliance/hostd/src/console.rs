@@ -5,7 +5,7 @@
 use crate::catalog;
 use crate::console_disks::{Teller, scrubbed, show};
 use crate::console_limits::{self, NewLimits};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use api::{Fingerprint, FtpSettings};
 use clap::Subcommand;
 use hostd::{Access, Change, Client, Pairing, RefusedPeer, Reply, Request};
@@ -36,9 +36,9 @@ pub enum Order {
     /// Give up the replica of a monitor, where it fills the data volume or cannot go on, and have a full copy made: what the
     /// monitor has written since the newest backup is at the monitor alone until that copy is complete
     DiscardReplica {
-        /// The monitor's UUID, as the status says it
+        /// The monitor's UUID, as the status says it; the paired one without it
         #[arg(long)]
-        monitor: Uuid,
+        monitor: Option<Uuid>,
     },
     /// Let a monitor pair with this server that has another key than the paired one, or is another one, or confirm the paired
     /// one after its record was lost; without options, list those that were refused lately
@@ -217,6 +217,12 @@ pub async fn run(order: Order, data: &Path, socket: &Path) -> Result<()> {
             );
         }
         Order::DiscardReplica { monitor } => {
+            let monitor = match (monitor, client.pairing().await?) {
+                (Some(monitor), _) | (None, Pairing::Paired { monitor, .. }) => monitor,
+                (None, _) => {
+                    bail!("no monitor is paired; name the one whose replica is meant with --monitor")
+                }
+            };
             client.order(&Request::DiscardReplica { monitor }).await?;
             println!(
                 "the replica is given up; a full copy is made as soon as there is room, and all backups are kept"

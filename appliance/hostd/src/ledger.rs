@@ -175,10 +175,7 @@ impl Ledger {
 
     /// Something is seen of replay that stands still for want of room; written only where that is news.
     pub fn change_standstill(&self, change: impl FnOnce(&mut Standstill)) -> Result<()> {
-        let before = self.record.lock().unwrap_or_else(PoisonError::into_inner).standstill.clone();
-        let mut after = before.clone();
-        change(&mut after);
-        if after == before { Ok(()) } else { self.change(|record| record.standstill = after) }
+        self.change(|record| change(&mut record.standstill))
     }
 
     /// What full copies came to.
@@ -246,6 +243,9 @@ impl Ledger {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = record.clone();
         change(&mut changed);
+        if changed == *record {
+            return Ok(());
+        }
         self.document.save(&changed).context("cannot keep what rotation has used up")?;
         *record = changed;
         Ok(())

@@ -64,16 +64,25 @@ fn a_lost_slot_is_made_up_for_by_another_copy_and_backups_stay() -> anyhow::Resu
     Ok(())
 }
 
-#[test]
-fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
-    let toolbox = Toolbox::open()?;
-    let (mut monitor, server) = paired(&toolbox, ROWS)?;
+/// Keeps the monitor as it is, has it write more, which the replica gets, and stops it.
+fn stopped_after_more_than_was_kept(
+    toolbox: &Toolbox,
+    server: &Server,
+    monitor: &mut Monitor,
+) -> anyhow::Result<()> {
     monitor.stop()?;
     monitor.keep()?;
     monitor.run_server()?;
     monitor.sql("insert into t select generate_series(1, 100000)")?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    monitor.stop()?;
+    wait_until_replayed(toolbox, server, monitor)?;
+    monitor.stop()
+}
+
+#[test]
+fn a_monitor_that_was_set_back_is_followed_again() -> anyhow::Result<()> {
+    let toolbox = Toolbox::open()?;
+    let (mut monitor, server) = paired(&toolbox, ROWS)?;
+    stopped_after_more_than_was_kept(&toolbox, &server, &mut monitor)?;
     monitor.set_back()?;
     monitor.run_server()?;
     monitor.sql("insert into t values (-1)")?;
@@ -136,12 +145,7 @@ fn what_a_restore_has_kept_before_pairing_is_not_kept_twice() -> anyhow::Result<
     let toolbox = Toolbox::open()?;
     let (mut monitor, server) = paired(&toolbox, ROWS)?;
     let client = server.client()?;
-    monitor.stop()?;
-    monitor.keep()?;
-    monitor.run_server()?;
-    monitor.sql("insert into t select generate_series(1, 100000)")?;
-    wait_until_replayed(&toolbox, &server, &monitor)?;
-    monitor.stop()?;
+    stopped_after_more_than_was_kept(&toolbox, &server, &mut monitor)?;
     server.wait_for_state(&["disconnected"], MINUTE)?;
     let number = client.backups()?.backups.len();
     let kept = || -> anyhow::Result<Backup> {
